@@ -1,0 +1,4 @@
+//! The `turaco` command.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,125 @@
+//! The one error type of the library.
+
+use std::path::PathBuf;
+
+/// Anything that can go wrong, by who can mend it.
+///
+/// Every variant says what was wrong and where; [`Error::hint`] says what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An option has a value that cannot be used, or contradicts another.
+    #[error("invalid value for `{option}`: {message}")]
+    InvalidOption {
+        /// The option's name in `snake_case`.
+        option: &'static str,
+        /// What is wrong and what would be right.
+        message: String,
+    },
+    /// No local file and no known name matches the model that was asked for.
+    #[error("model `{model}` not found: {message}")]
+    ModelNotFound {
+        /// The name or path as given.
+        model: String,
+        /// Where was looked.
+        message: String,
+    },
+    /// A weight, config or tokenizer file is broken, incomplete or of an unsupported kind.
+    #[error("{message} [{}]", path.display())]
+    Model {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong: tensor, key or byte offset, and what would be right.
+        message: String,
+    },
+    /// The model is fine but cannot do what was asked (for example translate).
+    #[error("model `{model}` cannot {task}: {message}")]
+    UnsupportedTask {
+        /// Model name.
+        model: String,
+        /// The task in the infinitive.
+        task: String,
+        /// Why, and which model can.
+        message: String,
+    },
+    /// An audio input cannot be read.
+    #[error("{message} [{}]", path.display())]
+    Audio {
+        /// The file, or `-` for standard input.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// The operating system refused to read or write.
+    #[error("cannot {action} [{}]", path.display())]
+    Io {
+        /// `read`, `write`, `create`, …
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A download failed.
+    #[error("{message} [{url}]")]
+    Network {
+        /// The address.
+        url: String,
+        /// What happened.
+        message: String,
+    },
+    /// Files are missing and the network may not be used.
+    #[error("model `{model}` is not complete in the local cache and offline mode is on")]
+    Offline {
+        /// Model name.
+        model: String,
+    },
+    /// The device is missing, failed, or out of memory.
+    #[error(transparent)]
+    Compute(#[from] turaco_compute::Error),
+    /// [`Control::cancel`](crate::Control) was called.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl Error {
+    /// What the user can do about it, if that is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::ModelNotFound { .. } => Some(
+                "give a path, a name such as `tiny.en` or `large-v3-turbo`, or a Hugging Face id `org/name`; `turaco models list` shows all names".into(),
+            ),
+            Self::Model { .. } => Some("the file may be incomplete: remove it and run `turaco models pull` again".into()),
+            Self::Audio { .. } => Some(
+                "supported: wav flac mp3 aac/m4a ogg/vorbis opus webm/mkv aiff caf; for raw PCM say `--raw s16le:16000:1`".into(),
+            ),
+            Self::Offline { model } => Some(format!(
+                "run `turaco models pull {model}` with network access, or leave out --offline / HF_HUB_OFFLINE"
+            )),
+            Self::Network { .. } => Some(
+                "check the connection, HTTPS_PROXY and HF_ENDPOINT; a download that broke off continues where it stopped".into(),
+            ),
+            _ => None,
+        }
+    }
+
+    /// A stable machine-readable name (the `code` field of JSON logs).
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::InvalidOption { .. } => "invalid_value",
+            Self::ModelNotFound { .. } => "model_not_found",
+            Self::Model { .. } => "model_invalid",
+            Self::UnsupportedTask { .. } => "unsupported_model_task",
+            Self::Audio { .. } => "audio_decode_failed",
+            Self::Io { .. } => "io_error",
+            Self::Network { .. } => "network_error",
+            Self::Offline { .. } => "offline",
+            Self::Compute(_) => "device_error",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// Result with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
