@@ -1,6 +1,20 @@
 //! Speech to text and text to speech on your own machine.
 #![forbid(unsafe_code)]
 
+pub mod asr;
+pub mod audio;
+pub mod cache;
+pub mod control;
 pub mod error;
+pub mod features;
+#[cfg(feature = "hub")]
+pub mod hub;
+pub mod models;
+pub mod nn;
+pub mod output;
+pub mod text;
+pub mod tokenizer;
+pub mod weights;
 
+pub use control::{Control, Progress};
 pub use error::{Error, Result};

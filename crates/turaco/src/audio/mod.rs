@@ -1,0 +1,1 @@
+//! Sound in and out: decoding, resampling, incremental sources.

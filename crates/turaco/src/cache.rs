@@ -1,0 +1,1 @@
+//! Resolve a model name to local files; pure file system, no network.

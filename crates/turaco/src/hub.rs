@@ -1,0 +1,1 @@
+//! Download what the local cache does not hold.

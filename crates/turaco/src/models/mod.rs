@@ -1,0 +1,4 @@
+//! The networks: config, weights and forward passes.
+
+pub mod silero_vad;
+pub mod whisper;

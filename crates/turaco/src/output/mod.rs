@@ -1,0 +1,1 @@
+//! Segments to bytes: txt, srt, vtt, tsv, csv, lrc, json.

@@ -1,0 +1,1 @@
+//! Text comparison: English normalisation and word error rate.
