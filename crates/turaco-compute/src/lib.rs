@@ -1,8 +1,16 @@
 //! Tensors, kernels and devices: everything in Turaco that touches hardware.
 
 pub mod cpu;
+pub mod device;
 pub mod dtype;
 pub mod error;
+pub mod graph;
+pub mod step;
 
+pub use device::{
+    CacheShape, Device, HostMatrix, KvCache, Matrix, StateBuffer, Vector, WeightType,
+};
 pub use dtype::DType;
 pub use error::{Error, Result};
+pub use graph::{Activation, AttentionShape, ChooseTokens, Ids, Mask, Slot, Value};
+pub use step::{Bindings, ConvShape, Epilogue, SlotBinding, Step, StepBuilder};

@@ -1,0 +1,337 @@
+//! Devices, and what they keep: weights and states.
+//!
+//! A [`Device`] is a handle that models receive; which hardware is behind it they cannot ask. Weights are opaque and
+//! packed by the device; states ([`KvCache`], [`StateBuffer`]) are opaque too and live as long as their owner likes.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::graph::Graph;
+use crate::step::Bindings;
+
+/// How a device stores the weight matrices of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WeightType {
+    /// Single precision; exact.
+    F32,
+    /// Half precision.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// Signed bytes with one scale per output row; activations are quantised per row where that is faster.
+    Int8,
+}
+
+/// A row-major matrix `[rows, cols]` on the host, in any stored format.
+#[derive(Debug, Clone, Copy)]
+pub struct HostMatrix<'a> {
+    /// Number format of `bytes`.
+    pub dtype: DType,
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub cols: usize,
+    /// The numbers, row after row, no padding.
+    pub bytes: &'a [u8],
+    /// One factor per row for integer types: value = q * scale.
+    pub row_scales: Option<&'a [f32]>,
+}
+
+/// A weight matrix on a device; made by [`Device::matrix`].
+pub struct Matrix {
+    rows: usize,
+    cols: usize,
+    storage: Box<dyn Any + Send + Sync>,
+}
+
+impl Matrix {
+    pub(crate) fn new(rows: usize, cols: usize, storage: Box<dyn Any + Send + Sync>) -> Self {
+        Self {
+            rows,
+            cols,
+            storage,
+        }
+    }
+
+    /// Outputs (or entries of an embedding table).
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Inputs (or width of an embedding table).
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    pub(crate) fn storage<T: 'static>(&self) -> Result<&T> {
+        self.storage.downcast_ref().ok_or_else(wrong_device)
+    }
+}
+
+impl std::fmt::Debug for Matrix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Matrix[{}, {}]", self.rows, self.cols)
+    }
+}
+
+/// A short f32 vector on a device (bias, norm gain); made by [`Device::vector`].
+pub struct Vector {
+    len: usize,
+    storage: Box<dyn Any + Send + Sync>,
+}
+
+impl Vector {
+    pub(crate) fn new(len: usize, storage: Box<dyn Any + Send + Sync>) -> Self {
+        Self { len, storage }
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(crate) fn storage<T: 'static>(&self) -> Result<&T> {
+        self.storage.downcast_ref().ok_or_else(wrong_device)
+    }
+}
+
+impl std::fmt::Debug for Vector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Vector[{}]", self.len)
+    }
+}
+
+/// Sizes of a [`KvCache`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheShape {
+    /// Layers.
+    pub n_layers: usize,
+    /// Positions that fit.
+    pub capacity: usize,
+    /// Columns of a key (and of a value): `n_kv_heads * head_dim`.
+    pub kv_dim: usize,
+    /// `F32`, `F16` or `Bf16`.
+    pub dtype: DType,
+}
+
+/// Keys and values of one sequence, for every layer.
+pub struct KvCache {
+    shape: CacheShape,
+    len: usize,
+    storage: Box<dyn Any + Send + Sync>,
+}
+
+impl KvCache {
+    pub(crate) fn new(shape: CacheShape, storage: Box<dyn Any + Send + Sync>) -> Self {
+        Self {
+            shape,
+            len: 0,
+            storage,
+        }
+    }
+
+    /// Positions that hold keys.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing was appended yet.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Sizes.
+    pub fn shape(&self) -> CacheShape {
+        self.shape
+    }
+
+    /// Forget everything after the first `len` positions.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    pub(crate) fn set_len(&mut self, len: usize) {
+        debug_assert!(len <= self.shape.capacity);
+        self.len = len;
+    }
+
+    pub(crate) fn storage<T: 'static>(&self) -> Result<&T> {
+        self.storage.downcast_ref().ok_or_else(wrong_device)
+    }
+
+    pub(crate) fn storage_mut<T: 'static>(&mut self) -> Result<&mut T> {
+        self.storage.downcast_mut().ok_or_else(wrong_device)
+    }
+}
+
+impl std::fmt::Debug for KvCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KvCache")
+            .field("shape", &self.shape)
+            .field("len", &self.len)
+            .finish()
+    }
+}
+
+/// A few f32 numbers that a step carries over to its next run (recurrent state, convolution tails).
+pub struct StateBuffer {
+    len: usize,
+    storage: Box<dyn Any + Send + Sync>,
+}
+
+impl StateBuffer {
+    pub(crate) fn new(len: usize, storage: Box<dyn Any + Send + Sync>) -> Self {
+        Self { len, storage }
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(crate) fn storage<T: 'static>(&self) -> Result<&T> {
+        self.storage.downcast_ref().ok_or_else(wrong_device)
+    }
+
+    pub(crate) fn storage_mut<T: 'static>(&mut self) -> Result<&mut T> {
+        self.storage.downcast_mut().ok_or_else(wrong_device)
+    }
+}
+
+impl std::fmt::Debug for StateBuffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "StateBuffer[{}]", self.len)
+    }
+}
+
+fn wrong_device() -> Error {
+    Error::Unsupported {
+        what: "mixing devices".into(),
+        reason: "a weight or state belongs to another device than the step that uses it".into(),
+    }
+}
+
+/// What hardware has to offer: memory for weights and states, and replay of a recorded [`Graph`].
+pub(crate) trait Backend: Send + Sync {
+    /// Name for people, such as `cpu (avx512 vnni+bf16, 2 threads)`.
+    fn description(&self) -> String;
+    /// Upload a matrix; `sources` are stacked by rows.
+    fn matrix(&self, sources: &[HostMatrix<'_>], weight_type: WeightType) -> Result<Matrix>;
+    /// Upload a vector.
+    fn vector(&self, values: &[f32]) -> Result<Vector>;
+    /// An empty cache.
+    fn kv_cache(&self, shape: CacheShape) -> Result<KvCache>;
+    /// Make `to` equal to `from` (same shape), copying only the positions in use from `from_position` on.
+    fn copy_cache(&self, from: &KvCache, to: &mut KvCache, from_position: usize) -> Result<()>;
+    /// A buffer of zeros.
+    fn state_buffer(&self, len: usize) -> Result<StateBuffer>;
+    /// Fill a buffer.
+    fn write_buffer(&self, buffer: &mut StateBuffer, values: &[f32]) -> Result<()>;
+    /// Read a buffer.
+    fn read_buffer(&self, buffer: &StateBuffer) -> Result<Vec<f32>>;
+    /// Prepare a graph for replay: plan scratch memory, build the flat list of calls.
+    fn compile(&self, graph: Graph) -> Result<Box<dyn Executable>>;
+}
+
+/// A graph that a device can replay.
+pub(crate) trait Executable: Send {
+    /// Run once; afterwards the outputs can be read. Advances the length of every written cache.
+    fn run(&mut self, bindings: &mut Bindings<'_, '_>) -> Result<()>;
+    /// Output number `index` of the last run, `[rows * cols]`.
+    fn output(&self, index: usize) -> Result<&[f32]>;
+    /// u32 output number `index` of the last run.
+    fn id_output(&self, index: usize) -> Result<&[u32]>;
+    /// Bytes of scratch memory held.
+    fn scratch_bytes(&self) -> usize;
+}
+
+/// A handle to one piece of hardware; clones are the same device.
+#[derive(Clone)]
+pub struct Device(pub(crate) Arc<dyn Backend>);
+
+impl Device {
+    /// Name for people.
+    pub fn description(&self) -> String {
+        self.0.description()
+    }
+
+    /// Upload a weight matrix, several sources stacked by rows (`q`, `k`, `v` of one attention, for example).
+    ///
+    /// # Errors
+    /// Sources of different widths, bytes that do not fit the shape, or no memory.
+    pub fn matrix(
+        &self,
+        sources: &[HostMatrix<'_>],
+        weight_type: WeightType,
+    ) -> Result<Arc<Matrix>> {
+        self.0.matrix(sources, weight_type).map(Arc::new)
+    }
+
+    /// Upload a vector.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn vector(&self, values: &[f32]) -> Result<Arc<Vector>> {
+        self.0.vector(values).map(Arc::new)
+    }
+
+    /// An empty cache.
+    ///
+    /// # Errors
+    /// An unsupported dtype, or no memory.
+    pub fn kv_cache(&self, shape: CacheShape) -> Result<KvCache> {
+        self.0.kv_cache(shape)
+    }
+
+    /// Make `to` equal to `from`; both have the same shape. Positions before `from_position` are known to be equal
+    /// already (a common prompt) and are not copied.
+    ///
+    /// # Errors
+    /// Caches of different shapes or devices.
+    pub fn copy_cache(&self, from: &KvCache, to: &mut KvCache, from_position: usize) -> Result<()> {
+        self.0.copy_cache(from, to, from_position)
+    }
+
+    /// A buffer of `len` zeros.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn state_buffer(&self, len: usize) -> Result<StateBuffer> {
+        self.0.state_buffer(len)
+    }
+
+    /// Fill a state buffer with values of the same length.
+    ///
+    /// # Errors
+    /// A different length or device.
+    pub fn write_buffer(&self, buffer: &mut StateBuffer, values: &[f32]) -> Result<()> {
+        self.0.write_buffer(buffer, values)
+    }
+
+    /// Read a state buffer.
+    ///
+    /// # Errors
+    /// A different device.
+    pub fn read_buffer(&self, buffer: &StateBuffer) -> Result<Vec<f32>> {
+        self.0.read_buffer(buffer)
+    }
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Device({})", self.description())
+    }
+}

@@ -1,0 +1,309 @@
+//! The closed list of operations, and a recording of them.
+//!
+//! A model's forward pass calls methods of [`StepBuilder`](crate::StepBuilder); each appends one [`Op`] to a [`Graph`].
+//! A device turns the finished graph into something it can replay: a flat list of kernel calls on the CPU, one
+//! command buffer on a GPU. Nothing in a graph depends on the device.
+//!
+//! Every activation is a matrix of f32 `[rows, cols]`, rows outermost. A batch of sequences is stacked by rows:
+//! sequence `s` with `t` rows each occupies rows `s * t .. (s + 1) * t`.
+
+use std::sync::Arc;
+
+use crate::device::{Matrix, Vector};
+
+/// An f32 matrix `[rows, cols]` that exists while a step runs. A value can be a window of columns of another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Value {
+    pub(crate) id: u32,
+    pub(crate) rows: u32,
+    pub(crate) cols: u32,
+}
+
+impl Value {
+    /// Number of rows.
+    pub const fn rows(self) -> usize {
+        self.rows as usize
+    }
+
+    /// Number of columns.
+    pub const fn cols(self) -> usize {
+        self.cols as usize
+    }
+}
+
+/// A list of u32 numbers `[rows, cols]` that the host gives to a run (token ids, positions, bit masks) or gets from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ids {
+    pub(crate) id: u32,
+    pub(crate) rows: u32,
+    pub(crate) cols: u32,
+}
+
+impl Ids {
+    /// Number of rows.
+    pub const fn rows(self) -> usize {
+        self.rows as usize
+    }
+
+    /// Number of columns.
+    pub const fn cols(self) -> usize {
+        self.cols as usize
+    }
+}
+
+/// Where a value's storage comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ValueSource {
+    /// Written by the host before each run; the number counts the float inputs.
+    Input(usize),
+    /// Written by an operation.
+    Computed,
+    /// Columns `offset..offset + cols` of another value.
+    Columns { of: u32, offset: u32 },
+}
+
+/// Where a u32 list comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum IdsSource {
+    /// Written by the host before each run; the number counts the u32 inputs.
+    Input(usize),
+    /// Written by an operation.
+    Computed,
+}
+
+/// Element-wise function after a linear map or convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activation {
+    /// Nothing.
+    #[default]
+    None,
+    /// `x / 2 * (1 + erf(x / sqrt 2))`, the exact form.
+    Gelu,
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// `max(x, 0)`.
+    Relu,
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
+}
+
+/// Which keys a query may see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mask {
+    /// All of them.
+    Full,
+    /// Those at its own position and before.
+    Causal,
+    /// Those at its own position and the `n - 1` before it.
+    Window(usize),
+}
+
+/// Sizes of an attention operation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionShape {
+    /// Query heads; the query has `n_heads * head_dim` columns.
+    pub n_heads: usize,
+    /// Key and value heads; divides `n_heads`.
+    pub n_kv_heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
+    /// Multiplies the scores, usually `head_dim^-0.5`.
+    pub scale: f32,
+    /// Which keys a query may see.
+    pub mask: Mask,
+}
+
+/// Index of a state slot of a step: what a run binds to it differs from run to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Slot(pub(crate) usize);
+
+/// What kind of state a slot takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SlotKind {
+    /// One [`KvCache`](crate::KvCache) per sequence that the step appends to.
+    CacheWrite,
+    /// One `KvCache` per sequence that the step only reads; sequences may share one.
+    CacheRead,
+    /// One [`StateBuffer`](crate::StateBuffer) that the step reads and writes.
+    Buffer,
+}
+
+/// One recorded operation. Shapes are in the values; all of them were checked when the operation was recorded.
+#[derive(Debug, Clone)]
+pub(crate) enum Op {
+    /// `out[r] = table[ids[r]] + positional[positions[r]]`.
+    Embedding {
+        table: Arc<Matrix>,
+        ids: Ids,
+        positional: Option<(Arc<Matrix>, Ids)>,
+        out: Value,
+    },
+    /// `out = activation(x W^T + bias) * scale + residual`, W `[out cols, x cols]`.
+    Linear {
+        x: Value,
+        weight: Arc<Matrix>,
+        bias: Option<Arc<Vector>>,
+        activation: Activation,
+        scale: f32,
+        residual: Option<Value>,
+        out: Value,
+    },
+    /// Convolution over rows (time) of each of `n_sequences` stacked sequences; the weight is `[c_out, kernel * c_in]`
+    /// with the kernel position outermost. Zero padding of `padding.0` rows before and `padding.1` after.
+    Conv1d {
+        x: Value,
+        n_sequences: usize,
+        weight: Arc<Matrix>,
+        bias: Option<Arc<Vector>>,
+        kernel: usize,
+        stride: usize,
+        padding: (usize, usize),
+        activation: Activation,
+        out: Value,
+    },
+    /// `out = (x - mean) / sqrt(var + eps) * gamma + beta`, per row.
+    LayerNorm {
+        x: Value,
+        gamma: Arc<Vector>,
+        beta: Arc<Vector>,
+        eps: f32,
+        out: Value,
+    },
+    /// `out = x / sqrt(mean(x^2) + eps) * gamma`, per row (and per `gamma.len()` columns, so that heads can be normed).
+    RmsNorm {
+        x: Value,
+        gamma: Arc<Vector>,
+        eps: f32,
+        out: Value,
+    },
+    /// Rotary embedding in place of `x`'s heads at `positions`; halves are rotated against each other (NeoX order)
+    /// or neighbours (`interleaved`).
+    Rope {
+        x: Value,
+        positions: Ids,
+        head_dim: usize,
+        theta: f32,
+        interleaved: bool,
+        out: Value,
+    },
+    /// Attention inside each of `n_sequences` stacked sequences without a cache.
+    Attention {
+        q: Value,
+        k: Value,
+        v: Value,
+        n_sequences: usize,
+        shape: AttentionShape,
+        out: Value,
+    },
+    /// Append `k` and `v` (rows of each sequence) to layer `layer` of the caches bound to `slot`.
+    CacheAppend {
+        slot: Slot,
+        layer: usize,
+        k: Value,
+        v: Value,
+    },
+    /// Attention of `q` over layer `layer` of the caches bound to `slot`. For a written slot the new rows are part of
+    /// the keys and row `i` of a sequence sits at position `len + i`; for a read slot every query sees all keys
+    /// (`Mask::Full`). `scores` gets the softmax input of the listed heads: `[heads * q rows, capacity]`.
+    CachedAttention {
+        q: Value,
+        slot: Slot,
+        layer: usize,
+        n_sequences: usize,
+        shape: AttentionShape,
+        scores: Option<(Arc<[usize]>, Value)>,
+        out: Value,
+    },
+    /// `out = silu(gate) * up`.
+    SwiGlu { gate: Value, up: Value, out: Value },
+    /// `out = activation(x)`.
+    Activate {
+        x: Value,
+        activation: Activation,
+        out: Value,
+    },
+    /// `out = a * a_scale + b * b_scale`; `b` may have fewer rows and then repeats.
+    Add {
+        a: Value,
+        a_scale: f32,
+        b: Value,
+        b_scale: f32,
+        out: Value,
+    },
+    /// `out[r] = x[r] + table[r % table.rows]`: a learned or sinusoidal position table over stacked sequences.
+    AddTable {
+        x: Value,
+        table: Arc<Matrix>,
+        out: Value,
+    },
+    /// `out[r] = x[ids[r]]`.
+    GatherRows { x: Value, rows: Ids, out: Value },
+    /// Each of `n_sequences` stacked `[rows / n, cols]` matrices transposed: out `[n * cols, rows / n]`.
+    Transpose {
+        x: Value,
+        n_sequences: usize,
+        out: Value,
+    },
+    /// Softmax per row.
+    Softmax { x: Value, out: Value },
+    /// `out[r][c] = sqrt(x[r][c]^2 + x[r][c + cols]^2)`: magnitude of a spectrum stored as real and imaginary halves.
+    Magnitude { x: Value, out: Value },
+    /// LSTM over the rows of `x` in order; gates i, f, g, o; state = h then c, `[2 * hidden]`.
+    Lstm {
+        x: Value,
+        w_ih: Arc<Matrix>,
+        w_hh: Arc<Matrix>,
+        bias: Arc<Vector>,
+        state: Slot,
+        out: Value,
+    },
+    /// Constrained token choice, see [`ChooseTokens`].
+    ChooseTokens {
+        logits: Value,
+        choose: ChooseTokens,
+        tokens: Ids,
+        logprobs: Value,
+    },
+}
+
+/// Constrained choice of the next token(s), for every row of logits by itself.
+///
+/// In this order:
+/// 1. If row control `penalty != 1`: logits of the tokens in `seen` are divided by it when positive, multiplied when negative.
+/// 2. Tokens whose bit in `allowed` is 0 become minus infinity.
+/// 3. If row control `prefer != 0`: when `logsumexp(logits[prefer_from..])` is greater than `max(logits[..prefer_from])`,
+///    everything below `prefer_from` becomes minus infinity (Whisper's timestamp rule).
+/// 4. `logprob = log_softmax(logits)` (at temperature 1).
+/// 5. Temperature 0: the `k` most probable tokens, best first, ties to the lower id. Temperature > 0: one draw from
+///    `softmax(logits / temperature)` by the Gumbel-max trick with noise that depends only on (seed, token id), so that
+///    it is the same on every device; `k` is 1.
+///
+/// A row in which nothing is allowed gives token `u32::MAX` and log-probability minus infinity.
+#[derive(Debug, Clone, Copy)]
+pub struct ChooseTokens {
+    /// Bit set `[rows, ceil(vocab / 32)]`: bit `i % 32` of word `i / 32` is token `i`.
+    pub allowed: Ids,
+    /// Bit set of the same shape for the repetition penalty.
+    pub seen: Option<Ids>,
+    /// Per row: temperature, penalty, prefer (0 or 1). `[rows, 3]`.
+    pub controls: Value,
+    /// Per row: seed of the noise, low and high word. `[rows, 2]`.
+    pub seeds: Ids,
+    /// First token of the preferred group.
+    pub prefer_from: u32,
+    /// How many tokens per row.
+    pub k: usize,
+}
+
+/// A recorded forward pass.
+#[derive(Debug, Default)]
+pub(crate) struct Graph {
+    pub ops: Vec<Op>,
+    pub values: Vec<(Value, ValueSource)>,
+    pub ids: Vec<(Ids, IdsSource)>,
+    pub slots: Vec<SlotKind>,
+    /// Values that the host reads after a run, in order.
+    pub outputs: Vec<Value>,
+    /// u32 lists that the host reads after a run, in order.
+    pub id_outputs: Vec<Ids>,
+}
