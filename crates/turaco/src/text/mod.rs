@@ -1,1 +1,3 @@
-//! Text comparison: English normalisation and word error rate.
+//! Text comparison and measures: English normalisation, word error rate, compression ratio.
+
+pub mod python;
