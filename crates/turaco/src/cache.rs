@@ -1,1 +1,0 @@
-//! Resolve a model name to local files; pure file system, no network.

@@ -1,1 +1,0 @@
-//! Download what the local cache does not hold.

@@ -1,0 +1,1 @@
+//! Download models that the local cache does not hold.
