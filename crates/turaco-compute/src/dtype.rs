@@ -62,7 +62,7 @@ impl DType {
 
     /// Bytes of `len` values, or `None` if that is no whole number of blocks or overflows.
     pub const fn bytes_for(self, len: usize) -> Option<usize> {
-        if len % self.block_len() != 0 {
+        if !len.is_multiple_of(self.block_len()) {
             return None;
         }
         (len / self.block_len()).checked_mul(self.block_bytes())

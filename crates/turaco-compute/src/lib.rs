@@ -6,6 +6,7 @@ pub mod dtype;
 pub mod error;
 pub mod graph;
 pub mod step;
+pub mod storage;
 
 pub use device::{
     CacheShape, Device, HostMatrix, KvCache, Matrix, StateBuffer, Vector, WeightType,
@@ -14,3 +15,4 @@ pub use dtype::DType;
 pub use error::{Error, Result};
 pub use graph::{Activation, AttentionShape, ChooseTokens, Ids, Mask, Slot, Value};
 pub use step::{Bindings, ConvShape, Epilogue, SlotBinding, Step, StepBuilder};
+pub use storage::Bytes;

@@ -1,0 +1,94 @@
+//! Where a Whisper checkpoint keeps its vocabulary.
+
+use super::config::WhisperConfig;
+use crate::Result;
+use crate::weights::{Bytes, Checkpoint, invalid};
+
+/// A vocabulary as the checkpoint stores it, for the tokenizer to read.
+#[derive(Debug, Clone)]
+pub enum VocabularySource {
+    /// The content of a Hugging Face `tokenizer.json`.
+    TokenizerJson(Bytes),
+    /// The contents of Hugging Face's older files.
+    VocabJsonMerges {
+        /// `vocab.json`: an object of token text (in GPT-2's alphabet) to id.
+        vocab: Bytes,
+        /// `merges.txt`: one merge per line, in rank order.
+        merges: Bytes,
+        /// `added_tokens.json`: an object of special token to id, if there is one.
+        added_tokens: Option<Bytes>,
+    },
+    /// All tokens in the order of their ids; special ones may be missing at the end.
+    TokenList {
+        /// The tokens.
+        tokens: Vec<Vec<u8>>,
+        /// What their bytes mean.
+        encoding: TokenEncoding,
+    },
+}
+
+/// How the bytes of a listed token stand for text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenEncoding {
+    /// They are the text's bytes (whisper.cpp).
+    RawBytes,
+    /// UTF-8 of GPT-2's alphabet, in which every byte is one printable character (CTranslate2).
+    Gpt2Alphabet,
+}
+
+/// The vocabulary of a checkpoint: of the weight file itself, else of the files beside it.
+pub(super) fn find(
+    checkpoint: &Checkpoint,
+    config: &WhisperConfig,
+) -> Result<Option<VocabularySource>> {
+    let sidecars = &checkpoint.sidecars;
+    if let Some(json) = sidecars.get("tokenizer.json")? {
+        return Ok(Some(VocabularySource::TokenizerJson(json)));
+    }
+    if let (Some(vocab), Some(merges)) = (sidecars.get("vocab.json")?, sidecars.get("merges.txt")?)
+    {
+        return Ok(Some(VocabularySource::VocabJsonMerges {
+            vocab,
+            merges,
+            added_tokens: sidecars.get("added_tokens.json")?,
+        }));
+    }
+    let list = |file: &str, tokens: Vec<Vec<u8>>| {
+        if tokens.len() > config.n_vocab {
+            return Err(invalid(
+                &sidecars.path(file),
+                format!(
+                    "{} tokens, but the model has {}",
+                    tokens.len(),
+                    config.n_vocab
+                ),
+            ));
+        }
+        Ok(Some(VocabularySource::TokenList {
+            tokens,
+            encoding: TokenEncoding::Gpt2Alphabet,
+        }))
+    };
+    if let Some(bytes) = sidecars.get("vocabulary.json")? {
+        let tokens: Vec<String> = serde_json::from_slice(&bytes).map_err(|error| {
+            invalid(
+                &sidecars.path("vocabulary.json"),
+                format!("expected a list of tokens: {error}"),
+            )
+        })?;
+        return list(
+            "vocabulary.json",
+            tokens.into_iter().map(String::into_bytes).collect(),
+        );
+    }
+    if let Some(bytes) = sidecars.get("vocabulary.txt")? {
+        // One token per line; only a last line without content is no token.
+        let lines = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+        let tokens = lines
+            .split(|&byte| byte == b'\n')
+            .map(|line| line.strip_suffix(b"\r").unwrap_or(line).to_vec())
+            .collect();
+        return list("vocabulary.txt", tokens);
+    }
+    Ok(None)
+}
