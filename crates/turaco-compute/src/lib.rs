@@ -8,6 +8,8 @@ pub mod graph;
 pub mod step;
 pub mod storage;
 
+pub use cpu::CpuOptions;
+pub use cpu::isa::Isa;
 pub use device::{
     CacheShape, Device, HostMatrix, KvCache, Matrix, StateBuffer, Vector, WeightType,
 };

@@ -233,7 +233,7 @@ impl StepBuilder {
         })?;
         check(
             "conv1d sequences",
-            n_sequences > 0 && stride > 0 && x.rows() % n_sequences == 0,
+            n_sequences > 0 && stride > 0 && x.rows().is_multiple_of(n_sequences),
             || {
                 (
                     "whole sequences and a stride".into(),
@@ -288,7 +288,7 @@ impl StepBuilder {
     pub fn rms_norm(&mut self, x: Value, gamma: &Arc<Vector>, eps: f32) -> Result<Value> {
         check(
             "rms_norm gamma",
-            !gamma.is_empty() && x.cols() % gamma.len() == 0,
+            !gamma.is_empty() && x.cols().is_multiple_of(gamma.len()),
             || {
                 (
                     format!("a divisor of {}", x.cols()),
@@ -320,8 +320,8 @@ impl StepBuilder {
         check(
             "rope",
             head_dim > 0
-                && head_dim % 2 == 0
-                && x.cols() % head_dim == 0
+                && head_dim.is_multiple_of(2)
+                && x.cols().is_multiple_of(head_dim)
                 && positions.rows == x.rows,
             || {
                 (
@@ -359,8 +359,8 @@ impl StepBuilder {
             k.rows == v.rows
                 && k.cols == v.cols
                 && n_sequences > 0
-                && q.rows() % n_sequences == 0
-                && k.rows() % n_sequences == 0,
+                && q.rows().is_multiple_of(n_sequences)
+                && k.rows().is_multiple_of(n_sequences),
             || {
                 (
                     "keys and values of one shape in whole sequences".into(),
@@ -429,6 +429,10 @@ impl StepBuilder {
 
     /// The same, and the scores before the softmax of the listed heads: `[heads.len() * q.rows, capacity]`, head
     /// outermost, columns past the cache's length undefined.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "cached_attention's and what to capture"
+    )]
     pub fn cached_attention_scores(
         &mut self,
         q: Value,
@@ -482,7 +486,7 @@ impl StepBuilder {
     pub fn add(&mut self, a: Value, a_scale: f32, b: Value, b_scale: f32) -> Result<Value> {
         check(
             "add",
-            a.cols == b.cols && b.rows > 0 && a.rows % b.rows == 0,
+            a.cols == b.cols && b.rows > 0 && a.rows.is_multiple_of(b.rows),
             || (shape(a), shape(b)),
         )?;
         let out = self.computed(a.rows(), a.cols());
@@ -502,7 +506,7 @@ impl StepBuilder {
     pub fn add_table(&mut self, x: Value, table: &Arc<Matrix>) -> Result<Value> {
         check(
             "add_table",
-            x.cols() == table.cols() && table.rows() > 0 && x.rows() % table.rows() == 0,
+            x.cols() == table.cols() && table.rows() > 0 && x.rows().is_multiple_of(table.rows()),
             || {
                 (
                     format!(
@@ -538,7 +542,7 @@ impl StepBuilder {
     pub fn transpose(&mut self, x: Value, n_sequences: usize) -> Result<Value> {
         check(
             "transpose",
-            n_sequences > 0 && x.rows() % n_sequences == 0,
+            n_sequences > 0 && x.rows().is_multiple_of(n_sequences),
             || {
                 (
                     "whole sequences".into(),
@@ -565,7 +569,7 @@ impl StepBuilder {
 
     /// Magnitude of rows that hold real parts, then imaginary parts.
     pub fn magnitude(&mut self, x: Value) -> Result<Value> {
-        check("magnitude", x.cols() % 2 == 0, || {
+        check("magnitude", x.cols().is_multiple_of(2), || {
             ("an even number of columns".into(), format!("{}", x.cols()))
         })?;
         let out = self.computed(x.rows(), x.cols() / 2);
@@ -713,7 +717,7 @@ impl StepBuilder {
         check(
             "cached_attention",
             n_sequences > 0
-                && q.rows() % n_sequences == 0
+                && q.rows().is_multiple_of(n_sequences)
                 && self.graph.slots[slot.0] != SlotKind::Buffer,
             || {
                 (

@@ -1,3 +1,129 @@
 //! The CPU backend.
 
+use std::sync::Arc;
+
+use crate::device::{
+    Backend, CacheShape, Device, Executable, HostMatrix, KvCache, Matrix, StateBuffer, Vector,
+    WeightType,
+};
+use crate::error::{Error, Result};
+use crate::graph::Graph;
+
+use self::cache::CpuCache;
+use self::executor::CpuExecutable;
+use self::isa::Isa;
+use self::matrix::CpuMatrix;
+
+mod arena;
+mod cache;
+mod executor;
 pub mod isa;
+mod kernels;
+mod matrix;
+mod plan;
+
+/// How to use the processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CpuOptions {
+    /// Threads, the caller's included; 0 = as many as there are processors.
+    pub threads: usize,
+    /// Instruction set; `None` = the best one of this machine. One that the machine lacks is replaced by the best.
+    pub isa: Option<Isa>,
+}
+
+/// The processor as a device.
+pub(crate) struct CpuBackend {
+    isa: Isa,
+    threads: usize,
+}
+
+impl Device {
+    /// The processor.
+    pub fn cpu(options: CpuOptions) -> Self {
+        let isa = options
+            .isa
+            .filter(|isa| Isa::available().contains(isa))
+            .unwrap_or_else(Isa::best);
+        let threads = match options.threads {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            threads => threads,
+        };
+        Self(Arc::new(CpuBackend { isa, threads }))
+    }
+}
+
+impl Backend for CpuBackend {
+    fn description(&self) -> String {
+        let plural = if self.threads == 1 { "" } else { "s" };
+        format!("cpu ({}, {} thread{plural})", self.isa.name(), self.threads)
+    }
+
+    fn matrix(&self, sources: &[HostMatrix<'_>], _weight_type: WeightType) -> Result<Matrix> {
+        let (rows, cols, matrix) = CpuMatrix::new(sources)?;
+        Ok(Matrix::new(rows, cols, Box::new(matrix)))
+    }
+
+    fn vector(&self, values: &[f32]) -> Result<Vector> {
+        Ok(Vector::new(values.len(), Box::new(values.to_vec())))
+    }
+
+    fn kv_cache(&self, shape: CacheShape) -> Result<KvCache> {
+        Ok(KvCache::new(shape, Box::new(CpuCache::new(shape)?)))
+    }
+
+    fn copy_cache(&self, from: &KvCache, to: &mut KvCache, from_position: usize) -> Result<()> {
+        if from.shape() != to.shape() || from_position > from.len() || from_position > to.len() {
+            return Err(Error::Shape {
+                what: "cache copy".into(),
+                expected: format!(
+                    "{:?} with at least {from_position} positions in use",
+                    from.shape()
+                ),
+                found: format!(
+                    "{:?}, {} positions copied to {}",
+                    to.shape(),
+                    from.len(),
+                    to.len()
+                ),
+            });
+        }
+        let (shape, len) = (from.shape(), from.len());
+        let source = from.storage::<CpuCache>()?;
+        to.storage_mut::<CpuCache>()?
+            .copy_from(source, shape, from_position, len)?;
+        to.set_len(len);
+        Ok(())
+    }
+
+    fn state_buffer(&self, len: usize) -> Result<StateBuffer> {
+        let mut values: Vec<f32> = Vec::new();
+        values
+            .try_reserve_exact(len)
+            .map_err(|_| Error::OutOfMemory {
+                bytes: len.saturating_mul(4),
+                what: "a state buffer".into(),
+            })?;
+        values.resize(len, 0.0);
+        Ok(StateBuffer::new(len, Box::new(values)))
+    }
+
+    fn write_buffer(&self, buffer: &mut StateBuffer, values: &[f32]) -> Result<()> {
+        if buffer.len() != values.len() {
+            return Err(Error::Shape {
+                what: "state buffer".into(),
+                expected: format!("{} values", buffer.len()),
+                found: format!("{}", values.len()),
+            });
+        }
+        buffer.storage_mut::<Vec<f32>>()?.copy_from_slice(values);
+        Ok(())
+    }
+
+    fn read_buffer(&self, buffer: &StateBuffer) -> Result<Vec<f32>> {
+        buffer.storage::<Vec<f32>>().cloned()
+    }
+
+    fn compile(&self, graph: Graph) -> Result<Box<dyn Executable>> {
+        Ok(Box::new(CpuExecutable::new(graph)?))
+    }
+}

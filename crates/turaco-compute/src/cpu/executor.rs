@@ -1,0 +1,571 @@
+//! Replay of a planned graph: a loop over its operations.
+
+use crate::cpu::arena::{Arena, View};
+use crate::cpu::cache::{CpuCache, with_planes};
+use crate::cpu::kernels::attention::{attention_scalar, capture_scores_scalar};
+use crate::cpu::kernels::choose_tokens::{Choice, choose_scalar};
+use crate::cpu::kernels::linear_reference::{Finish, dot, linear};
+use crate::cpu::kernels::{Rows, activation, elementwise, lstm, norm, rope, softmax, transpose};
+use crate::cpu::matrix::CpuMatrix;
+use crate::cpu::plan::{Details, IdsPlace, Plan};
+use crate::device::{Executable, KvCache, Matrix, Vector};
+use crate::error::{Error, Result};
+use crate::graph::{Activation, AttentionShape, Graph, Ids, Mask, Op, Value};
+use crate::step::{Bindings, SlotBinding};
+
+/// A graph with its memory.
+pub(crate) struct CpuExecutable {
+    ops: Vec<Op>,
+    plan: Plan,
+    arena: Arena,
+    given_ids: Vec<u32>,
+    computed_ids: Vec<u32>,
+}
+
+impl CpuExecutable {
+    /// Plan a graph and allocate its memory.
+    pub(crate) fn new(graph: Graph) -> Result<Self> {
+        let plan = Plan::new(&graph)?;
+        Ok(Self {
+            arena: Arena::new(plan.arena_len)?,
+            given_ids: vec![0; plan.ids_len.0],
+            computed_ids: vec![0; plan.ids_len.1],
+            ops: graph.ops,
+            plan,
+        })
+    }
+}
+
+impl Executable for CpuExecutable {
+    fn run(&mut self, bindings: &mut Bindings<'_, '_>) -> Result<()> {
+        for (need, binding) in self.plan.needs.iter().zip(bindings.slots.iter()) {
+            need.check(binding)?;
+        }
+        for (view, input) in self.plan.inputs.iter().zip(bindings.inputs) {
+            let ([target], _) = self.arena.split([*view]);
+            target.copy_from_slice(&input[..target.len()]);
+        }
+        for (place, input) in self.plan.id_inputs.iter().zip(bindings.ids) {
+            self.given_ids[place.offset..][..place.len].copy_from_slice(input);
+        }
+        let mut machine = Machine {
+            plan: &self.plan,
+            arena: &mut self.arena,
+            given_ids: &self.given_ids,
+            computed_ids: &mut self.computed_ids,
+            slots: bindings.slots,
+        };
+        for (op, details) in self.ops.iter().zip(&self.plan.details) {
+            machine.run(op, details)?;
+        }
+        for &(from, to) in &self.plan.output_copies {
+            let ([target], readable) = self.arena.split([to]);
+            elementwise::copy(readable.rows(from), target);
+        }
+        for (need, binding) in self.plan.needs.iter().zip(bindings.slots.iter_mut()) {
+            need.advance(binding);
+        }
+        Ok(())
+    }
+
+    fn output(&self, index: usize) -> Result<&[f32]> {
+        let view = self
+            .plan
+            .outputs
+            .get(index)
+            .ok_or_else(|| no_output(index))?;
+        Ok(self.arena.contiguous(*view))
+    }
+
+    fn id_output(&self, index: usize) -> Result<&[u32]> {
+        let place = self
+            .plan
+            .id_outputs
+            .get(index)
+            .ok_or_else(|| no_output(index))?;
+        let list = if place.computed {
+            &self.computed_ids
+        } else {
+            &self.given_ids
+        };
+        Ok(&list[place.offset..][..place.len])
+    }
+
+    fn scratch_bytes(&self) -> usize {
+        self.arena.bytes()
+    }
+}
+
+fn no_output(index: usize) -> Error {
+    Error::Shape {
+        what: "step output".into(),
+        expected: "the number of a declared output".into(),
+        found: format!("{index}"),
+    }
+}
+
+/// What the operations of one run work on.
+struct Machine<'a, 'run, 'state> {
+    plan: &'a Plan,
+    arena: &'a mut Arena,
+    given_ids: &'a [u32],
+    computed_ids: &'a mut [u32],
+    slots: &'a mut [SlotBinding<'run, 'state>],
+}
+
+fn matrix(matrix: &Matrix) -> Result<&CpuMatrix> {
+    matrix.storage()
+}
+
+fn vector(vector: &Vector) -> Result<&[f32]> {
+    vector.storage::<Vec<f32>>().map(Vec::as_slice)
+}
+
+fn index_in(what: &str, index: u32, len: usize) -> Result<usize> {
+    let found = index as usize;
+    if found < len {
+        return Ok(found);
+    }
+    Err(Error::Shape {
+        what: what.into(),
+        expected: format!("numbers below {len}"),
+        found: format!("{index}"),
+    })
+}
+
+impl Machine<'_, '_, '_> {
+    fn view(&self, value: Value) -> View {
+        self.plan.views[value.id as usize]
+    }
+
+    fn place(&self, ids: Ids) -> IdsPlace {
+        self.plan.ids[ids.id as usize]
+    }
+
+    fn run(&mut self, op: &Op, details: &Details) -> Result<()> {
+        match op {
+            Op::Embedding {
+                table,
+                ids,
+                positional,
+                out,
+            } => {
+                self.embedding(
+                    table,
+                    *ids,
+                    positional.as_ref().map(|(t, p)| (&**t, *p)),
+                    *out,
+                )?;
+            }
+            Op::Linear {
+                x,
+                weight,
+                bias,
+                activation,
+                scale,
+                residual,
+                out,
+            } => {
+                let out = self.view(*out);
+                let residual = residual.map(|residual| self.view(residual));
+                let ([target], readable) = self.arena.split([out]);
+                let residual =
+                    residual.map(|view| (view.offset != out.offset).then(|| readable.rows(view)));
+                let finish = Finish {
+                    bias: bias.as_deref().map(vector).transpose()?,
+                    activation: *activation,
+                    scale: *scale,
+                    residual,
+                };
+                let x = readable.rows(self.plan.views[x.id as usize]);
+                linear(x, matrix(weight)?.values(), &finish, target);
+            }
+            Op::Conv1d { .. } => self.conv1d(op, details)?,
+            Op::LayerNorm {
+                x,
+                gamma,
+                beta,
+                eps,
+                out,
+            } => {
+                let ([target], readable) = self.arena.split([self.plan.views[out.id as usize]]);
+                let x = readable.rows(self.plan.views[x.id as usize]);
+                norm::layer_norm(x, vector(gamma)?, vector(beta)?, *eps, target);
+            }
+            Op::RmsNorm { x, gamma, eps, out } => {
+                let ([target], readable) = self.arena.split([self.plan.views[out.id as usize]]);
+                norm::rms_norm(
+                    readable.rows(self.plan.views[x.id as usize]),
+                    vector(gamma)?,
+                    *eps,
+                    target,
+                );
+            }
+            Op::Rope {
+                x,
+                positions,
+                head_dim,
+                theta,
+                interleaved,
+                out,
+            } => {
+                let place = self.place(*positions);
+                let list = if place.computed {
+                    &*self.computed_ids
+                } else {
+                    self.given_ids
+                };
+                let positions = &list[place.offset..][..place.len];
+                let out = self.plan.views[out.id as usize];
+                let ([target, table], readable) = self.arena.split([out, details.scratch]);
+                rope::table(positions, *head_dim, *theta, table);
+                rope::rope(
+                    readable.rows(self.plan.views[x.id as usize]),
+                    table,
+                    *head_dim,
+                    *interleaved,
+                    target,
+                );
+            }
+            Op::Attention {
+                q,
+                k,
+                v,
+                n_sequences,
+                shape,
+                out,
+            } => {
+                let ([target], readable) = self.arena.split([self.plan.views[out.id as usize]]);
+                let rows = |value: &Value| readable.rows(self.plan.views[value.id as usize]);
+                let (q, k, v) = (rows(q), rows(k), rows(v));
+                let (queries, keys) = (q.len() / n_sequences, k.len() / n_sequences);
+                for (index, target) in target
+                    .chunks_exact_mut((queries * q.cols()).max(1))
+                    .enumerate()
+                {
+                    let pair = (k.slice(index * keys, keys), v.slice(index * keys, keys));
+                    attention_scalar(
+                        q.slice(index * queries, queries),
+                        &pair,
+                        keys,
+                        0,
+                        shape,
+                        target,
+                    );
+                }
+            }
+            Op::CacheAppend { slot, layer, k, v } => {
+                let (_, readable) = self.arena.split([]);
+                let k = readable.rows(self.plan.views[k.id as usize]);
+                let v = readable.rows(self.plan.views[v.id as usize]);
+                if let SlotBinding::Write(caches) = &mut self.slots[slot.0] {
+                    let rows = k.len() / caches.len().max(1);
+                    for (index, cache) in caches.iter_mut().enumerate() {
+                        let (shape, len) = (cache.shape(), cache.len());
+                        let (k, v) = (k.slice(index * rows, rows), v.slice(index * rows, rows));
+                        cache
+                            .storage_mut::<CpuCache>()?
+                            .append(shape, *layer, len, k, v);
+                    }
+                }
+            }
+            Op::CachedAttention { .. } => self.cached_attention(op, details)?,
+            Op::SwiGlu { gate, up, out } => {
+                let ([target], readable) = self.arena.split([self.plan.views[out.id as usize]]);
+                let rows = |value: &Value| readable.rows(self.plan.views[value.id as usize]);
+                activation::swiglu(rows(gate), rows(up), target);
+            }
+            Op::Activate { x, activation, out } => {
+                let ([target], readable) = self.arena.split([self.plan.views[out.id as usize]]);
+                activation::activate(
+                    readable.rows(self.plan.views[x.id as usize]),
+                    *activation,
+                    target,
+                );
+            }
+            Op::Add {
+                a,
+                a_scale,
+                b,
+                b_scale,
+                out,
+            } => {
+                let ([target], readable) = self.arena.split([self.plan.views[out.id as usize]]);
+                let rows = |value: &Value| readable.rows(self.plan.views[value.id as usize]);
+                elementwise::add(rows(a), *a_scale, rows(b), *b_scale, target);
+            }
+            Op::AddTable { x, table, out } => {
+                let ([target], readable) = self.arena.split([self.plan.views[out.id as usize]]);
+                let table_rows = Rows::new(
+                    matrix(table)?.values(),
+                    table.rows(),
+                    table.cols(),
+                    table.cols(),
+                );
+                elementwise::add(
+                    readable.rows(self.plan.views[x.id as usize]),
+                    1.0,
+                    table_rows,
+                    1.0,
+                    target,
+                );
+            }
+            Op::GatherRows { x, rows, out } => {
+                let place = self.place(*rows);
+                let list = if place.computed {
+                    &*self.computed_ids
+                } else {
+                    self.given_ids
+                };
+                let ids = &list[place.offset..][..place.len];
+                let ([target], readable) = self.arena.split([self.plan.views[out.id as usize]]);
+                let x = readable.rows(self.plan.views[x.id as usize]);
+                for (target, &id) in target.chunks_exact_mut(x.cols().max(1)).zip(ids) {
+                    target.copy_from_slice(x.row(index_in("gather_rows", id, x.len())?));
+                }
+            }
+            Op::Transpose {
+                x,
+                n_sequences,
+                out,
+            } => {
+                let ([target], readable) = self.arena.split([self.plan.views[out.id as usize]]);
+                let x = readable.rows(self.plan.views[x.id as usize]);
+                let rows = x.len() / n_sequences;
+                for (index, target) in target
+                    .chunks_exact_mut((rows * x.cols()).max(1))
+                    .enumerate()
+                {
+                    transpose::transpose(x.slice(index * rows, rows), target);
+                }
+            }
+            Op::Softmax { x, out } => {
+                let ([target], readable) = self.arena.split([self.plan.views[out.id as usize]]);
+                softmax::softmax(readable.rows(self.plan.views[x.id as usize]), target);
+            }
+            Op::Magnitude { x, out } => {
+                let ([target], readable) = self.arena.split([self.plan.views[out.id as usize]]);
+                elementwise::magnitude(readable.rows(self.plan.views[x.id as usize]), target);
+            }
+            Op::Lstm { .. } => self.lstm(op, details)?,
+            Op::ChooseTokens { .. } => self.choose_tokens(op),
+        }
+        Ok(())
+    }
+
+    fn embedding(
+        &mut self,
+        table: &Matrix,
+        ids: Ids,
+        positional: Option<(&Matrix, Ids)>,
+        out: Value,
+    ) -> Result<()> {
+        let storage = matrix(table)?;
+        let place = self.place(ids);
+        let list = if place.computed {
+            &*self.computed_ids
+        } else {
+            self.given_ids
+        };
+        let ids = &list[place.offset..][..place.len];
+        let ([target], _) = self.arena.split([self.plan.views[out.id as usize]]);
+        let cols = table.cols().max(1);
+        for (target, &id) in target.chunks_exact_mut(cols).zip(ids) {
+            storage.row_f32(index_in("token ids", id, table.rows())?, target);
+        }
+        let Some((table, positions)) = positional else {
+            return Ok(());
+        };
+        let place = self.plan.ids[positions.id as usize];
+        let list = if place.computed {
+            &*self.computed_ids
+        } else {
+            self.given_ids
+        };
+        let storage = matrix(table)?;
+        for (target, &id) in target
+            .chunks_exact_mut(cols)
+            .zip(&list[place.offset..][..place.len])
+        {
+            let row = index_in("positions", id, table.rows())?;
+            let row = &storage.values()[row * table.cols()..][..table.cols()];
+            target
+                .iter_mut()
+                .zip(row)
+                .for_each(|(target, value)| *target += value);
+        }
+        Ok(())
+    }
+
+    fn conv1d(&mut self, op: &Op, details: &Details) -> Result<()> {
+        let Op::Conv1d {
+            x,
+            n_sequences,
+            weight,
+            bias,
+            kernel,
+            stride,
+            padding,
+            activation,
+            out,
+        } = op
+        else {
+            return Ok(());
+        };
+        let out = self.plan.views[out.id as usize];
+        let ([target, padded], readable) = self.arena.split([out, details.scratch]);
+        let x = readable.rows(self.plan.views[x.id as usize]);
+        let (rows, cols) = (x.len() / n_sequences, x.cols());
+        let padded_rows = rows + padding.0 + padding.1;
+        let finish = Finish {
+            bias: bias.as_deref().map(vector).transpose()?,
+            activation: *activation,
+            scale: 1.0,
+            residual: None,
+        };
+        let out_rows = out.rows / n_sequences;
+        for sequence in 0..*n_sequences {
+            let padded = &mut padded[sequence * padded_rows * cols..][..padded_rows * cols];
+            let (before, rest) = padded.split_at_mut(padding.0 * cols);
+            let (middle, after) = rest.split_at_mut(rows * cols);
+            before.fill(0.0);
+            after.fill(0.0);
+            elementwise::copy(x.slice(sequence * rows, rows), middle);
+            // A window of `kernel` rows is contiguous, so the windows are rows of a matrix that overlap.
+            let windows = Rows::new(padded, out_rows, kernel * cols, stride * cols);
+            let target = &mut target[sequence * out_rows * out.cols..][..out_rows * out.cols];
+            linear(windows, matrix(weight)?.values(), &finish, target);
+        }
+        Ok(())
+    }
+
+    fn cached_attention(&mut self, op: &Op, details: &Details) -> Result<()> {
+        let Op::CachedAttention {
+            q,
+            slot,
+            layer,
+            n_sequences,
+            shape,
+            scores,
+            out,
+        } = op
+        else {
+            return Ok(());
+        };
+        let out = self.plan.views[out.id as usize];
+        let score_view = scores.as_ref().map_or(View::default(), |(_, value)| {
+            self.plan.views[value.id as usize]
+        });
+        let ([target, captured], readable) = self.arena.split([out, score_view]);
+        let q = readable.rows(self.plan.views[q.id as usize]);
+        let rows = q.len() / n_sequences;
+        let heads = scores.as_ref().map_or(&[][..], |(heads, _)| heads);
+        let appended = details.appended / n_sequences;
+        for index in 0..*n_sequences {
+            let (cache, shape): (&KvCache, AttentionShape) = match &self.slots[slot.0] {
+                SlotBinding::Write(caches) => (&*caches[index], *shape),
+                SlotBinding::Read(caches) => (
+                    caches[index],
+                    AttentionShape {
+                        mask: Mask::Full,
+                        ..*shape
+                    },
+                ),
+                SlotBinding::Buffer(_) => return Ok(()),
+            };
+            let n_keys = cache.len() + appended;
+            let q_rows = q.slice(index * rows, rows);
+            let target = &mut target[index * rows * out.cols..][..rows * out.cols];
+            with_planes!(cache.storage::<CpuCache>()?, planes => {
+                let keys = planes.layer(cache.shape(), *layer);
+                attention_scalar(q_rows, &keys, n_keys, cache.len(), &shape, target);
+                let capacity = score_view.cols;
+                for (nth, &head) in heads.iter().enumerate() {
+                    let first = (nth * q.len() + index * rows) * capacity;
+                    let captured = &mut captured[first..][..rows * capacity];
+                    capture_scores_scalar(q_rows, &keys, n_keys, &shape, head, capacity, captured);
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn lstm(&mut self, op: &Op, details: &Details) -> Result<()> {
+        let Op::Lstm {
+            x,
+            w_ih,
+            w_hh,
+            bias,
+            state,
+            out,
+        } = op
+        else {
+            return Ok(());
+        };
+        let SlotBinding::Buffer(buffer) = &mut self.slots[state.0] else {
+            return Ok(());
+        };
+        let hidden = w_hh.cols();
+        let out = self.plan.views[out.id as usize];
+        let ([target, gates], readable) = self.arena.split([out, details.scratch]);
+        let x = readable.rows(self.plan.views[x.id as usize]);
+        let finish = Finish {
+            bias: Some(vector(bias)?),
+            activation: Activation::None,
+            scale: 1.0,
+            residual: None,
+        };
+        linear(x, matrix(w_ih)?.values(), &finish, gates);
+        let recurrent = matrix(w_hh)?.values();
+        let (h, c) = buffer.storage_mut::<Vec<f32>>()?.split_at_mut(hidden);
+        for (gates, target) in gates
+            .chunks_exact_mut((4 * hidden).max(1))
+            .zip(target.chunks_exact_mut(hidden.max(1)))
+        {
+            for (gate, row) in gates.iter_mut().zip(recurrent.chunks_exact(hidden)) {
+                *gate += dot(h, row);
+            }
+            lstm::cell(gates, h, c);
+            target.copy_from_slice(h);
+        }
+        Ok(())
+    }
+
+    fn choose_tokens(&mut self, op: &Op) {
+        let Op::ChooseTokens {
+            logits,
+            choose,
+            tokens,
+            logprobs,
+        } = op
+        else {
+            return;
+        };
+        let place = self.place(*tokens);
+        let ([logprobs], readable) = self.arena.split([self.plan.views[logprobs.id as usize]]);
+        let tokens = &mut self.computed_ids[place.offset..][..place.len];
+        let logits = readable.rows(self.plan.views[logits.id as usize]);
+        let controls = readable.rows(self.plan.views[choose.controls.id as usize]);
+        let list = |ids: Ids| {
+            let place = self.plan.ids[ids.id as usize];
+            &self.given_ids[place.offset..][..place.len]
+        };
+        let words = choose.allowed.cols();
+        for row in 0..logits.len() {
+            let control = controls.row(row);
+            let seeds = list(choose.seeds);
+            let choice = Choice {
+                logits: logits.row(row),
+                allowed: &list(choose.allowed)[row * words..][..words],
+                seen: choose.seen.map(|seen| &list(seen)[row * words..][..words]),
+                temperature: control[0],
+                penalty: control[1],
+                prefer: control[2] != 0.0,
+                seed: [seeds[2 * row], seeds[2 * row + 1]],
+                prefer_from: choose.prefer_from as usize,
+            };
+            let range = row * choose.k..(row + 1) * choose.k;
+            choose_scalar(&choice, &mut tokens[range.clone()], &mut logprobs[range]);
+        }
+    }
+}

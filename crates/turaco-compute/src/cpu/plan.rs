@@ -1,0 +1,627 @@
+//! From a graph to places in memory: which value lives where, and for how long.
+
+use crate::cpu::arena::{LINE, View};
+use crate::cpu::cache::CpuCache;
+use crate::cpu::matrix::CpuMatrix;
+use crate::device::{KvCache, Matrix, StateBuffer, Vector};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Ids, IdsSource, Op, SlotKind, Value, ValueSource};
+use crate::step::SlotBinding;
+
+/// Everything about a graph that is decided before its first run.
+pub(crate) struct Plan {
+    /// Place of every value.
+    pub views: Vec<View>,
+    /// Place of every u32 list.
+    pub ids: Vec<IdsPlace>,
+    /// Per operation: working memory, and what an attention has to know about appended rows.
+    pub details: Vec<Details>,
+    /// Float inputs, in their order.
+    pub inputs: Vec<View>,
+    /// u32 inputs, in their order.
+    pub id_inputs: Vec<IdsPlace>,
+    /// Contiguous places of the outputs.
+    pub outputs: Vec<View>,
+    /// Outputs that have to be copied to such a place first.
+    pub output_copies: Vec<(View, View)>,
+    /// u32 outputs.
+    pub id_outputs: Vec<IdsPlace>,
+    /// What each slot must be able to hold.
+    pub needs: Vec<SlotNeeds>,
+    /// Values in the arena.
+    pub arena_len: usize,
+    /// Numbers in u32 inputs and computed u32 lists.
+    pub ids_len: (usize, usize),
+}
+
+/// A range of the input numbers or of the computed numbers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct IdsPlace {
+    pub computed: bool,
+    pub offset: usize,
+    pub len: usize,
+}
+
+/// See [`Plan::details`].
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Details {
+    pub scratch: View,
+    /// Rows (of all sequences) that were appended to this layer before.
+    pub appended: usize,
+}
+
+/// What a step asks of the state bound to a slot.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SlotNeeds {
+    kind: SlotKind,
+    n_sequences: Option<usize>,
+    kv_dim: Option<usize>,
+    n_layers: usize,
+    appended: Option<usize>,
+    scores_capacity: Option<usize>,
+    buffer_len: Option<usize>,
+}
+
+fn mismatch<T>(what: &str, expected: impl Into<String>, found: impl Into<String>) -> Result<T> {
+    Err(Error::Shape {
+        what: what.into(),
+        expected: expected.into(),
+        found: found.into(),
+    })
+}
+
+fn settle(slot: &mut Option<usize>, value: usize, what: &str) -> Result<()> {
+    match *slot {
+        Some(known) if known != value => mismatch(what, format!("{known}"), format!("{value}")),
+        _ => {
+            *slot = Some(value);
+            Ok(())
+        }
+    }
+}
+
+impl SlotNeeds {
+    fn new(kind: SlotKind) -> Self {
+        Self {
+            kind,
+            n_sequences: None,
+            kv_dim: None,
+            n_layers: 0,
+            appended: None,
+            scores_capacity: None,
+            buffer_len: None,
+        }
+    }
+
+    /// Check what a run binds.
+    pub(crate) fn check(&self, binding: &SlotBinding<'_, '_>) -> Result<()> {
+        match (self.kind, binding) {
+            (SlotKind::CacheWrite, SlotBinding::Write(caches)) => {
+                self.check_caches(caches.len(), caches.iter().map(|cache| &**cache))
+            }
+            (SlotKind::CacheRead, SlotBinding::Read(caches)) => {
+                self.check_caches(caches.len(), caches.iter().copied())
+            }
+            (SlotKind::Buffer, SlotBinding::Buffer(buffer)) => self.check_buffer(buffer),
+            _ => mismatch("slot binding", format!("{:?}", self.kind), "another kind"),
+        }
+    }
+
+    fn check_caches<'a>(
+        &self,
+        count: usize,
+        caches: impl Iterator<Item = &'a KvCache>,
+    ) -> Result<()> {
+        if self.n_sequences.is_some_and(|n| n != count) {
+            return mismatch(
+                "slot binding",
+                format!("{:?} caches", self.n_sequences),
+                format!("{count}"),
+            );
+        }
+        let appended = self.appended.unwrap_or(0);
+        if appended > 0 && (count == 0 || !appended.is_multiple_of(count)) {
+            return mismatch(
+                "slot binding",
+                format!("a divisor of {appended} caches"),
+                format!("{count}"),
+            );
+        }
+        let rows = appended.checked_div(count).unwrap_or(0);
+        for cache in caches {
+            cache.storage::<CpuCache>()?;
+            let shape = cache.shape();
+            if self.kv_dim.is_some_and(|width| width != shape.kv_dim)
+                || shape.n_layers < self.n_layers
+            {
+                return mismatch(
+                    "cache",
+                    format!("{} layers of width {:?}", self.n_layers, self.kv_dim),
+                    format!("{} layers of width {}", shape.n_layers, shape.kv_dim),
+                );
+            }
+            if cache.len() + rows > shape.capacity {
+                return mismatch(
+                    "cache",
+                    format!("room for {rows} more positions"),
+                    format!("{} of {} in use", cache.len(), shape.capacity),
+                );
+            }
+            if self
+                .scores_capacity
+                .is_some_and(|capacity| cache.len() + rows > capacity)
+            {
+                return mismatch(
+                    "attention scores",
+                    format!("at most {:?} keys", self.scores_capacity),
+                    format!("{}", cache.len() + rows),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn check_buffer(&self, buffer: &StateBuffer) -> Result<()> {
+        buffer.storage::<Vec<f32>>()?;
+        match self.buffer_len {
+            Some(len) if len != buffer.len() => mismatch(
+                "state buffer",
+                format!("{len} values"),
+                format!("{}", buffer.len()),
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// Advance the caches after a run that succeeded.
+    pub(crate) fn advance(&self, binding: &mut SlotBinding<'_, '_>) {
+        if let (SlotBinding::Write(caches), Some(appended)) = (binding, self.appended)
+            && !caches.is_empty()
+        {
+            let rows = appended / caches.len();
+            for cache in caches.iter_mut() {
+                cache.set_len(cache.len() + rows);
+            }
+        }
+    }
+}
+
+impl Plan {
+    /// Check that everything belongs to the CPU, and place all values.
+    pub(crate) fn new(graph: &Graph) -> Result<Self> {
+        for op in &graph.ops {
+            check_devices(op)?;
+        }
+        let (ids, id_inputs, ids_len) = place_ids(graph);
+        let (needs, appended) = slot_needs(graph)?;
+        let mut places = Places::new(graph);
+        let inputs = places.allocate_inputs(graph);
+        let mut details = Vec::with_capacity(graph.ops.len());
+        for (index, op) in graph.ops.iter().enumerate() {
+            let scratch = places.step(graph, index, op);
+            details.push(Details {
+                scratch,
+                appended: appended[index],
+            });
+        }
+        let views: Vec<View> = graph
+            .values
+            .iter()
+            .map(|&(value, _)| places.view(value))
+            .collect();
+        let mut output_copies = Vec::new();
+        let outputs = graph
+            .outputs
+            .iter()
+            .map(|value| {
+                let view = views[value.id as usize];
+                if view.stride == view.cols || view.rows <= 1 {
+                    return view;
+                }
+                let copy = places.scratch(view.rows, view.cols);
+                output_copies.push((view, copy));
+                copy
+            })
+            .collect();
+        let id_outputs = graph
+            .id_outputs
+            .iter()
+            .map(|list| ids[list.id as usize])
+            .collect();
+        let arena_len = places.free.len;
+        Ok(Self {
+            views,
+            ids,
+            details,
+            inputs,
+            id_inputs,
+            outputs,
+            output_copies,
+            id_outputs,
+            needs,
+            arena_len,
+            ids_len,
+        })
+    }
+}
+
+fn check_devices(op: &Op) -> Result<()> {
+    let matrix = |matrix: &Matrix| matrix.storage::<CpuMatrix>().map(|_| ());
+    let vector = |vector: &Vector| vector.storage::<Vec<f32>>().map(|_| ());
+    match op {
+        Op::Embedding {
+            table, positional, ..
+        } => {
+            matrix(table)?;
+            positional
+                .as_ref()
+                .map_or(Ok(()), |(table, _)| matrix(table))
+        }
+        Op::Linear { weight, bias, .. } | Op::Conv1d { weight, bias, .. } => {
+            matrix(weight)?;
+            bias.as_ref().map_or(Ok(()), |bias| vector(bias))
+        }
+        Op::LayerNorm { gamma, beta, .. } => vector(gamma).and_then(|()| vector(beta)),
+        Op::RmsNorm { gamma, .. } => vector(gamma),
+        Op::AddTable { table, .. } => matrix(table),
+        Op::Lstm {
+            w_ih, w_hh, bias, ..
+        } => {
+            matrix(w_ih)?;
+            matrix(w_hh)?;
+            vector(bias)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn place_ids(graph: &Graph) -> (Vec<IdsPlace>, Vec<IdsPlace>, (usize, usize)) {
+    let (mut given, mut computed) = (0, 0);
+    let mut inputs = Vec::new();
+    let places = graph
+        .ids
+        .iter()
+        .map(|(list, source)| {
+            let len = list.rows() * list.cols();
+            let is_computed = *source == IdsSource::Computed;
+            let used = if is_computed {
+                &mut computed
+            } else {
+                &mut given
+            };
+            let place = IdsPlace {
+                computed: is_computed,
+                offset: *used,
+                len,
+            };
+            *used += len;
+            if !is_computed {
+                inputs.push(place);
+            }
+            place
+        })
+        .collect();
+    (places, inputs, (given, computed))
+}
+
+/// The needs of every slot, and for every attention the rows that were appended to its layer before it.
+fn slot_needs(graph: &Graph) -> Result<(Vec<SlotNeeds>, Vec<usize>)> {
+    let mut needs: Vec<SlotNeeds> = graph
+        .slots
+        .iter()
+        .map(|&kind| SlotNeeds::new(kind))
+        .collect();
+    let mut layers: Vec<(usize, usize)> = Vec::new();
+    let mut appended = vec![0; graph.ops.len()];
+    for (index, op) in graph.ops.iter().enumerate() {
+        match op {
+            Op::CacheAppend { slot, layer, k, .. } => {
+                let need = &mut needs[slot.0];
+                need.n_layers = need.n_layers.max(layer + 1);
+                settle(&mut need.kv_dim, k.cols(), "width of appended keys")?;
+                settle(
+                    &mut need.appended,
+                    k.rows(),
+                    "rows appended to the layers of one cache",
+                )?;
+                if layers.contains(&(slot.0, *layer)) {
+                    return mismatch(
+                        "cache_append",
+                        "one append per layer",
+                        format!("a second one to layer {layer}"),
+                    );
+                }
+                layers.push((slot.0, *layer));
+            }
+            Op::CachedAttention {
+                slot,
+                layer,
+                n_sequences,
+                shape,
+                scores,
+                ..
+            } => {
+                let need = &mut needs[slot.0];
+                need.n_layers = need.n_layers.max(layer + 1);
+                settle(
+                    &mut need.kv_dim,
+                    shape.n_kv_heads * shape.head_dim,
+                    "width of cached keys",
+                )?;
+                settle(
+                    &mut need.n_sequences,
+                    *n_sequences,
+                    "sequences of one cache slot",
+                )?;
+                if let Some((_, scores)) = scores {
+                    let capacity = need.scores_capacity.unwrap_or(usize::MAX);
+                    need.scores_capacity = Some(capacity.min(scores.cols()));
+                }
+                if layers.contains(&(slot.0, *layer)) {
+                    appended[index] = need.appended.unwrap_or(0);
+                }
+            }
+            Op::Lstm { w_hh, state, .. } => {
+                settle(
+                    &mut needs[state.0].buffer_len,
+                    2 * w_hh.cols(),
+                    "length of an LSTM state",
+                )?;
+            }
+            Op::ChooseTokens { choose, .. } => {
+                let given = |list: Ids| graph.ids[list.id as usize].1 != IdsSource::Computed;
+                if !(given(choose.allowed) && given(choose.seeds) && choose.seen.is_none_or(given))
+                {
+                    return Err(Error::Unsupported {
+                        what: "choose_tokens with computed bit sets or seeds".into(),
+                        reason: "the host gives them".into(),
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok((needs, appended))
+}
+
+/// Where the storage of every value is, while operations are walked through in order.
+struct Places {
+    /// Owner of the storage, and first column in it.
+    roots: Vec<(usize, usize)>,
+    /// Last operation that reads a root; `usize::MAX` for outputs.
+    last_use: Vec<usize>,
+    offsets: Vec<usize>,
+    sizes: Vec<(usize, usize)>,
+    free: FreeList,
+    /// Roots whose storage went over to another one.
+    inherited: Vec<bool>,
+}
+
+impl Places {
+    fn new(graph: &Graph) -> Self {
+        let roots: Vec<(usize, usize)> = graph
+            .values
+            .iter()
+            .enumerate()
+            .map(|(id, (_, source))| match *source {
+                ValueSource::Columns { of, offset } => (of as usize, offset as usize),
+                _ => (id, 0),
+            })
+            .collect();
+        let mut last_use = vec![0; graph.values.len()];
+        for (index, op) in graph.ops.iter().enumerate() {
+            let (reads, writes) = values_of(op);
+            for value in reads.into_iter().chain(writes) {
+                last_use[roots[value.id as usize].0] = index;
+            }
+        }
+        for value in &graph.outputs {
+            last_use[roots[value.id as usize].0] = usize::MAX;
+        }
+        let sizes = graph
+            .values
+            .iter()
+            .map(|(value, _)| (value.rows(), value.cols()))
+            .collect();
+        let count = graph.values.len();
+        Self {
+            roots,
+            last_use,
+            offsets: vec![0; count],
+            sizes,
+            free: FreeList::default(),
+            inherited: vec![false; count],
+        }
+    }
+
+    fn view(&self, value: Value) -> View {
+        let (root, column) = self.roots[value.id as usize];
+        View {
+            offset: self.offsets[root] + column,
+            rows: value.rows(),
+            cols: value.cols(),
+            stride: self.sizes[root].1,
+        }
+    }
+
+    fn scratch(&mut self, rows: usize, cols: usize) -> View {
+        View {
+            offset: self.free.take(rows * cols),
+            rows,
+            cols,
+            stride: cols,
+        }
+    }
+
+    fn allocate(&mut self, root: usize) {
+        let (rows, cols) = self.sizes[root];
+        self.offsets[root] = self.free.take(rows * cols);
+    }
+
+    fn allocate_inputs(&mut self, graph: &Graph) -> Vec<View> {
+        let mut views = Vec::new();
+        for (value, source) in &graph.values {
+            if let ValueSource::Input(_) = source {
+                self.allocate(value.id as usize);
+                views.push(self.view(*value));
+            }
+        }
+        views
+    }
+
+    /// Place the results and the working memory of an operation, then free what nobody reads any more.
+    fn step(&mut self, graph: &Graph, index: usize, op: &Op) -> View {
+        let (reads, writes) = values_of(op);
+        let heir = self.heir(graph, index, op);
+        for value in &writes {
+            let root = value.id as usize;
+            match heir {
+                Some(dying) if value.id == writes[0].id => {
+                    self.offsets[root] = self.offsets[dying];
+                    self.inherited[dying] = true;
+                }
+                _ => self.allocate(root),
+            }
+        }
+        let (rows, cols) = scratch_shape(op);
+        let scratch = self.scratch(rows, cols);
+        self.free.give(scratch.offset, rows * cols);
+        let mut freed = Vec::new();
+        for value in reads.into_iter().chain(writes) {
+            let root = self.roots[value.id as usize].0;
+            if self.last_use[root] <= index && !self.inherited[root] && !freed.contains(&root) {
+                let (rows, cols) = self.sizes[root];
+                self.free.give(self.offsets[root], rows * cols);
+                freed.push(root);
+            }
+        }
+        scratch
+    }
+
+    /// The value whose storage the result takes over: a residual that nothing reads afterwards.
+    fn heir(&self, graph: &Graph, index: usize, op: &Op) -> Option<usize> {
+        let Op::Linear {
+            x,
+            residual: Some(residual),
+            ..
+        } = op
+        else {
+            return None;
+        };
+        let root = residual.id as usize;
+        let whole = !matches!(graph.values[root].1, ValueSource::Columns { .. });
+        let dies = self.last_use[root] == index && self.roots[x.id as usize].0 != root;
+        (whole && dies).then_some(root)
+    }
+}
+
+/// Working memory of an operation, as rows and columns.
+fn scratch_shape(op: &Op) -> (usize, usize) {
+    match op {
+        // The input of every sequence with its padding.
+        Op::Conv1d {
+            x,
+            n_sequences,
+            padding,
+            ..
+        } => (
+            n_sequences * (x.rows() / n_sequences + padding.0 + padding.1),
+            x.cols(),
+        ),
+        // Gates of all rows.
+        Op::Lstm { x, w_hh, .. } => (x.rows(), w_hh.rows()),
+        // Cosines and sines.
+        Op::Rope { x, head_dim, .. } => (x.rows(), *head_dim),
+        _ => (0, 0),
+    }
+}
+
+/// The values that an operation reads, and those that it writes.
+fn values_of(op: &Op) -> (Vec<Value>, Vec<Value>) {
+    match op {
+        Op::Embedding { out, .. } => (vec![], vec![*out]),
+        Op::Linear {
+            x, residual, out, ..
+        } => (std::iter::once(*x).chain(*residual).collect(), vec![*out]),
+        Op::Conv1d { x, out, .. }
+        | Op::LayerNorm { x, out, .. }
+        | Op::RmsNorm { x, out, .. }
+        | Op::Rope { x, out, .. }
+        | Op::Activate { x, out, .. }
+        | Op::AddTable { x, out, .. }
+        | Op::GatherRows { x, out, .. }
+        | Op::Transpose { x, out, .. }
+        | Op::Softmax { x, out }
+        | Op::Magnitude { x, out }
+        | Op::Lstm { x, out, .. } => (vec![*x], vec![*out]),
+        Op::Attention { q, k, v, out, .. } => (vec![*q, *k, *v], vec![*out]),
+        Op::CacheAppend { k, v, .. } => (vec![*k, *v], vec![]),
+        Op::CachedAttention { q, scores, out, .. } => (
+            vec![*q],
+            std::iter::once(*out)
+                .chain(scores.as_ref().map(|(_, scores)| *scores))
+                .collect(),
+        ),
+        Op::SwiGlu { gate, up, out } => (vec![*gate, *up], vec![*out]),
+        Op::Add { a, b, out, .. } => (vec![*a, *b], vec![*out]),
+        Op::ChooseTokens {
+            logits,
+            choose,
+            logprobs,
+            ..
+        } => (vec![*logits, choose.controls], vec![*logprobs]),
+    }
+}
+
+/// Free ranges of an arena that grows on demand; best fit.
+#[derive(Default)]
+struct FreeList {
+    ranges: Vec<(usize, usize)>,
+    len: usize,
+}
+
+impl FreeList {
+    fn take(&mut self, len: usize) -> usize {
+        let len = len.next_multiple_of(LINE);
+        if len == 0 {
+            return 0;
+        }
+        let best = (0..self.ranges.len())
+            .filter(|&index| self.ranges[index].1 >= len)
+            .min_by_key(|&index| self.ranges[index].1);
+        if let Some(index) = best {
+            let (offset, available) = self.ranges[index];
+            if available == len {
+                self.ranges.remove(index);
+            } else {
+                self.ranges[index] = (offset + len, available - len);
+            }
+            return offset;
+        }
+        // Extend the last free range if it touches the end.
+        let offset = match self.ranges.last() {
+            Some(&(offset, available)) if offset + available == self.len => {
+                self.ranges.pop();
+                offset
+            }
+            _ => self.len,
+        };
+        self.len = offset + len;
+        offset
+    }
+
+    fn give(&mut self, offset: usize, len: usize) {
+        let len = len.next_multiple_of(LINE);
+        if len == 0 {
+            return;
+        }
+        let at = self.ranges.partition_point(|&(other, _)| other < offset);
+        self.ranges.insert(at, (offset, len));
+        if at + 1 < self.ranges.len() && offset + len == self.ranges[at + 1].0 {
+            self.ranges[at].1 += self.ranges.remove(at + 1).1;
+        }
+        if at > 0 && self.ranges[at - 1].0 + self.ranges[at - 1].1 == offset {
+            self.ranges[at - 1].1 += self.ranges.remove(at).1;
+        }
+    }
+}

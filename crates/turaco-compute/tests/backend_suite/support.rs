@@ -1,0 +1,59 @@
+//! Small helpers: reproducible numbers, weights, comparison.
+
+use std::sync::Arc;
+
+use turaco_compute::{DType, Device, HostMatrix, Matrix, WeightType};
+
+/// Reproducible numbers between -1 and 1 (a 64-bit linear congruential generator).
+pub struct Numbers(u64);
+
+impl Numbers {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x1234_5678_9abc_def1)
+    }
+
+    pub fn bits(&mut self) -> u32 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 32) as u32
+    }
+
+    pub fn next(&mut self) -> f32 {
+        (self.bits() >> 8) as f32 / 8_388_608.0 - 1.0
+    }
+
+    pub fn take(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.next()).collect()
+    }
+}
+
+/// Upload f32 values exactly.
+pub fn matrix(device: &Device, rows: usize, cols: usize, values: &[f32]) -> Arc<Matrix> {
+    let bytes: Vec<u8> = values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
+    let source = HostMatrix {
+        dtype: DType::F32,
+        rows,
+        cols,
+        bytes: &bytes,
+        row_scales: None,
+    };
+    device.matrix(&[source], WeightType::F32).unwrap()
+}
+
+/// Values agree to `tolerance` relative to the larger of 1 and the expected value.
+#[track_caller]
+pub fn assert_close(found: &[f32], expected: &[f32], tolerance: f32, case: &str) {
+    assert_eq!(found.len(), expected.len(), "{case}: length");
+    for (index, (&found, &expected)) in found.iter().zip(expected).enumerate() {
+        let same = found == expected || (found.is_nan() && expected.is_nan());
+        assert!(
+            same || (found - expected).abs() <= tolerance * expected.abs().max(1.0),
+            "{case}: value {index} is {found}, not {expected}"
+        );
+    }
+}
