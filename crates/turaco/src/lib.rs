@@ -16,5 +16,6 @@ pub mod text;
 pub mod tokenizer;
 pub mod weights;
 
+pub use audio::Audio;
 pub use control::{Control, Progress};
 pub use error::{Error, Result};
