@@ -5,6 +5,7 @@ pub mod device;
 pub mod dtype;
 pub mod error;
 pub mod graph;
+pub mod quant;
 pub mod step;
 pub mod storage;
 

@@ -18,9 +18,12 @@ mod arena;
 mod cache;
 mod executor;
 pub mod isa;
-mod kernels;
+pub mod kernels;
 mod matrix;
+pub mod memory;
+pub mod packed;
 mod plan;
+pub mod pool;
 
 /// How to use the processor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -4,6 +4,7 @@ pub(crate) mod activation;
 pub(crate) mod attention;
 pub(crate) mod choose_tokens;
 pub(crate) mod elementwise;
+pub mod linear;
 pub(crate) mod linear_reference;
 pub(crate) mod lstm;
 pub(crate) mod norm;

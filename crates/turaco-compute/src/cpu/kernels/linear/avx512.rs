@@ -1,0 +1,348 @@
+//! AVX-512: tiles of 12 rows by a whole panel, which are 24 of the 32 registers.
+
+#![allow(
+    clippy::needless_range_loop,
+    reason = "rows index several arrays, and are unrolled"
+)]
+
+use super::epilogue::{self, Block};
+use super::left::{self, Left};
+use crate::cpu::packed::PANEL;
+use std::arch::x86_64::*;
+
+/// Rows of a tile.
+pub(super) const ROWS: usize = 12;
+
+/// Distance in bytes at which the streaming kernels ask for weights in advance.
+const AHEAD: usize = 4096;
+
+/// Calls `$kernel::<N>` for the run-time number of rows `N`.
+macro_rules! by_rows {
+    ($kernel:ident, $rows:expr, [$($n:literal)*], $arguments:tt) => {
+        match $rows {
+            // SAFETY: the caller's promise, passed on.
+            $($n => unsafe { $kernel::<$n> $arguments },)*
+            rows => debug_assert!(false, "no kernel for {rows} rows"),
+        }
+    };
+}
+
+/// Defines the streaming product for one weight type: `$load(b)` gives the weights of two consecutive inputs as
+/// four vectors (first input low and high outputs, second input low and high) and `$size` is their bytes.
+macro_rules! stream {
+    ($name:ident, $rows_name:ident, $load:ident, $load_one:ident, $size:expr) => {
+        /// # Safety
+        /// See [`super::StreamFn`]; needs AVX-512.
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma,f16c")]
+        pub(super) unsafe fn $name(rows: usize, k: usize, x: *const f32, stride: usize, b: *const u8, state: *mut f32) {
+            by_rows!($rows_name, rows, [1 2 3 4], (k, x, stride, b, state));
+        }
+
+        /// # Safety
+        /// As above.
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma,f16c")]
+        unsafe fn $rows_name<const ROWS: usize>(
+            k: usize,
+            x: *const f32,
+            stride: usize,
+            mut b: *const u8,
+            state: *mut f32,
+        ) {
+            // SAFETY: the caller's promise: `x` has `ROWS` rows of `k` values, `b` holds `k` inputs (rounded up to whole
+            // groups), `state` is `[ROWS][2][32]`. Prefetches may point anywhere.
+            unsafe {
+                let mut sums = [[_mm512_setzero_ps(); 4]; ROWS];
+                for row in 0..ROWS {
+                    for part in 0..4 {
+                        sums[row][part] = _mm512_loadu_ps(state.add(row * 2 * PANEL + part * 16));
+                    }
+                }
+                for pair in 0..k / 2 {
+                    for line in 0..$size / 64 {
+                        _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + line * 64).cast());
+                    }
+                    let weights = $load(b);
+                    for row in 0..ROWS {
+                        let first = _mm512_set1_ps(*x.add(row * stride + 2 * pair));
+                        let second = _mm512_set1_ps(*x.add(row * stride + 2 * pair + 1));
+                        sums[row][0] = _mm512_fmadd_ps(first, weights[0], sums[row][0]);
+                        sums[row][1] = _mm512_fmadd_ps(first, weights[1], sums[row][1]);
+                        sums[row][2] = _mm512_fmadd_ps(second, weights[2], sums[row][2]);
+                        sums[row][3] = _mm512_fmadd_ps(second, weights[3], sums[row][3]);
+                    }
+                    b = b.add($size);
+                }
+                if k % 2 == 1 {
+                    let weights = $load_one(b);
+                    for row in 0..ROWS {
+                        let last = _mm512_set1_ps(*x.add(row * stride + k - 1));
+                        sums[row][0] = _mm512_fmadd_ps(last, weights[0], sums[row][0]);
+                        sums[row][1] = _mm512_fmadd_ps(last, weights[1], sums[row][1]);
+                    }
+                }
+                for row in 0..ROWS {
+                    for part in 0..4 {
+                        _mm512_storeu_ps(state.add(row * 2 * PANEL + part * 16), sums[row][part]);
+                    }
+                }
+            }
+        }
+    };
+}
+
+stream!(stream_f32, stream_f32_rows, two_f32, one_f32, 256);
+stream!(stream_f16, stream_f16_rows, two_f16, one_f16, 128);
+stream!(stream_bf16, stream_bf16_rows, two_bf16, one_bf16, 128);
+
+/// Defines the tile for one weight type. `$step` inputs are loaded at a time as `$load` gives them.
+macro_rules! tile {
+    ($name:ident, $rows_name:ident, $load:ident, $step:literal, $size:literal) => {
+        /// # Safety
+        /// See [`super::TileFn`]; needs AVX-512.
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma,f16c")]
+        pub(super) unsafe fn $name(rows: usize, groups: usize, a: *const u32, b: *const u8, c: *mut u32) {
+            by_rows!($rows_name, rows, [1 2 3 4 5 6 7 8 9 10 11 12], (groups, a, b, c));
+        }
+
+        /// # Safety
+        /// As above.
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma,f16c")]
+        unsafe fn $rows_name<const ROWS: usize>(groups: usize, a: *const u32, mut b: *const u8, c: *mut u32) {
+            let mut a = a.cast::<f32>();
+            let c = c.cast::<f32>();
+            // SAFETY: the caller's promise: `a` is `[groups][ROWS]`, `b` holds `groups` inputs, `c` is `[ROWS][32]`.
+            unsafe {
+                let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+                for row in 0..ROWS {
+                    sums[row][0] = _mm512_loadu_ps(c.add(row * PANEL));
+                    sums[row][1] = _mm512_loadu_ps(c.add(row * PANEL + 16));
+                }
+                for _ in 0..groups / $step {
+                    let weights = $load(b);
+                    for input in 0..$step {
+                        for row in 0..ROWS {
+                            let value = _mm512_set1_ps(*a.add(input * ROWS + row));
+                            sums[row][0] = _mm512_fmadd_ps(value, weights[2 * input], sums[row][0]);
+                            sums[row][1] = _mm512_fmadd_ps(value, weights[2 * input + 1], sums[row][1]);
+                        }
+                    }
+                    a = a.add($step * ROWS);
+                    b = b.add($size);
+                }
+                for row in 0..ROWS {
+                    _mm512_storeu_ps(c.add(row * PANEL), sums[row][0]);
+                    _mm512_storeu_ps(c.add(row * PANEL + 16), sums[row][1]);
+                }
+            }
+        }
+    };
+}
+
+tile!(tile_f32, tile_f32_rows, one_f32, 1, 128);
+tile!(tile_f16, tile_f16_rows, one_f16, 1, 64);
+tile!(tile_bf16, tile_bf16_rows, two_bf16, 2, 128);
+
+/// # Safety
+/// See [`super::TileFn`]; needs AVX-512 BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+pub(super) unsafe fn tile_bf16_dot(
+    rows: usize,
+    groups: usize,
+    a: *const u32,
+    b: *const u8,
+    c: *mut u32,
+) {
+    by_rows!(tile_bf16_dot_rows, rows, [1 2 3 4 5 6 7 8 9 10 11 12], (groups, a, b, c));
+}
+
+/// # Safety
+/// As above.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+unsafe fn tile_bf16_dot_rows<const ROWS: usize>(
+    groups: usize,
+    mut a: *const u32,
+    mut b: *const u8,
+    c: *mut u32,
+) {
+    let c = c.cast::<f32>();
+    // SAFETY: the caller's promise: `a` is `[groups][ROWS]` pairs, `b` is `[groups][32]` pairs, `c` is `[ROWS][32]`. The
+    // transmutes are between vectors of 64 bytes.
+    unsafe {
+        let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+        for row in 0..ROWS {
+            sums[row][0] = _mm512_loadu_ps(c.add(row * PANEL));
+            sums[row][1] = _mm512_loadu_ps(c.add(row * PANEL + 16));
+        }
+        for _ in 0..groups {
+            let low = std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(b.cast()));
+            let high =
+                std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(b.add(64).cast()));
+            for row in 0..ROWS {
+                let pair =
+                    std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(*a.add(row) as i32));
+                sums[row][0] = _mm512_dpbf16_ps(sums[row][0], pair, low);
+                sums[row][1] = _mm512_dpbf16_ps(sums[row][1], pair, high);
+            }
+            a = a.add(ROWS);
+            b = b.add(128);
+        }
+        for row in 0..ROWS {
+            _mm512_storeu_ps(c.add(row * PANEL), sums[row][0]);
+            _mm512_storeu_ps(c.add(row * PANEL + 16), sums[row][1]);
+        }
+    }
+}
+
+/// Expects activations shifted by 128.
+///
+/// # Safety
+/// See [`super::TileFn`]; needs AVX-512 VNNI.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(super) unsafe fn tile_int8(
+    rows: usize,
+    groups: usize,
+    a: *const u32,
+    b: *const u8,
+    c: *mut u32,
+) {
+    by_rows!(tile_int8_rows, rows, [1 2 3 4 5 6 7 8 9 10 11 12], (groups, a, b, c));
+}
+
+/// # Safety
+/// As above.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn tile_int8_rows<const ROWS: usize>(
+    groups: usize,
+    mut a: *const u32,
+    mut b: *const u8,
+    c: *mut u32,
+) {
+    // SAFETY: the caller's promise: `a` is `[groups][ROWS]` quads, `b` is `[groups][32]` quads, `c` is `[ROWS][32]`.
+    unsafe {
+        let mut sums = [[_mm512_setzero_si512(); 2]; ROWS];
+        for row in 0..ROWS {
+            sums[row][0] = _mm512_loadu_si512(c.add(row * PANEL).cast());
+            sums[row][1] = _mm512_loadu_si512(c.add(row * PANEL + 16).cast());
+        }
+        for _ in 0..groups {
+            let low = _mm512_loadu_si512(b.cast());
+            let high = _mm512_loadu_si512(b.add(64).cast());
+            if ROWS <= 4 {
+                // Few rows means that memory is the limit.
+                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD).cast());
+                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + 64).cast());
+            }
+            for row in 0..ROWS {
+                let quad = _mm512_set1_epi32(*a.add(row) as i32);
+                sums[row][0] = _mm512_dpbusd_epi32(sums[row][0], quad, low);
+                sums[row][1] = _mm512_dpbusd_epi32(sums[row][1], quad, high);
+            }
+            a = a.add(ROWS);
+            b = b.add(128);
+        }
+        for row in 0..ROWS {
+            _mm512_storeu_si512(c.add(row * PANEL).cast(), sums[row][0]);
+            _mm512_storeu_si512(c.add(row * PANEL + 16).cast(), sums[row][1]);
+        }
+    }
+}
+
+/// # Safety
+/// See [`super::StoreFn`]; needs AVX-512.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
+pub(super) unsafe fn store(block: &Block<'_>) {
+    // SAFETY: the caller's promise.
+    unsafe { epilogue::store(block) };
+}
+
+/// # Safety
+/// Needs AVX-512.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
+pub(super) unsafe fn pack(
+    left: Left,
+    x: &[f32],
+    rows: usize,
+    k: usize,
+    out: &mut [u32],
+    scales: &mut [f32],
+) {
+    left::pack(left, x, rows, k, out, scales);
+}
+
+/// The weights of one input, low and high outputs.
+///
+/// # Safety
+/// 128 readable bytes at `b`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn one_f32(b: *const u8) -> [__m512; 2] {
+    // SAFETY: the caller's promise.
+    unsafe { [_mm512_loadu_ps(b.cast()), _mm512_loadu_ps(b.add(64).cast())] }
+}
+
+/// # Safety
+/// 256 readable bytes at `b`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn two_f32(b: *const u8) -> [__m512; 4] {
+    // SAFETY: the caller's promise.
+    let ([w0, w1], [w2, w3]) = unsafe { (one_f32(b), one_f32(b.add(128))) };
+    [w0, w1, w2, w3]
+}
+
+/// # Safety
+/// 64 readable bytes at `b`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn one_f16(b: *const u8) -> [__m512; 2] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        [
+            _mm512_cvtph_ps(_mm256_loadu_si256(b.cast())),
+            _mm512_cvtph_ps(_mm256_loadu_si256(b.add(32).cast())),
+        ]
+    }
+}
+
+/// # Safety
+/// 128 readable bytes at `b`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn two_f16(b: *const u8) -> [__m512; 4] {
+    // SAFETY: the caller's promise.
+    let ([w0, w1], [w2, w3]) = unsafe { (one_f16(b), one_f16(b.add(64))) };
+    [w0, w1, w2, w3]
+}
+
+/// # Safety
+/// 128 readable bytes at `b`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn two_bf16(b: *const u8) -> [__m512; 4] {
+    // SAFETY: the caller's promise.
+    let (low, high) = unsafe {
+        (
+            _mm512_loadu_si512(b.cast()),
+            _mm512_loadu_si512(b.add(64).cast()),
+        )
+    };
+    let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+    [
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(low)),
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(high)),
+        _mm512_castsi512_ps(_mm512_and_si512(low, upper)),
+        _mm512_castsi512_ps(_mm512_and_si512(high, upper)),
+    ]
+}
+
+/// The first input of a pair.
+///
+/// # Safety
+/// 128 readable bytes at `b`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn one_bf16(b: *const u8) -> [__m512; 2] {
+    // SAFETY: the caller's promise.
+    let [w0, w1, ..] = unsafe { two_bf16(b) };
+    [w0, w1]
+}

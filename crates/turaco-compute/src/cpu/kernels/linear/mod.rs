@@ -1,0 +1,479 @@
+//! Linear layers: `out = activation(x wᵀ + bias)` and what commonly follows, for packed weights of any type.
+//!
+//! Two ways through a matrix. With up to [`STREAM_ROWS`] rows of activations the weights are the work: each
+//! panel is read once, front to back, and multiplied with all rows as exact f32 products. With more rows the
+//! arithmetic is the work: activations are repacked ([`left`]) into strips, rounded to what the multiplying
+//! instruction takes, and register tiles sweep a block of rows that stays in the second-level cache. Int8 goes the
+//! second way for any number of rows; its sums are exact integers, hence equal on every instruction set.
+//!
+//! No result depends on the number of threads: a task owns whole outputs and adds in a fixed order.
+
+mod epilogue;
+mod left;
+mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+#[cfg(test)]
+mod tests;
+
+pub use epilogue::{Activation, Epilogue};
+
+use crate::cpu::isa::Isa;
+use crate::cpu::memory::Buffer;
+use crate::cpu::packed::{PANEL, PackedMatrix, Shared, WeightType};
+use crate::cpu::pool::Pool;
+use crate::{Error, Result};
+use epilogue::{Block, Sums};
+use left::Left;
+use std::mem::MaybeUninit;
+
+/// Most rows that are multiplied as they stream by.
+const STREAM_ROWS: usize = 8;
+
+/// Rows that one streaming kernel takes; more are done in turns over pieces of the panel.
+const STREAM_ROWS_AT_ONCE: usize = 4;
+
+/// Inputs of such a piece: even, and small enough that the second turn finds the weights in the first-level cache.
+const STREAM_PIECE: usize = 256;
+
+/// Most rows of a register tile.
+const MAX_TILE_ROWS: usize = 12;
+
+/// Most rows of a block.
+const BLOCK_ROWS: usize = 96;
+
+/// Bytes of activations that a block of rows may have, to stay in the second-level cache.
+const BLOCK_BYTES: usize = 640 << 10;
+
+/// Groups of inputs (of 4 bytes for each activation) that a tile runs over at a time, so that this part of a panel
+/// stays in the first-level cache for all tiles of a block.
+const TILE_GROUPS: usize = 192;
+
+/// Bytes of weights worth a task of their own.
+const MIN_TASK_BYTES: usize = 48 << 10;
+
+/// Activations worth packing as a task of their own.
+const MIN_PACK: usize = 16 << 10;
+
+/// Bytes of weights of a task in a large matrix: long enough streams, short enough to share a busy machine.
+const TASK_BYTES: usize = 1 << 20;
+
+/// Adds the products of `rows` rows of `k` inputs with a panel to `state`, which is `[rows][2][32]`: even inputs
+/// go to the first sum, odd ones to the second.
+///
+/// Arguments: `rows` (1 to 4), `k`, `x`, the distance between rows of `x`, the panel at an even input, `state`.
+///
+/// Safety: `x` must be readable for `rows` rows of `k` values, the panel for `k` inputs rounded up to whole groups, and
+/// `state` writable.
+type StreamFn = unsafe fn(usize, usize, *const f32, usize, *const u8, *mut f32);
+
+/// Adds the product of a strip and a panel to a tile.
+///
+/// Arguments: `rows` (up to the kernel's tile), `groups`, the strip `[groups][rows]`, the panel, the sums `[rows][32]`
+/// (f32, or i32 for int8).
+///
+/// Safety: all must be readable (the sums writable) for these sizes. Bf16 panels with f32 activations need even `groups`.
+type TileFn = unsafe fn(usize, usize, *const u32, *const u8, *mut u32);
+
+/// [`epilogue::store`]. Safety: as there.
+type StoreFn = unsafe fn(&Block<'_>);
+
+/// [`left::pack`]. Safety: the instruction set must be there.
+type PackFn = unsafe fn(Left, &[f32], usize, usize, &mut [u32], &mut [f32]);
+
+/// What one instruction set has for one weight type.
+#[derive(Clone, Copy)]
+struct Kernels {
+    /// None for int8.
+    stream: Option<StreamFn>,
+    tile: TileFn,
+    tile_rows: usize,
+    left: Left,
+    store: StoreFn,
+    pack: PackFn,
+}
+
+impl Kernels {
+    /// The kernels of `isa`, or of the best tier below it that the machine has.
+    fn new(isa: Isa, weight_type: WeightType) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use crate::cpu::isa::{Avx512, Avx512Dot};
+            if isa >= Isa::Avx512Dot && Avx512Dot::new().is_some() {
+                return Self::avx512(weight_type, true);
+            }
+            if isa >= Isa::Avx512 && Avx512::new().is_some() && weight_type != WeightType::Int8 {
+                return Self::avx512(weight_type, false);
+            }
+        }
+        let _ = isa;
+        Self::scalar(weight_type)
+    }
+
+    fn scalar(weight_type: WeightType) -> Self {
+        let (stream, tile, left): (Option<StreamFn>, TileFn, Left) = match weight_type {
+            WeightType::F32 => (Some(scalar::stream_f32), scalar::tile_f32, Left::Float),
+            WeightType::F16 => (Some(scalar::stream_f16), scalar::tile_f16, Left::Float),
+            WeightType::Bf16 => (Some(scalar::stream_bf16), scalar::tile_bf16, Left::Float),
+            WeightType::Int8 => (None, scalar::tile_int8, Left::Int8 { shifted: false }),
+        };
+        Self {
+            stream,
+            tile,
+            tile_rows: scalar::ROWS,
+            left,
+            store: scalar::store,
+            pack: scalar::pack,
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn avx512(weight_type: WeightType, dot: bool) -> Self {
+        let (stream, tile, left): (Option<StreamFn>, TileFn, Left) = match weight_type {
+            WeightType::F32 => (Some(avx512::stream_f32), avx512::tile_f32, Left::Float),
+            WeightType::F16 => (Some(avx512::stream_f16), avx512::tile_f16, Left::Float),
+            WeightType::Bf16 if dot => {
+                (Some(avx512::stream_bf16), avx512::tile_bf16_dot, Left::Bf16)
+            }
+            WeightType::Bf16 => (Some(avx512::stream_bf16), avx512::tile_bf16, Left::Float),
+            WeightType::Int8 => (None, avx512::tile_int8, Left::Int8 { shifted: true }),
+        };
+        Self {
+            stream,
+            tile,
+            tile_rows: avx512::ROWS,
+            left,
+            store: avx512::store,
+            pack: avx512::pack,
+        }
+    }
+}
+
+/// Memory for repacked activations, kept between calls.
+#[derive(Debug, Default)]
+pub struct LinearScratch {
+    buffer: Option<Buffer>,
+}
+
+impl LinearScratch {
+    /// Scratch without memory; it grows at the first call that needs some.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes room for `bytes`, the largest [`linear_scratch_bytes`] of the calls to come.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]; the old memory is kept then.
+    pub fn reserve(&mut self, bytes: usize) -> Result<()> {
+        if self.buffer.as_ref().map_or(0, Buffer::len) < bytes {
+            self.buffer = Some(Buffer::zeroed(bytes, "linear scratch")?);
+        }
+        Ok(())
+    }
+
+    /// Room for `scales` row scales and `elements` packed activations.
+    fn parts(&mut self, scales: usize, elements: usize) -> Result<(&mut [f32], &mut [u32])> {
+        let padded = scales.next_multiple_of(16);
+        self.reserve(4 * (padded + elements))?;
+        let Some(buffer) = &mut self.buffer else {
+            return Ok((&mut [], &mut []));
+        };
+        let (head, tail) = buffer.as_slice_mut::<u32>().split_at_mut(padded);
+        Ok((
+            &mut bytemuck::cast_slice_mut(head)[..scales],
+            &mut tail[..elements],
+        ))
+    }
+}
+
+/// Bytes of scratch that [`linear`] needs for `m` rows and this matrix, on any instruction set.
+pub fn linear_scratch_bytes(m: usize, w: &PackedMatrix) -> usize {
+    let integer = w.weight_type() == WeightType::Int8;
+    if m <= STREAM_ROWS && !integer {
+        return 0;
+    }
+    4 * m.next_multiple_of(16) + m * w.padded_k() * if integer { 1 } else { 4 }
+}
+
+/// A linear layer: for each row of `x: [m, k]`, `out: [m, n] = activation(x wᵀ + bias) * scale [+ residual] [+ out]`.
+///
+/// Products and sums are f32 for f32 and f16 weights, and for bf16 weights with up to 8 rows; with more rows bf16
+/// weights meet activations rounded to bf16 where the machine multiplies those ([`Isa::Avx512Dot`]). For int8 each row
+/// of activations is rounded to bytes by its largest magnitude, and the sums are exact; a row with infinity or NaN
+/// gives NaN.
+///
+/// Scratch grows when it is too small; reserve [`linear_scratch_bytes`] before a loop that must not allocate.
+///
+/// # Errors
+/// [`Error::Shape`] if slices do not fit `m` and the matrix; [`Error::OutOfMemory`] from growing the scratch.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "a kernel takes its operands one by one"
+)]
+pub fn linear(
+    isa: Isa,
+    pool: &Pool,
+    x: &[f32],
+    m: usize,
+    w: &PackedMatrix,
+    epilogue: &Epilogue<'_>,
+    scratch: &mut LinearScratch,
+    out: &mut [f32],
+) -> Result<()> {
+    check(x, m, w, epilogue, out)?;
+    if out.is_empty() {
+        return Ok(());
+    }
+    let kernels = Kernels::new(isa, w.weight_type());
+    let call = Call {
+        kernels,
+        pool,
+        x,
+        m,
+        w,
+        epilogue,
+        out: Shared::new(out),
+    };
+    match kernels.stream {
+        Some(stream) if m <= STREAM_ROWS => call.stream(stream),
+        _ => call.multiply(scratch)?,
+    }
+    Ok(())
+}
+
+fn check(
+    x: &[f32],
+    m: usize,
+    w: &PackedMatrix,
+    epilogue: &Epilogue<'_>,
+    out: &[f32],
+) -> Result<()> {
+    let length =
+        |what: &str, rows: usize, columns: usize, found: usize| match rows.checked_mul(columns) {
+            Some(expected) if expected == found => Ok(()),
+            _ => Err(Error::Shape {
+                what: format!(
+                    "{what} of a linear layer of {} inputs and {} outputs",
+                    w.k(),
+                    w.n()
+                ),
+                expected: format!("{rows} x {columns} values"),
+                found: found.to_string(),
+            }),
+        };
+    length("input", m, w.k(), x.len())?;
+    length("output", m, w.n(), out.len())?;
+    if let Some(bias) = epilogue.bias {
+        length("bias", 1, w.n(), bias.len())?;
+    }
+    if let Some(residual) = epilogue.residual {
+        length("residual", m, w.n(), residual.len())?;
+    }
+    Ok(())
+}
+
+/// The operands of one call, checked to fit each other.
+struct Call<'a> {
+    kernels: Kernels,
+    pool: &'a Pool,
+    x: &'a [f32],
+    m: usize,
+    w: &'a PackedMatrix,
+    epilogue: &'a Epilogue<'a>,
+    out: Shared<f32>,
+}
+
+impl Call<'_> {
+    /// Few rows: every panel is read once, front to back, and all rows are multiplied with it.
+    fn stream(&self, stream: StreamFn) {
+        self.over_panels(|panel| {
+            let (m, k) = (self.m, self.w.k());
+            let mut state = [[[0.0_f32; PANEL]; 2]; STREAM_ROWS];
+            let weights = self.w.panel(panel);
+            let piece = if m <= STREAM_ROWS_AT_ONCE {
+                k.max(1)
+            } else {
+                STREAM_PIECE
+            };
+            for start in (0..k).step_by(piece) {
+                let inputs = piece.min(k - start);
+                for row in (0..m).step_by(STREAM_ROWS_AT_ONCE) {
+                    // SAFETY: rows and inputs are within `x`; the panel has the inputs that follow `start`, a whole
+                    // number of groups in; `state` has room for all rows. The kernel came with its instruction set.
+                    unsafe {
+                        stream(
+                            STREAM_ROWS_AT_ONCE.min(m - row),
+                            inputs,
+                            self.x.as_ptr().add(row * k + start),
+                            k,
+                            weights
+                                .as_ptr()
+                                .add(start * PANEL * self.w.weight_type().size()),
+                            state[row].as_mut_ptr().cast(),
+                        );
+                    }
+                }
+            }
+            let mut sums = [[0.0_f32; PANEL]; STREAM_ROWS];
+            for (sums, [even, odd]) in sums.iter_mut().zip(&state).take(m) {
+                *sums = std::array::from_fn(|i| even[i] + odd[i]);
+            }
+            self.store(panel, 0, m, Sums::Float(&sums));
+        });
+    }
+
+    /// Calls `f` for each panel, in contiguous runs of panels per task.
+    fn over_panels(&self, f: impl Fn(usize) + Sync) {
+        let panels = self.w.panels();
+        let bytes = panels * self.w.panel(0).len();
+        let threads = self.pool.n_threads();
+        let tasks = (bytes / MIN_TASK_BYTES)
+            .clamp(1, threads)
+            .max(bytes / TASK_BYTES)
+            .min(threads * 16)
+            .min(panels);
+        self.pool.run(tasks, &|task| {
+            for panel in panels * task / tasks..panels * (task + 1) / tasks {
+                f(panel);
+            }
+        });
+    }
+
+    /// Many rows: pack the activations, then tiles.
+    fn multiply(&self, scratch: &mut LinearScratch) -> Result<()> {
+        let Self { kernels, m, w, .. } = self;
+        let (m, k) = (*m, w.k());
+        let groups = w.padded_k().div_ceil(kernels.left.group());
+        // Strips of nearly equal height: 13 rows are 7 and 6, not 12 and 1.
+        let height = m.div_ceil(m.div_ceil(kernels.tile_rows));
+        let strips = m.div_ceil(height);
+        let strip_rows = |strip: usize| height.min(m - strip * height);
+        let integer = matches!(kernels.left, Left::Int8 { .. });
+        let (scales, packed) = scratch.parts(if integer { m } else { 0 }, m * groups)?;
+
+        let (to_scales, to_packed) = (Shared::new(scales), Shared::new(packed));
+        self.pool
+            .run_split(strips, MIN_PACK.div_ceil(height * k), &|part| {
+                for strip in part {
+                    let (first, rows) = (strip * height, strip_rows(strip));
+                    // SAFETY: each strip is written by one task; strips of `height * groups` follow each other.
+                    let out = unsafe {
+                        std::slice::from_raw_parts_mut(
+                            to_packed.get().add(first * groups),
+                            rows * groups,
+                        )
+                    };
+                    let n_scales = if integer { rows } else { 0 };
+                    // SAFETY: likewise one scale per row.
+                    let scales = unsafe {
+                        std::slice::from_raw_parts_mut(to_scales.get().add(first), n_scales)
+                    };
+                    let x = &self.x[first * k..(first + rows) * k];
+                    // SAFETY: the kernel came with its instruction set.
+                    unsafe { (kernels.pack)(kernels.left, x, rows, k, out, scales) };
+                }
+            });
+        let (scales, packed) = (&*scales, &*packed);
+
+        let strips_per_block = (BLOCK_BYTES / (height * groups * 4).max(1))
+            .clamp(2, BLOCK_ROWS / height.max(1))
+            .clamp(1, strips);
+        let blocks = strips.div_ceil(strips_per_block);
+        let one = |block: usize, panel: usize| {
+            let strips = block * strips_per_block..strips.min((block + 1) * strips_per_block);
+            let first = strips.start * height;
+            let rows = m.min(strips.end * height) - first;
+            let mut room = [const { MaybeUninit::<[u32; PANEL]>::uninit() }; BLOCK_ROWS];
+            let sums = begin(&mut room[..rows], self.first_sums(panel));
+            let weights = self.w.panel(panel);
+            for (start, count) in pieces(groups, TILE_GROUPS) {
+                for strip in strips.clone() {
+                    let rows = strip_rows(strip);
+                    let strip_start = strip * height * groups;
+                    // SAFETY: the strip has `groups` groups of `rows` activations, the panel as many groups, and the
+                    // sums have a place for each row. The kernel came with its instruction set.
+                    unsafe {
+                        (kernels.tile)(
+                            rows,
+                            count,
+                            packed.as_ptr().add(strip_start + start * rows),
+                            weights
+                                .as_ptr()
+                                .add(start * kernels.left.group() * PANEL * w.weight_type().size()),
+                            sums.as_mut_ptr().add(strip * height - first).cast(),
+                        );
+                    }
+                }
+            }
+            let sums = &*sums;
+            let sums = match (integer, w.panel_scales(panel)) {
+                (true, Some(column_scales)) => Sums::Integer {
+                    sums: bytemuck::cast_slice(sums),
+                    row_scales: &scales[first..first + rows],
+                    column_scales,
+                },
+                _ => Sums::Float(bytemuck::cast_slice(sums)),
+            };
+            self.store(panel, first, rows, sums);
+        };
+        if blocks == 1 {
+            self.over_panels(|panel| one(0, panel));
+        } else {
+            let panels = w.panels();
+            self.pool
+                .run(blocks * panels, &|task| one(task / panels, task % panels));
+        }
+        Ok(())
+    }
+
+    /// What sums of a panel start from: zeros, or what makes up for shifted activations.
+    fn first_sums(&self, panel: usize) -> [u32; PANEL] {
+        match (self.kernels.left, self.w.panel_sums(panel)) {
+            (Left::Int8 { shifted: true }, Some(sums)) => {
+                sums.map(|sum| sum.wrapping_mul(-128) as u32)
+            }
+            _ => [0; PANEL],
+        }
+    }
+
+    fn store(&self, panel: usize, first_row: usize, rows: usize, sums: Sums<'_>) {
+        let (n, first_column) = (self.w.n(), panel * PANEL);
+        let columns = PANEL.min(n - first_column);
+        let block = Block {
+            sums,
+            first_row,
+            rows,
+            first_column,
+            columns,
+            n,
+            epilogue: self.epilogue,
+            out: self.out.get(),
+        };
+        // SAFETY: lengths were checked in `linear`, and each block of the output belongs to one task. The kernel came
+        // with its instruction set.
+        unsafe { (self.kernels.store)(&block) };
+    }
+}
+
+/// Fills all rows with `first` and gives them back as initialised.
+fn begin(room: &mut [MaybeUninit<[u32; PANEL]>], first: [u32; PANEL]) -> &mut [[u32; PANEL]] {
+    for row in room.iter_mut() {
+        row.write(first);
+    }
+    // SAFETY: every row was just written.
+    unsafe { &mut *(std::ptr::from_mut(room) as *mut [[u32; PANEL]]) }
+}
+
+/// Cuts `0..groups` into nearly equal pieces of even length, as (start, length).
+fn pieces(groups: usize, at_most: usize) -> impl Iterator<Item = (usize, usize)> {
+    let length = groups
+        .div_ceil(groups.div_ceil(at_most).max(1))
+        .next_multiple_of(2)
+        .max(2);
+    (0..groups)
+        .step_by(length)
+        .map(move |start| (start, length.min(groups - start)))
+}
