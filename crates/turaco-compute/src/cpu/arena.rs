@@ -1,7 +1,8 @@
 //! The scratch memory of a step: one aligned block, cut up when the step is compiled.
 
 use crate::cpu::kernels::Rows;
-use crate::error::{Error, Result};
+use crate::cpu::memory::Buffer;
+use crate::error::Result;
 
 /// Values in a cache line; every region starts on one.
 pub(crate) const LINE: usize = 16;
@@ -26,42 +27,26 @@ impl View {
     }
 }
 
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([f32; LINE]);
-
-// SAFETY: all zero bits are 16 zeros.
-unsafe impl bytemuck::Zeroable for Line {}
-// SAFETY: 64 bytes of f32 with an alignment of 64, so no padding; every bit pattern is valid.
-unsafe impl bytemuck::Pod for Line {}
-
 /// Cache-line aligned f32 memory.
 pub(crate) struct Arena {
-    lines: Vec<Line>,
+    buffer: Buffer,
 }
 
 impl Arena {
     /// Zeroed memory for `len` values.
     pub(crate) fn new(len: usize) -> Result<Self> {
-        let count = len.div_ceil(LINE);
-        let mut lines = Vec::new();
-        lines
-            .try_reserve_exact(count)
-            .map_err(|_| Error::OutOfMemory {
-                bytes: len.saturating_mul(4),
-                what: "the scratch memory of a step".into(),
-            })?;
-        lines.resize(count, Line([0.0; LINE]));
-        Ok(Self { lines })
+        let bytes = len.checked_mul(size_of::<f32>()).unwrap_or(usize::MAX);
+        let buffer = Buffer::zeroed(bytes, "the scratch memory of a step")?;
+        Ok(Self { buffer })
     }
 
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
-        self.lines.len() * size_of::<Line>()
+        self.buffer.len()
     }
 
     fn values(&self) -> &[f32] {
-        bytemuck::cast_slice(&self.lines)
+        self.buffer.as_slice()
     }
 
     /// The values of a contiguous view.
@@ -80,7 +65,7 @@ impl Arena {
         let mut readable = Readable {
             parts: [(0, &[]); 4],
         };
-        let mut rest: &mut [f32] = bytemuck::cast_slice_mut(&mut self.lines);
+        let mut rest: &mut [f32] = self.buffer.as_slice_mut();
         let mut start = 0;
         for (part, &index) in order.iter().enumerate() {
             let view = outputs[index];

@@ -1,20 +1,36 @@
 //! Replay of a planned graph: a loop over its operations.
 
+use std::sync::Arc;
+
 use crate::cpu::arena::{Arena, View};
 use crate::cpu::cache::{CpuCache, with_planes};
+use crate::cpu::isa::Isa;
 use crate::cpu::kernels::attention::{attention_scalar, capture_scores_scalar};
 use crate::cpu::kernels::choose_tokens::{Choice, choose_scalar};
-use crate::cpu::kernels::linear_reference::{Finish, dot, linear};
-use crate::cpu::kernels::{Rows, activation, elementwise, lstm, norm, rope, softmax, transpose};
+use crate::cpu::kernels::linear::{self, LinearScratch, linear, linear_scratch_bytes};
+use crate::cpu::kernels::{
+    Rows, activation, conv1d, elementwise, lstm, norm, rope, softmax, transpose,
+};
 use crate::cpu::matrix::CpuMatrix;
 use crate::cpu::plan::{Details, IdsPlace, Plan};
+use crate::cpu::pool::Pool;
 use crate::device::{Executable, KvCache, Matrix, Vector};
 use crate::error::{Error, Result};
 use crate::graph::{Activation, AttentionShape, Graph, Ids, Mask, Op, Value};
 use crate::step::{Bindings, SlotBinding};
 
+/// What runs the kernels.
+pub(crate) struct Engine {
+    /// Instruction set.
+    pub isa: Isa,
+    /// Threads.
+    pub pool: Pool,
+}
+
 /// A graph with its memory.
 pub(crate) struct CpuExecutable {
+    engine: Arc<Engine>,
+    linear_scratch: LinearScratch,
     ops: Vec<Op>,
     plan: Plan,
     arena: Arena,
@@ -24,9 +40,13 @@ pub(crate) struct CpuExecutable {
 
 impl CpuExecutable {
     /// Plan a graph and allocate its memory.
-    pub(crate) fn new(graph: Graph) -> Result<Self> {
+    pub(crate) fn new(engine: &Arc<Engine>, graph: Graph) -> Result<Self> {
         let plan = Plan::new(&graph)?;
+        let mut linear_scratch = LinearScratch::new();
+        linear_scratch.reserve(linear_bytes(&graph)?)?;
         Ok(Self {
+            engine: Arc::clone(engine),
+            linear_scratch,
             arena: Arena::new(plan.arena_len)?,
             given_ids: vec![0; plan.ids_len.0],
             computed_ids: vec![0; plan.ids_len.1],
@@ -49,6 +69,8 @@ impl Executable for CpuExecutable {
             self.given_ids[place.offset..][..place.len].copy_from_slice(input);
         }
         let mut machine = Machine {
+            engine: &self.engine,
+            linear_scratch: &mut self.linear_scratch,
             plan: &self.plan,
             arena: &mut self.arena,
             given_ids: &self.given_ids,
@@ -106,11 +128,46 @@ fn no_output(index: usize) -> Error {
 
 /// What the operations of one run work on.
 struct Machine<'a, 'run, 'state> {
+    engine: &'a Engine,
+    linear_scratch: &'a mut LinearScratch,
     plan: &'a Plan,
     arena: &'a mut Arena,
     given_ids: &'a [u32],
     computed_ids: &'a mut [u32],
     slots: &'a mut [SlotBinding<'run, 'state>],
+}
+
+/// Most bytes that a linear map of the graph needs for its repacked input.
+fn linear_bytes(graph: &Graph) -> Result<usize> {
+    let mut most = 0;
+    for op in &graph.ops {
+        let bytes = match op {
+            Op::Linear { x, weight, .. } => {
+                linear_scratch_bytes(x.rows(), matrix(weight)?.packed())
+            }
+            Op::Conv1d { weight, out, .. } => {
+                linear_scratch_bytes(out.rows(), matrix(weight)?.packed())
+            }
+            Op::Lstm { x, w_ih, w_hh, .. } => {
+                linear_scratch_bytes(x.rows(), matrix(w_ih)?.packed())
+                    .max(linear_scratch_bytes(1, matrix(w_hh)?.packed()))
+            }
+            _ => 0,
+        };
+        most = most.max(bytes);
+    }
+    Ok(most)
+}
+
+/// The name that linear maps have for an activation.
+fn fused(activation: Activation) -> linear::Activation {
+    match activation {
+        Activation::None => linear::Activation::None,
+        Activation::Gelu => linear::Activation::GeluErf,
+        Activation::Silu => linear::Activation::Silu,
+        Activation::Relu => linear::Activation::Relu,
+        Activation::Sigmoid => linear::Activation::Sigmoid,
+    }
 }
 
 fn matrix(matrix: &Matrix) -> Result<&CpuMatrix> {
@@ -168,17 +225,45 @@ impl Machine<'_, '_, '_> {
             } => {
                 let out = self.view(*out);
                 let residual = residual.map(|residual| self.view(residual));
-                let ([target], readable) = self.arena.split([out]);
-                let residual =
-                    residual.map(|view| (view.offset != out.offset).then(|| readable.rows(view)));
-                let finish = Finish {
-                    bias: bias.as_deref().map(vector).transpose()?,
-                    activation: *activation,
-                    scale: *scale,
-                    residual,
-                };
+                let ([target, staging], readable) = self.arena.split([out, details.scratch]);
                 let x = readable.rows(self.plan.views[x.id as usize]);
-                linear(x, matrix(weight)?.values(), &finish, target);
+                // A residual in place is what the result is added to; so is a copy of one with gaps between its rows.
+                let mut accumulate = false;
+                let mut addend = None;
+                if let Some(view) = residual {
+                    accumulate = view.offset == out.offset;
+                    if !accumulate {
+                        let rows = readable.rows(view);
+                        addend = rows.contiguous();
+                        if addend.is_none() {
+                            elementwise::copy(rows, target);
+                            accumulate = true;
+                        }
+                    }
+                }
+                let epilogue = linear::Epilogue {
+                    bias: bias.as_deref().map(vector).transpose()?,
+                    activation: fused(*activation),
+                    scale: *scale,
+                    residual: addend,
+                    accumulate,
+                };
+                let input = x.contiguous().unwrap_or_else(|| {
+                    elementwise::copy(x, staging);
+                    staging
+                });
+                let weight = matrix(weight)?.packed();
+                let (engine, scratch) = (self.engine, &mut *self.linear_scratch);
+                linear(
+                    engine.isa,
+                    &engine.pool,
+                    input,
+                    x.len(),
+                    weight,
+                    &epilogue,
+                    scratch,
+                    target,
+                )?;
             }
             Op::Conv1d { .. } => self.conv1d(op, details)?,
             Op::LayerNorm {
@@ -297,7 +382,7 @@ impl Machine<'_, '_, '_> {
             Op::AddTable { x, table, out } => {
                 let ([target], readable) = self.arena.split([self.plan.views[out.id as usize]]);
                 let table_rows = Rows::new(
-                    matrix(table)?.values(),
+                    matrix(table)?.table(),
                     table.rows(),
                     table.cols(),
                     table.cols(),
@@ -371,7 +456,9 @@ impl Machine<'_, '_, '_> {
         let ([target], _) = self.arena.split([self.plan.views[out.id as usize]]);
         let cols = table.cols().max(1);
         for (target, &id) in target.chunks_exact_mut(cols).zip(ids) {
-            storage.row_f32(index_in("token ids", id, table.rows())?, target);
+            storage
+                .packed()
+                .row_f32(index_in("token ids", id, table.rows())?, target);
         }
         let Some((table, positions)) = positional else {
             return Ok(());
@@ -388,7 +475,7 @@ impl Machine<'_, '_, '_> {
             .zip(&list[place.offset..][..place.len])
         {
             let row = index_in("positions", id, table.rows())?;
-            let row = &storage.values()[row * table.cols()..][..table.cols()];
+            let row = &storage.table()[row * table.cols()..][..table.cols()];
             target
                 .iter_mut()
                 .zip(row)
@@ -413,30 +500,39 @@ impl Machine<'_, '_, '_> {
             return Ok(());
         };
         let out = self.plan.views[out.id as usize];
-        let ([target, padded], readable) = self.arena.split([out, details.scratch]);
+        let ([target, windows], readable) = self.arena.split([out, details.scratch]);
         let x = readable.rows(self.plan.views[x.id as usize]);
-        let (rows, cols) = (x.len() / n_sequences, x.cols());
-        let padded_rows = rows + padding.0 + padding.1;
-        let finish = Finish {
-            bias: bias.as_deref().map(vector).transpose()?,
-            activation: *activation,
-            scale: 1.0,
-            residual: None,
-        };
+        let rows = x.len() / n_sequences;
         let out_rows = out.rows / n_sequences;
-        for sequence in 0..*n_sequences {
-            let padded = &mut padded[sequence * padded_rows * cols..][..padded_rows * cols];
-            let (before, rest) = padded.split_at_mut(padding.0 * cols);
-            let (middle, after) = rest.split_at_mut(rows * cols);
-            before.fill(0.0);
-            after.fill(0.0);
-            elementwise::copy(x.slice(sequence * rows, rows), middle);
-            // A window of `kernel` rows is contiguous, so the windows are rows of a matrix that overlap.
-            let windows = Rows::new(padded, out_rows, kernel * cols, stride * cols);
-            let target = &mut target[sequence * out_rows * out.cols..][..out_rows * out.cols];
-            linear(windows, matrix(weight)?.values(), &finish, target);
+        let width = kernel * x.cols();
+        let geometry = conv1d::Geometry {
+            kernel: *kernel,
+            stride: *stride,
+            padding: padding.0,
+        };
+        for (sequence, windows) in windows
+            .chunks_exact_mut((out_rows * width).max(1))
+            .enumerate()
+        {
+            conv1d::windows(x.slice(sequence * rows, rows), geometry, windows);
         }
-        Ok(())
+        let epilogue = linear::Epilogue {
+            bias: bias.as_deref().map(vector).transpose()?,
+            activation: fused(*activation),
+            ..linear::Epilogue::default()
+        };
+        let (engine, scratch) = (self.engine, &mut *self.linear_scratch);
+        let weight = matrix(weight)?.packed();
+        linear(
+            engine.isa,
+            &engine.pool,
+            windows,
+            out.rows,
+            weight,
+            &epilogue,
+            scratch,
+            target,
+        )
     }
 
     fn cached_attention(&mut self, op: &Op, details: &Details) -> Result<()> {
@@ -509,22 +605,47 @@ impl Machine<'_, '_, '_> {
         let out = self.plan.views[out.id as usize];
         let ([target, gates], readable) = self.arena.split([out, details.scratch]);
         let x = readable.rows(self.plan.views[x.id as usize]);
-        let finish = Finish {
+        let (engine, scratch) = (self.engine, &mut *self.linear_scratch);
+        let (gates, staging) = gates.split_at_mut(x.len() * 4 * hidden);
+        let input = x.contiguous().unwrap_or_else(|| {
+            elementwise::copy(x, &mut staging[..x.len() * x.cols()]);
+            &staging[..x.len() * x.cols()]
+        });
+        let epilogue = linear::Epilogue {
             bias: Some(vector(bias)?),
-            activation: Activation::None,
-            scale: 1.0,
-            residual: None,
+            ..linear::Epilogue::default()
         };
-        linear(x, matrix(w_ih)?.values(), &finish, gates);
-        let recurrent = matrix(w_hh)?.values();
+        let weight = matrix(w_ih)?.packed();
+        linear(
+            engine.isa,
+            &engine.pool,
+            input,
+            x.len(),
+            weight,
+            &epilogue,
+            scratch,
+            gates,
+        )?;
+        let epilogue = linear::Epilogue {
+            accumulate: true,
+            ..linear::Epilogue::default()
+        };
+        let weight = matrix(w_hh)?.packed();
         let (h, c) = buffer.storage_mut::<Vec<f32>>()?.split_at_mut(hidden);
         for (gates, target) in gates
             .chunks_exact_mut((4 * hidden).max(1))
             .zip(target.chunks_exact_mut(hidden.max(1)))
         {
-            for (gate, row) in gates.iter_mut().zip(recurrent.chunks_exact(hidden)) {
-                *gate += dot(h, row);
-            }
+            linear(
+                engine.isa,
+                &engine.pool,
+                h,
+                1,
+                weight,
+                &epilogue,
+                scratch,
+                gates,
+            )?;
             lstm::cell(gates, h, c);
             target.copy_from_slice(h);
         }

@@ -10,9 +10,10 @@ use crate::error::{Error, Result};
 use crate::graph::Graph;
 
 use self::cache::CpuCache;
-use self::executor::CpuExecutable;
+use self::executor::{CpuExecutable, Engine};
 use self::isa::Isa;
 use self::matrix::CpuMatrix;
+use self::pool::Pool;
 
 mod arena;
 mod cache;
@@ -28,7 +29,7 @@ pub mod pool;
 /// How to use the processor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CpuOptions {
-    /// Threads, the caller's included; 0 = as many as there are processors.
+    /// Threads, the caller's included; 0 = as many as there are physical cores.
     pub threads: usize,
     /// Instruction set; `None` = the best one of this machine. One that the machine lacks is replaced by the best.
     pub isa: Option<Isa>,
@@ -36,8 +37,7 @@ pub struct CpuOptions {
 
 /// The processor as a device.
 pub(crate) struct CpuBackend {
-    isa: Isa,
-    threads: usize,
+    engine: Arc<Engine>,
 }
 
 impl Device {
@@ -48,21 +48,29 @@ impl Device {
             .filter(|isa| Isa::available().contains(isa))
             .unwrap_or_else(Isa::best);
         let threads = match options.threads {
-            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            0 => physical_cores(),
             threads => threads,
         };
-        Self(Arc::new(CpuBackend { isa, threads }))
+        let engine = Engine {
+            isa,
+            pool: Pool::new(threads),
+        };
+        Self(Arc::new(CpuBackend {
+            engine: Arc::new(engine),
+        }))
     }
 }
 
 impl Backend for CpuBackend {
     fn description(&self) -> String {
-        let plural = if self.threads == 1 { "" } else { "s" };
-        format!("cpu ({}, {} thread{plural})", self.isa.name(), self.threads)
+        let threads = self.engine.pool.n_threads();
+        let plural = if threads == 1 { "" } else { "s" };
+        format!("cpu ({}, {threads} thread{plural})", self.engine.isa.name())
     }
 
-    fn matrix(&self, sources: &[HostMatrix<'_>], _weight_type: WeightType) -> Result<Matrix> {
-        let (rows, cols, matrix) = CpuMatrix::new(sources)?;
+    fn matrix(&self, sources: &[HostMatrix<'_>], weight_type: WeightType) -> Result<Matrix> {
+        let matrix = CpuMatrix::new(sources, weight_type, &self.engine.pool)?;
+        let (rows, cols) = (matrix.packed().n(), matrix.packed().k());
         Ok(Matrix::new(rows, cols, Box::new(matrix)))
     }
 
@@ -127,6 +135,25 @@ impl Backend for CpuBackend {
     }
 
     fn compile(&self, graph: Graph) -> Result<Box<dyn Executable>> {
-        Ok(Box::new(CpuExecutable::new(graph)?))
+        Ok(Box::new(CpuExecutable::new(&self.engine, graph)?))
+    }
+}
+
+/// Cores that this process may use, without the second threads of a core.
+fn physical_cores() -> usize {
+    let logical = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    // Linux names the threads that share a core; elsewhere all of them count.
+    let mut cores = std::collections::BTreeSet::new();
+    for index in 0.. {
+        let path = format!("/sys/devices/system/cpu/cpu{index}/topology/thread_siblings_list");
+        match std::fs::read_to_string(path) {
+            Ok(siblings) => cores.insert(siblings),
+            Err(_) => break,
+        };
+    }
+    if cores.is_empty() {
+        logical
+    } else {
+        cores.len().min(logical)
     }
 }

@@ -483,7 +483,7 @@ impl Places {
                 _ => self.allocate(root),
             }
         }
-        let (rows, cols) = scratch_shape(op);
+        let (rows, cols) = scratch_shape(graph, op);
         let scratch = self.scratch(rows, cols);
         self.free.give(scratch.offset, rows * cols);
         let mut freed = Vec::new();
@@ -516,20 +516,18 @@ impl Places {
 }
 
 /// Working memory of an operation, as rows and columns.
-fn scratch_shape(op: &Op) -> (usize, usize) {
+fn scratch_shape(graph: &Graph, op: &Op) -> (usize, usize) {
+    // A window of columns has gaps between its rows, and linear maps want none.
+    let packed = |x: &Value| match graph.values[x.id as usize].1 {
+        ValueSource::Columns { .. } => (x.rows(), x.cols()),
+        _ => (0, 0),
+    };
     match op {
-        // The input of every sequence with its padding.
-        Op::Conv1d {
-            x,
-            n_sequences,
-            padding,
-            ..
-        } => (
-            n_sequences * (x.rows() / n_sequences + padding.0 + padding.1),
-            x.cols(),
-        ),
-        // Gates of all rows.
-        Op::Lstm { x, w_hh, .. } => (x.rows(), w_hh.rows()),
+        Op::Linear { x, .. } => packed(x),
+        // Windows.
+        Op::Conv1d { x, kernel, out, .. } => (out.rows(), kernel * x.cols()),
+        // Gates of all rows, and the packed input.
+        Op::Lstm { x, w_hh, .. } => (1, x.rows() * w_hh.rows() + packed(x).0 * packed(x).1),
         // Cosines and sines.
         Op::Rope { x, head_dim, .. } => (x.rows(), *head_dim),
         _ => (0, 0),

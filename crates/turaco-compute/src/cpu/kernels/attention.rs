@@ -5,7 +5,6 @@ use crate::cpu::cache::{CacheNumber, KEY_BLOCK, Layer};
 use crate::graph::{AttentionShape, Mask};
 
 use super::Rows;
-use super::linear_reference::dot;
 
 /// Where keys and values come from.
 pub(crate) trait KeyValues {
@@ -150,4 +149,22 @@ pub(crate) fn capture_scores_scalar(
         );
         out.iter_mut().for_each(|score| *score *= shape.scale);
     }
+}
+
+/// Dot product in 16 partial sums.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0_f32; 16];
+    let (a16, b16) = (a.chunks_exact(16), b.chunks_exact(16));
+    let tail: f32 = a16
+        .remainder()
+        .iter()
+        .zip(b16.remainder())
+        .map(|(a, b)| a * b)
+        .sum();
+    for (a, b) in a16.zip(b16) {
+        for lane in 0..16 {
+            sums[lane] += a[lane] * b[lane];
+        }
+    }
+    sums.iter().sum::<f32>() + tail
 }

@@ -3,9 +3,9 @@
 pub(crate) mod activation;
 pub(crate) mod attention;
 pub(crate) mod choose_tokens;
+pub(crate) mod conv1d;
 pub(crate) mod elementwise;
 pub mod linear;
-pub(crate) mod linear_reference;
 pub(crate) mod lstm;
 pub(crate) mod norm;
 pub(crate) mod rope;
@@ -32,6 +32,12 @@ impl<'a> Rows<'a> {
             cols,
             stride,
         }
+    }
+
+    /// The values of all rows, if nothing lies between them.
+    pub(crate) fn contiguous(&self) -> Option<&'a [f32]> {
+        let whole = self.stride == self.cols || self.rows <= 1;
+        whole.then(|| &self.data[..self.rows * self.cols])
     }
 
     /// Number of rows.

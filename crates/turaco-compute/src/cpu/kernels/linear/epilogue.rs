@@ -19,6 +19,8 @@ pub enum Activation {
     Silu,
     /// `max(x, 0)`.
     Relu,
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
 }
 
 /// The rest of a linear layer: `out = activation(x wᵀ + bias) * scale [+ residual] [+ out]`.
@@ -116,6 +118,7 @@ pub(super) unsafe fn store(block: &Block<'_>) {
             Activation::GeluTanh => map(&mut values, gelu_tanh),
             Activation::Silu => map(&mut values, silu),
             Activation::Relu => map(&mut values, |x| if x < 0.0 { 0.0 } else { x }),
+            Activation::Sigmoid => map(&mut values, |x| 1.0 / (1.0 + exp(-x))),
         }
         if epilogue.scale != 1.0 {
             map(&mut values, |x| x * epilogue.scale);

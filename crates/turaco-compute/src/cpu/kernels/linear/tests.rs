@@ -12,12 +12,13 @@ const TYPES: [WeightType; 4] = [
     WeightType::Int8,
 ];
 
-const ACTIVATIONS: [Activation; 5] = [
+const ACTIVATIONS: [Activation; 6] = [
     Activation::None,
     Activation::GeluErf,
     Activation::GeluTanh,
     Activation::Silu,
     Activation::Relu,
+    Activation::Sigmoid,
 ];
 
 /// Numbers from a fixed sequence, within ±1.
@@ -87,6 +88,7 @@ fn activate(activation: Activation, x: f64) -> f64 {
         }
         Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::Relu => x.max(0.0),
+        Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
     }
 }
 

@@ -1,0 +1,30 @@
+//! Convolution over rows as a matrix product: the windows it sees, one after the other.
+
+use super::Rows;
+
+/// Which rows a window covers: window `i` begins at row `i * stride - padding`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Geometry {
+    pub kernel: usize,
+    pub stride: usize,
+    /// Zero rows before the first row.
+    pub padding: usize,
+}
+
+/// Copy the `kernel` rows of every window to `out`; rows before and after the sequence are zeros.
+pub(crate) fn windows(x: Rows<'_>, geometry: Geometry, out: &mut [f32]) {
+    let Geometry {
+        kernel,
+        stride,
+        padding,
+    } = geometry;
+    let width = x.cols();
+    for (index, window) in out.chunks_exact_mut((kernel * width).max(1)).enumerate() {
+        for (tap, target) in window.chunks_exact_mut(width).enumerate() {
+            match (index * stride + tap).checked_sub(padding) {
+                Some(row) if row < x.len() => target.copy_from_slice(x.row(row)),
+                _ => target.fill(0.0),
+            }
+        }
+    }
+}
