@@ -13,19 +13,11 @@ use std::arch::x86_64::*;
 /// Rows of a tile.
 pub(super) const ROWS: usize = 12;
 
+/// Rows of a streaming kernel.
+pub(super) const STREAM_ROWS: usize = 4;
+
 /// Distance in bytes at which the streaming kernels ask for weights in advance.
 const AHEAD: usize = 4096;
-
-/// Calls `$kernel::<N>` for the run-time number of rows `N`.
-macro_rules! by_rows {
-    ($kernel:ident, $rows:expr, [$($n:literal)*], $arguments:tt) => {
-        match $rows {
-            // SAFETY: the caller's promise, passed on.
-            $($n => unsafe { $kernel::<$n> $arguments },)*
-            rows => debug_assert!(false, "no kernel for {rows} rows"),
-        }
-    };
-}
 
 /// Defines the streaming product for one weight type: `$load(b)` gives the weights of two consecutive inputs as
 /// four vectors (first input low and high outputs, second input low and high) and `$size` is their bytes.

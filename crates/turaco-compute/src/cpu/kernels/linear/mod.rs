@@ -8,10 +8,23 @@
 //!
 //! No result depends on the number of threads: a task owns whole outputs and adds in a fixed order.
 
+/// Calls `$kernel::<N>` for the run-time number of rows `N`.
+macro_rules! by_rows {
+    ($kernel:ident, $rows:expr, [$($n:literal)*], $arguments:tt) => {
+        match $rows {
+            // SAFETY: the caller's promise, passed on.
+            $($n => unsafe { $kernel::<$n> $arguments },)*
+            rows => debug_assert!(false, "no kernel for {rows} rows"),
+        }
+    };
+}
+
 mod epilogue;
 mod left;
 mod scalar;
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
@@ -32,10 +45,8 @@ use std::mem::MaybeUninit;
 /// Most rows that are multiplied as they stream by.
 const STREAM_ROWS: usize = 8;
 
-/// Rows that one streaming kernel takes; more are done in turns over pieces of the panel.
-const STREAM_ROWS_AT_ONCE: usize = 4;
-
-/// Inputs of such a piece: even, and small enough that the second turn finds the weights in the first-level cache.
+/// Inputs of the pieces of a panel that a streaming kernel takes in turns when it has not registers for all rows: even,
+/// and small enough that the second turn finds the weights in the first-level cache.
 const STREAM_PIECE: usize = 256;
 
 /// Most rows of a register tile.
@@ -63,7 +74,7 @@ const TASK_BYTES: usize = 1 << 20;
 /// Adds the products of `rows` rows of `k` inputs with a panel to `state`, which is `[rows][2][32]`: even inputs
 /// go to the first sum, odd ones to the second.
 ///
-/// Arguments: `rows` (1 to 4), `k`, `x`, the distance between rows of `x`, the panel at an even input, `state`.
+/// Arguments: `rows` (up to the kernel's number), `k`, `x`, the distance between rows of `x`, the panel at an even input, `state`.
 ///
 /// Safety: `x` must be readable for `rows` rows of `k` values, the panel for `k` inputs rounded up to whole groups, and
 /// `state` writable.
@@ -88,6 +99,8 @@ type PackFn = unsafe fn(Left, &[f32], usize, usize, &mut [u32], &mut [f32]);
 struct Kernels {
     /// None for int8.
     stream: Option<StreamFn>,
+    /// Rows that `stream` takes at once.
+    stream_rows: usize,
     tile: TileFn,
     tile_rows: usize,
     left: Left,
@@ -100,12 +113,16 @@ impl Kernels {
     fn new(isa: Isa, weight_type: WeightType) -> Self {
         #[cfg(target_arch = "x86_64")]
         {
-            use crate::cpu::isa::{Avx512, Avx512Dot};
+            use crate::cpu::isa::{Avx2, Avx512, Avx512Dot};
             if isa >= Isa::Avx512Dot && Avx512Dot::new().is_some() {
                 return Self::avx512(weight_type, true);
             }
+            // Without dot products the older int8 kernel is as good: AVX-512 has no sign instruction.
             if isa >= Isa::Avx512 && Avx512::new().is_some() && weight_type != WeightType::Int8 {
                 return Self::avx512(weight_type, false);
+            }
+            if isa >= Isa::Avx2 && Avx2::new().is_some() {
+                return Self::avx2(weight_type);
             }
         }
         let _ = isa;
@@ -122,10 +139,34 @@ impl Kernels {
         Self {
             stream,
             tile,
+            stream_rows: scalar::STREAM_ROWS,
             tile_rows: scalar::ROWS,
             left,
             store: scalar::store,
             pack: scalar::pack,
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn avx2(weight_type: WeightType) -> Self {
+        let (stream, tile, left): (Option<StreamFn>, TileFn, Left) = match weight_type {
+            WeightType::F32 => (Some(avx2::stream_f32), avx2::tile_f32, Left::Float),
+            WeightType::F16 => (Some(avx2::stream_f16), avx2::tile_f16, Left::Float),
+            WeightType::Bf16 => (Some(avx2::stream_bf16), avx2::tile_bf16, Left::Float),
+            WeightType::Int8 => (None, avx2::tile_int8, Left::Int8 { shifted: false }),
+        };
+        Self {
+            stream,
+            stream_rows: avx2::STREAM_ROWS,
+            tile,
+            tile_rows: if weight_type == WeightType::Int8 {
+                avx2::INT8_ROWS
+            } else {
+                avx2::ROWS
+            },
+            left,
+            store: avx2::store,
+            pack: avx2::pack,
         }
     }
 
@@ -143,6 +184,7 @@ impl Kernels {
         Self {
             stream,
             tile,
+            stream_rows: avx512::STREAM_ROWS,
             tile_rows: avx512::ROWS,
             left,
             store: avx512::store,
@@ -290,22 +332,18 @@ impl Call<'_> {
     /// Few rows: every panel is read once, front to back, and all rows are multiplied with it.
     fn stream(&self, stream: StreamFn) {
         self.over_panels(|panel| {
-            let (m, k) = (self.m, self.w.k());
+            let (m, k, at_once) = (self.m, self.w.k(), self.kernels.stream_rows);
             let mut state = [[[0.0_f32; PANEL]; 2]; STREAM_ROWS];
             let weights = self.w.panel(panel);
-            let piece = if m <= STREAM_ROWS_AT_ONCE {
-                k.max(1)
-            } else {
-                STREAM_PIECE
-            };
+            let piece = if m <= at_once { k.max(1) } else { STREAM_PIECE };
             for start in (0..k).step_by(piece) {
                 let inputs = piece.min(k - start);
-                for row in (0..m).step_by(STREAM_ROWS_AT_ONCE) {
+                for row in (0..m).step_by(at_once) {
                     // SAFETY: rows and inputs are within `x`; the panel has the inputs that follow `start`, a whole
                     // number of groups in; `state` has room for all rows. The kernel came with its instruction set.
                     unsafe {
                         stream(
-                            STREAM_ROWS_AT_ONCE.min(m - row),
+                            at_once.min(m - row),
                             inputs,
                             self.x.as_ptr().add(row * k + start),
                             k,

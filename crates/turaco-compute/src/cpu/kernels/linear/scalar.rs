@@ -8,6 +8,9 @@ use half::f16;
 /// Rows of a tile. The accumulators of four rows still fit the cache lines at hand.
 pub(super) const ROWS: usize = 4;
 
+/// Rows of a streaming kernel.
+pub(super) const STREAM_ROWS: usize = 4;
+
 /// # Safety
 /// See [`super::StreamFn`].
 pub(super) unsafe fn stream_f32(
