@@ -1,0 +1,370 @@
+//! Finding speech while it is spoken.
+//!
+//! [`SpeechGate`] turns probabilities into start and end events exactly as silero-vad's `VADIterator` does.
+//! [`SpeechDetector`] is what a live recogniser uses: it takes pieces of any length, hands over the sound of every
+//! stretch of speech with what came just before it, and never holds more than that.
+
+use std::collections::VecDeque;
+
+use super::vad::default_neg_threshold;
+use crate::error::{Error, Result};
+use crate::models::silero_vad::{SileroVad, VadStream};
+
+/// Speech started or ended; positions in samples since the stream began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GateEvent {
+    /// Speech starts at this sample.
+    Start(u64),
+    /// Speech ended before this sample.
+    End(u64),
+}
+
+/// Start and end of speech from one probability per chunk, by the rules of `VADIterator` in the package `silero-vad`
+/// 6.2 (`src/silero_vad/utils_vad.py`).
+#[derive(Debug, Clone)]
+pub struct SpeechGate {
+    threshold: f64,
+    chunk_len: u64,
+    min_silence: u64,
+    pad: u64,
+    /// End of the newest chunk.
+    position: u64,
+    is_open: bool,
+    /// End of the first chunk of the silence that lasts up to now.
+    silence_start: Option<u64>,
+}
+
+impl SpeechGate {
+    /// Speech starts at a probability of `threshold` and ends after `min_silence_ms` below `threshold - 0.15`; both
+    /// events are moved outwards by `speech_pad_ms`. Upstream's defaults are 0.5, 100 and 30.
+    pub fn new(
+        sample_rate: u32,
+        chunk_len: usize,
+        threshold: f64,
+        min_silence_ms: u32,
+        speech_pad_ms: u32,
+    ) -> Self {
+        Self {
+            threshold,
+            chunk_len: chunk_len as u64,
+            min_silence: samples_in(min_silence_ms, sample_rate),
+            pad: samples_in(speech_pad_ms, sample_rate),
+            position: 0,
+            is_open: false,
+            silence_start: None,
+        }
+    }
+
+    /// Take the probability of the next chunk.
+    pub fn push(&mut self, probability: f32) -> Option<GateEvent> {
+        let probability = f64::from(probability);
+        self.position += self.chunk_len;
+        if probability >= self.threshold {
+            self.silence_start = None;
+            if !self.is_open {
+                self.is_open = true;
+                let start = self.position.saturating_sub(self.pad + self.chunk_len);
+                return Some(GateEvent::Start(start));
+            }
+        } else if probability < self.threshold - 0.15 && self.is_open {
+            let silence_start = *self.silence_start.get_or_insert(self.position);
+            if self.position - silence_start >= self.min_silence {
+                self.is_open = false;
+                self.silence_start = None;
+                return Some(GateEvent::End(silence_start + self.pad - self.chunk_len));
+            }
+        }
+        None
+    }
+
+    /// Forget everything.
+    pub fn reset(&mut self) {
+        self.position = 0;
+        self.is_open = false;
+        self.silence_start = None;
+    }
+}
+
+/// Options of a [`SpeechDetector`].
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct DetectorOptions {
+    /// Probability from which a chunk is speech.
+    pub threshold: f64,
+    /// Probability below which speech ends; `None` = `max(threshold - 0.15, 0.01)`.
+    pub neg_threshold: Option<f64>,
+    /// Speech has to last this long without falling below `neg_threshold` before it counts.
+    pub min_speech_ms: u32,
+    /// Silence that ends speech.
+    pub min_silence_ms: u32,
+    /// Sound handed over from before the start of speech.
+    pub pre_roll_ms: u32,
+    /// Longer speech ends, and what follows starts anew; `None` = no limit.
+    pub max_speech_s: Option<f64>,
+}
+
+impl Default for DetectorOptions {
+    fn default() -> Self {
+        Self {
+            threshold: 0.5,
+            neg_threshold: None,
+            min_speech_ms: 100,
+            min_silence_ms: 500,
+            pre_roll_ms: 300,
+            max_speech_s: Some(30.0),
+        }
+    }
+}
+
+/// What a [`SpeechDetector`] found; positions in samples since the stream began.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SpeechEvent {
+    /// Speech started; the sound from this sample on follows.
+    Started {
+        /// First sample of the sound that follows, pre-roll included.
+        sample: u64,
+    },
+    /// Sound of the speech that started, in order and without gaps. It goes on through the silence that ends it.
+    Sound(Vec<f32>),
+    /// Speech ended.
+    Ended {
+        /// Where the silence after it began.
+        sample: u64,
+        /// It did not really end but became longer than `max_speech_s`; the next stretch starts at this sample.
+        cut: bool,
+    },
+}
+
+/// Finds speech in a stream of sound, in bounded memory.
+#[derive(Debug)]
+pub struct SpeechDetector {
+    network: VadStream,
+    threshold: f64,
+    neg_threshold: f64,
+    min_speech: u64,
+    min_silence: u64,
+    pre_roll: usize,
+    max_speech: u64,
+    /// Samples that do not fill a chunk yet.
+    rest: Vec<f32>,
+    /// Sound up to `position` that was not handed over: pre-roll, and speech too short to count yet.
+    held: VecDeque<f32>,
+    /// End of the newest complete chunk.
+    position: u64,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Phase {
+    Silence,
+    /// Perhaps speech, since this sample.
+    Onset(u64),
+    Speech {
+        start: u64,
+        silence_start: Option<u64>,
+    },
+}
+
+impl SpeechDetector {
+    /// Listen to a new stream at the network's sample rate.
+    ///
+    /// # Errors
+    /// Thresholds outside 0 to 1, a maximum that is not greater than 0, or no memory on the device.
+    pub fn new(network: &SileroVad, options: &DetectorOptions) -> Result<Self> {
+        let rate = network.sample_rate();
+        let neg_threshold = options
+            .neg_threshold
+            .unwrap_or_else(|| default_neg_threshold(options.threshold));
+        for (option, value) in [
+            ("threshold", options.threshold),
+            ("neg_threshold", neg_threshold),
+        ] {
+            if !(0.0..=1.0).contains(&value) {
+                return Err(Error::InvalidOption {
+                    option,
+                    message: format!("{value} is not a probability between 0 and 1"),
+                });
+            }
+        }
+        let max_speech_s = options.max_speech_s.unwrap_or(f64::INFINITY);
+        if max_speech_s.is_nan() || max_speech_s <= 0.0 {
+            return Err(Error::InvalidOption {
+                option: "max_speech_s",
+                message: format!("{max_speech_s} is not a number of seconds greater than 0"),
+            });
+        }
+        Ok(Self {
+            threshold: options.threshold,
+            neg_threshold,
+            min_speech: samples_in(options.min_speech_ms, rate),
+            min_silence: samples_in(options.min_silence_ms, rate),
+            pre_roll: samples_in(options.pre_roll_ms, rate) as usize,
+            max_speech: (max_speech_s * f64::from(rate)) as u64,
+            rest: Vec::with_capacity(network.chunk_len()),
+            held: VecDeque::new(),
+            position: 0,
+            phase: Phase::Silence,
+            network: network.stream()?,
+        })
+    }
+
+    /// Take the next samples, any number of them; `on_event` gets what was found, in order.
+    ///
+    /// # Errors
+    /// A failed device.
+    pub fn push(&mut self, samples: &[f32], mut on_event: impl FnMut(SpeechEvent)) -> Result<()> {
+        let chunk_len = self.network.chunk_len();
+        let mut samples = samples;
+        if !self.rest.is_empty() {
+            let (head, tail) = samples.split_at(samples.len().min(chunk_len - self.rest.len()));
+            self.rest.extend_from_slice(head);
+            samples = tail;
+            if self.rest.len() < chunk_len {
+                return Ok(());
+            }
+            let chunk = std::mem::take(&mut self.rest);
+            self.take_chunk(&chunk, &mut on_event)?;
+            self.rest = chunk;
+            self.rest.clear();
+        }
+        let mut chunks = samples.chunks_exact(chunk_len);
+        for chunk in &mut chunks {
+            self.take_chunk(chunk, &mut on_event)?;
+        }
+        self.rest.extend_from_slice(chunks.remainder());
+        Ok(())
+    }
+
+    /// The stream is over: look at what does not fill a chunk, end open speech, and be ready for a new stream.
+    ///
+    /// # Errors
+    /// A failed device.
+    pub fn finish(&mut self, mut on_event: impl FnMut(SpeechEvent)) -> Result<()> {
+        let chunk = std::mem::take(&mut self.rest);
+        if !chunk.is_empty() {
+            self.take_chunk(&chunk, &mut on_event)?;
+        }
+        if let Phase::Speech { silence_start, .. } = self.phase {
+            on_event(SpeechEvent::Ended {
+                sample: silence_start.unwrap_or(self.position),
+                cut: false,
+            });
+        }
+        self.reset()
+    }
+
+    /// Forget everything heard; positions start at 0 again.
+    ///
+    /// # Errors
+    /// A failed device.
+    pub fn reset(&mut self) -> Result<()> {
+        self.rest.clear();
+        self.held.clear();
+        self.position = 0;
+        self.phase = Phase::Silence;
+        self.network.reset()
+    }
+
+    /// Whether speech is going on.
+    pub fn is_speech(&self) -> bool {
+        matches!(self.phase, Phase::Speech { .. })
+    }
+
+    fn take_chunk(&mut self, chunk: &[f32], on_event: &mut impl FnMut(SpeechEvent)) -> Result<()> {
+        let probability = f64::from(self.network.push(chunk)?);
+        self.advance(chunk, probability, on_event);
+        Ok(())
+    }
+
+    fn advance(&mut self, chunk: &[f32], probability: f64, on_event: &mut impl FnMut(SpeechEvent)) {
+        let chunk_start = self.position;
+        self.position += chunk.len() as u64;
+        let is_speech = probability >= self.threshold;
+        let is_silence = probability < self.neg_threshold;
+
+        if let Phase::Speech {
+            start,
+            silence_start,
+        } = self.phase
+        {
+            on_event(SpeechEvent::Sound(chunk.to_vec()));
+            let silence_start = if is_silence {
+                Some(silence_start.unwrap_or(chunk_start))
+            } else if is_speech {
+                None
+            } else {
+                silence_start
+            };
+            self.phase = Phase::Speech {
+                start,
+                silence_start,
+            };
+            // Only a silent chunk can end speech, as upstream.
+            if let Some(sample) = silence_start
+                && is_silence
+                && self.position - sample >= self.min_silence
+            {
+                on_event(SpeechEvent::Ended { sample, cut: false });
+                self.phase = Phase::Silence;
+            } else if self.position - start >= self.max_speech {
+                on_event(SpeechEvent::Ended {
+                    sample: self.position,
+                    cut: true,
+                });
+                on_event(SpeechEvent::Started {
+                    sample: self.position,
+                });
+                self.phase = Phase::Speech {
+                    start: self.position,
+                    silence_start,
+                };
+            }
+            return;
+        }
+
+        self.held.extend(chunk);
+        let onset = match self.phase {
+            Phase::Onset(onset) if !is_silence => Some(onset),
+            _ => is_speech.then_some(chunk_start),
+        };
+        self.phase = onset.map_or(Phase::Silence, Phase::Onset);
+        let since = self.position - onset.unwrap_or(self.position);
+        // What was handed over with the speech before is not held, so stretches never overlap.
+        let keep = self.pre_roll.saturating_add(since as usize);
+        self.held.drain(..self.held.len().saturating_sub(keep));
+        if onset.is_some() && since >= self.min_speech {
+            let start = self.position - self.held.len() as u64;
+            on_event(SpeechEvent::Started { sample: start });
+            on_event(SpeechEvent::Sound(std::mem::take(&mut self.held).into()));
+            self.phase = Phase::Speech {
+                start,
+                silence_start: None,
+            };
+        }
+    }
+}
+
+fn samples_in(milliseconds: u32, sample_rate: u32) -> u64 {
+    u64::from(milliseconds) * u64::from(sample_rate) / 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Speech for chunks 3 to 8, silence after; upstream's arithmetic by hand.
+    #[test]
+    fn gate_moves_events_outwards() {
+        let mut gate = SpeechGate::new(16_000, 512, 0.5, 100, 30);
+        let events: Vec<_> = (0..20)
+            .filter_map(|chunk| gate.push(if (3..9).contains(&chunk) { 0.9 } else { 0.1 }))
+            .collect();
+        assert_eq!(
+            events,
+            [
+                GateEvent::Start(3 * 512 - 480),
+                GateEvent::End(9 * 512 + 480)
+            ]
+        );
+    }
+}
