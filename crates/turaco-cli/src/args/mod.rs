@@ -1,0 +1,324 @@
+//! Every option of the command line, declared once; help, completions, man pages and the reference are made from it.
+
+mod models;
+mod transcribe;
+mod values;
+
+use std::path::PathBuf;
+
+use clap::builder::ValueParser;
+use clap::{ArgAction, Args, Command, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::env;
+
+pub use models::{ModelsArgs, ModelsCommand};
+pub use transcribe::{InputArgs, TranscribeArgs};
+use values::parse_bool;
+
+/// The model when nothing names one: small, English, fetched in seconds.
+pub const DEFAULT_MODEL: &str = "tiny.en";
+
+/// A local speech engine: speech to text on your own machine
+#[derive(Debug, Clone, Parser)]
+#[command(
+    name = "turaco",
+    bin_name = "turaco",
+    version,
+    disable_help_subcommand = true,
+    disable_help_flag = true,
+    disable_version_flag = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+#[command(
+    after_help = "Run `turaco help COMMAND` for the options of a command, `turaco help environment` for variables."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: GlobalArgs,
+
+    /// Print the version
+    #[arg(short = 'V', long, action = ArgAction::Version, help_heading = "Global options")]
+    pub version: Option<bool>,
+
+    #[command(subcommand)]
+    pub command: Subcommands,
+}
+
+/// Options that every command accepts.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct GlobalArgs {
+    /// Path, name such as base.en or large-v3-turbo, or Hugging Face id org/name
+    #[arg(short, long, global = true, value_name = "MODEL", env = env::TURACO_MODEL, default_value = DEFAULT_MODEL)]
+    pub model: String,
+
+    /// auto, cpu, cuda[:N], vulkan[:N], metal or webgpu; auto = the best that works
+    #[arg(long, global = true, value_name = "DEVICE", env = env::TURACO_DEVICE, default_value = "auto", value_parser = values::parse_device)]
+    pub device: String,
+
+    /// Number format of the weights: auto, f32, f16, bf16 or int8
+    #[arg(long, global = true, value_name = "TYPE", env = env::TURACO_COMPUTE_TYPE, default_value = "auto")]
+    pub compute_type: String,
+
+    /// Threads to compute with; 0 = one per physical core
+    #[arg(short, long, global = true, value_name = "N", env = env::TURACO_THREADS, default_value_t = 0)]
+    pub threads: usize,
+
+    /// Never use the network
+    #[arg(long, global = true, env = env::TURACO_OFFLINE)]
+    pub offline: bool,
+
+    /// Read defaults of options from FILE [default: $XDG_CONFIG_HOME/turaco/config.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Less on stderr; twice = errors only
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub quiet: u8,
+
+    /// More on stderr: a summary per file; twice = timings
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+
+    /// How messages on stderr are written
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        default_value = "text",
+        value_enum
+    )]
+    pub log_format: LogFormat,
+
+    /// When to use colours
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        default_value = "auto",
+        value_enum
+    )]
+    pub color: Color,
+
+    /// No progress bar
+    #[arg(long, global = true)]
+    pub no_progress: bool,
+
+    /// Print help
+    #[arg(short, long, global = true, action = ArgAction::Help)]
+    pub help: Option<bool>,
+}
+
+/// How messages on stderr are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    // No doc comments on the values: they would make the help of every command twice as long.
+    Text,
+    Json,
+}
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Subcommands {
+    /// Speech to text
+    #[command(after_help = TRANSCRIBE_EXAMPLES)]
+    Transcribe(Box<TranscribeArgs>),
+    /// Speech in any language to English text (= transcribe --task translate)
+    Translate(Box<TranscribeArgs>),
+    /// Find where there is speech
+    Vad(VadArgs),
+    /// List, download, inspect and convert models
+    Models(ModelsArgs),
+    /// Show version, hardware, chosen kernels and caches, and run a short self test
+    Doctor(DoctorArgs),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write all pages to a directory
+    Man(ManArgs),
+    /// Show help for a command or a topic
+    Help(HelpArgs),
+}
+
+const TRANSCRIBE_EXAMPLES: &str = "Examples:
+  turaco transcribe talk.mp3
+  turaco transcribe -m large-v3-turbo -f srt,txt -o subtitles/ recordings/
+  turaco transcribe --word-timestamps -f json interview.wav > interview.json
+  ffmpeg -i film.mkv -f wav - | turaco transcribe --timestamps -";
+
+/// What `turaco vad` accepts.
+#[derive(Debug, Clone, Args)]
+pub struct VadArgs {
+    #[command(flatten)]
+    pub input: InputArgs,
+    #[command(flatten)]
+    pub speech: transcribe::SpeechArgs,
+    /// Print one JSON object per file
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+}
+
+/// What `turaco doctor` accepts.
+#[derive(Debug, Clone, Args)]
+pub struct DoctorArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `turaco completions` accepts.
+#[derive(Debug, Clone, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+/// What `turaco man` accepts.
+#[derive(Debug, Clone, Args)]
+pub struct ManArgs {
+    /// Write one page per command to DIR instead of one page to stdout
+    #[arg(value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+
+    /// Write the reference pages of the documentation (Markdown) instead
+    #[arg(long, hide = true, requires = "dir")]
+    pub markdown: bool,
+}
+
+/// What `turaco help` accepts.
+#[derive(Debug, Clone, Args)]
+pub struct HelpArgs {
+    /// A command (`models pull`) or the topic `environment`
+    #[arg(value_name = "TOPIC")]
+    pub topic: Vec<String>,
+}
+
+/// The command line as the parser reads it.
+pub fn command() -> Command {
+    let command = Cli::command().args_override_self(true);
+    variables_that_are_set(valued_switches(command, false))
+}
+
+/// The command line as help, completions and manual pages show it: switches that are off by default have no value.
+pub fn shown_command() -> Command {
+    let command = Cli::command().max_term_width(100);
+    let command = command.mut_args(|arg| arg.hide_env_values(true));
+    valued_switches(command, true)
+}
+
+/// Switches take `=true` and `=false` as well, so that scripts and config files can turn a default around.
+fn valued_switches(command: Command, only_on: bool) -> Command {
+    command
+        .mut_args(|arg| {
+            let on = arg
+                .get_default_values()
+                .first()
+                .is_some_and(|v| v == "true");
+            if !matches!(arg.get_action(), ArgAction::SetTrue) || (only_on && !on) {
+                return arg;
+            }
+            let arg = arg
+                .action(ArgAction::Set)
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("true")
+                .value_parser(ValueParser::new(parse_bool))
+                .value_name("BOOL");
+            if on {
+                arg
+            } else {
+                arg.default_value("false").hide_default_value(true)
+            }
+        })
+        .mut_subcommands(|command| valued_switches(command, only_on))
+}
+
+/// A variable that is set to nothing counts as not set. (All variables belong to global options.)
+fn variables_that_are_set(command: Command) -> Command {
+    command.mut_args(|arg| {
+        let empty = arg
+            .get_env()
+            .and_then(std::env::var_os)
+            .is_some_and(|value| value.is_empty());
+        if empty {
+            arg.env(clap::builder::Resettable::Reset)
+        } else {
+            arg
+        }
+    })
+}
+
+/// The arguments of `transcribe` as the program reads them.
+#[cfg(test)]
+pub fn parse_for_test(line: &[&str]) -> TranscribeArgs {
+    use clap::FromArgMatches;
+    let line = std::iter::once("turaco").chain(line.iter().copied());
+    let matches = command().try_get_matches_from(line).unwrap();
+    match Cli::from_arg_matches(&matches).unwrap().command {
+        Subcommands::Transcribe(args) | Subcommands::Translate(args) => *args,
+        other => panic!("not a transcription: {other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn declarations_are_consistent() {
+        command().debug_assert();
+        shown_command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_of_the_library_is_an_option_here() {
+        let command = command();
+        let transcribe = command.find_subcommand("transcribe").unwrap();
+        let options = serde_json::to_value(turaco::asr::TranscribeOptions::default()).unwrap();
+        for name in options.as_object().unwrap().keys() {
+            if name == "vad_parameters" {
+                continue;
+            }
+            assert!(
+                transcribe
+                    .get_arguments()
+                    .any(|arg| arg.get_id() == name.as_str()),
+                "no option for `{name}`"
+            );
+        }
+        for name in options["vad_parameters"].as_object().unwrap().keys() {
+            let name = format!("vad_{name}");
+            assert!(
+                transcribe
+                    .get_arguments()
+                    .any(|arg| arg.get_id() == name.as_str()),
+                "no option for `{name}`"
+            );
+        }
+    }
+
+    #[test]
+    fn every_option_is_described() {
+        fn check(command: &Command) {
+            for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+                assert!(
+                    arg.get_help().is_some(),
+                    "{} {}",
+                    command.get_name(),
+                    arg.get_id()
+                );
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&command());
+    }
+}

@@ -1,0 +1,115 @@
+//! Options of `turaco models`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+/// What `turaco models` accepts.
+#[derive(Debug, Clone, Args)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub struct ModelsArgs {
+    #[command(subcommand)]
+    pub command: ModelsCommand,
+}
+
+/// What to do with models.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ModelsCommand {
+    /// List known models and what the cache holds
+    List {
+        /// Print one JSON array
+        #[arg(long)]
+        json: bool,
+        /// Only models that are complete on this machine
+        #[arg(long)]
+        cached: bool,
+    },
+    /// Download models into the cache
+    Pull {
+        /// Names, or Hugging Face ids org/name[@revision]
+        #[arg(value_name = "MODEL", required = true)]
+        models: Vec<String>,
+    },
+    /// Show what a model file or folder holds
+    Info {
+        /// Path, name or Hugging Face id [default: --model]
+        #[arg(value_name = "MODEL")]
+        name: Option<String>,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print where a model's files are
+    Path {
+        /// Path, name or Hugging Face id [default: --model]
+        #[arg(value_name = "MODEL")]
+        name: Option<String>,
+    },
+    /// Write a model in another file format
+    Convert(ConvertArgs),
+    /// Write a model with smaller weights
+    Quantize {
+        /// Path, name or Hugging Face id
+        #[arg(value_name = "IN")]
+        input: String,
+        /// Folder to write; must not exist
+        #[arg(value_name = "OUT")]
+        output: PathBuf,
+        /// Number format of the weights
+        #[arg(long = "type", value_name = "TYPE", value_enum, default_value = "int8")]
+        weight_type: WeightFormat,
+    },
+    /// Remove downloaded models from the cache
+    Remove {
+        /// Names, or Hugging Face ids org/name
+        #[arg(value_name = "MODEL", required = true)]
+        models: Vec<String>,
+    },
+}
+
+/// What `turaco models convert` accepts.
+#[derive(Debug, Clone, Args)]
+pub struct ConvertArgs {
+    /// Path, name or Hugging Face id
+    #[arg(value_name = "IN")]
+    pub input: String,
+    /// Folder to write; must not exist
+    #[arg(value_name = "OUT")]
+    pub output: PathBuf,
+    /// File format to write
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "safetensors")]
+    pub to: FileFormat,
+    /// Number format of the weights
+    #[arg(long, value_name = "TYPE", value_enum, default_value = "f32")]
+    pub dtype: WeightFormat,
+}
+
+/// File formats that can be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FileFormat {
+    Safetensors,
+}
+
+/// Number formats that can be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WeightFormat {
+    #[value(alias = "float32")]
+    F32,
+    #[value(alias = "float16")]
+    F16,
+    #[value(alias = "bfloat16")]
+    Bf16,
+    Int8,
+}
+
+impl WeightFormat {
+    /// As the option spells it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        }
+    }
+}

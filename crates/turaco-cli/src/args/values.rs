@@ -1,0 +1,220 @@
+//! Values of options: how their text is read and how their defaults are shown.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A value that can be switched off with `none` (also `null` and `off`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OrNone<T>(pub Option<T>);
+
+impl<T: fmt::Display> fmt::Display for OrNone<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(value) => value.fmt(f),
+            None => f.write_str("none"),
+        }
+    }
+}
+
+impl<T: FromStr> FromStr for OrNone<T>
+where
+    T::Err: fmt::Display,
+{
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if is_none(text) {
+            return Ok(Self(None));
+        }
+        match text.parse() {
+            Ok(value) => Ok(Self(Some(value))),
+            Err(error) => Err(format!("{error} (`none` switches it off)")),
+        }
+    }
+}
+
+fn is_none(text: &str) -> bool {
+    ["none", "null", "off"]
+        .iter()
+        .any(|word| text.eq_ignore_ascii_case(word))
+}
+
+/// A finite number; NaN and infinity are never meant.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Number(pub f64);
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // `1.0`, not `1`: the reader sees that fractions are possible.
+        write!(f, "{:?}", self.0)
+    }
+}
+
+impl FromStr for Number {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.trim().parse::<f64>() {
+            Ok(number) if number.is_finite() => Ok(Self(number)),
+            _ => Err("expected a number".into()),
+        }
+    }
+}
+
+/// Seconds, zero or more; `90`, `1.5`, `1:30` or `0:01:30.5`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Seconds(pub f64);
+
+impl FromStr for Seconds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const EXPECTED: &str = "expected seconds (`90`, `1.5`) or a time (`1:30`, `0:01:30.5`)";
+        let parts: Vec<&str> = text.trim().split(':').collect();
+        if parts.len() > 3 {
+            return Err(EXPECTED.into());
+        }
+        let mut seconds = 0.0;
+        for (index, part) in parts.iter().enumerate() {
+            let Number(number) = part.parse().map_err(|_| EXPECTED.to_string())?;
+            if number < 0.0 || (index > 0 && number >= 60.0) {
+                return Err(EXPECTED.into());
+            }
+            seconds = seconds * 60.0 + number;
+        }
+        Ok(Self(seconds))
+    }
+}
+
+/// Values between commas; an empty text is an empty list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct List<T>(pub Vec<T>);
+
+impl<T: fmt::Display> fmt::Display for List<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, value) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str(",")?;
+            }
+            value.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl<T: FromStr> FromStr for List<T>
+where
+    T::Err: fmt::Display,
+{
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // Python users paste lists as they print them.
+        let text = text.trim();
+        let inner = text
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+            .unwrap_or(text);
+        if inner.trim().is_empty() {
+            return Ok(Self(Vec::new()));
+        }
+        inner
+            .split(',')
+            .map(|part| {
+                part.trim()
+                    .parse()
+                    .map_err(|error| format!("`{}`: {error}", part.trim()))
+            })
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
+
+/// Yes or no, in the spellings that shells, Python and environment variables use.
+pub fn parse_bool(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err("expected `true` or `false`".into()),
+    }
+}
+
+/// A count that can be `none` as in the `whisper` command, where that means 1.
+pub fn parse_count(text: &str) -> Result<usize, String> {
+    if is_none(text) {
+        return Ok(1);
+    }
+    match text.parse() {
+        Ok(0) => Err("expected 1 or more".into()),
+        Ok(count) => Ok(count),
+        Err(_) => Err("expected a whole number".into()),
+    }
+}
+
+/// The name of a device; whether it exists shows when the model is loaded.
+pub fn parse_device(text: &str) -> Result<String, String> {
+    let (kind, index) = match text.split_once(':') {
+        Some((kind, index)) => (kind, Some(index)),
+        None => (text, None),
+    };
+    let known = match kind {
+        "auto" | "cpu" | "metal" | "webgpu" => index.is_none(),
+        "cuda" | "vulkan" => index.is_none_or(|index| index.parse::<u16>().is_ok()),
+        _ => false,
+    };
+    if known {
+        Ok(text.to_string())
+    } else {
+        Err("expected auto, cpu, cuda[:N], vulkan[:N], metal or webgpu".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn none_switches_off_in_any_case() {
+        for text in ["none", "None", "NULL", "off"] {
+            assert_eq!(text.parse(), Ok(OrNone::<Number>(None)));
+        }
+        assert_eq!("-1".parse(), Ok(OrNone(Some(Number(-1.0)))));
+        assert!("abc".parse::<OrNone<Number>>().is_err());
+        assert!("nan".parse::<OrNone<Number>>().is_err());
+    }
+
+    #[test]
+    fn seconds_may_be_clock_times() {
+        for (text, seconds) in [
+            ("90", 90.0),
+            ("1.5", 1.5),
+            ("1:30", 90.0),
+            ("0:01:30.5", 90.5),
+            ("100:00", 6000.0),
+        ] {
+            assert_eq!(text.parse(), Ok(Seconds(seconds)), "{text}");
+        }
+        for text in ["", "-1", "1:60", "1:2:3:4", "x", "1:", "inf"] {
+            assert!(text.parse::<Seconds>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn lists_come_with_and_without_brackets() {
+        assert_eq!("-1".parse(), Ok(List(vec![-1i64])));
+        assert_eq!("[1, 2]".parse(), Ok(List(vec![1i64, 2])));
+        assert_eq!("".parse(), Ok(List::<i64>(vec![])));
+        assert!("1,,2".parse::<List<i64>>().is_err());
+        assert_eq!(List(vec![Number(0.0), Number(0.2)]).to_string(), "0.0,0.2");
+    }
+
+    #[test]
+    fn devices_are_checked_by_their_form() {
+        for good in ["auto", "cpu", "cuda", "cuda:1", "vulkan:0", "metal"] {
+            assert!(parse_device(good).is_ok(), "{good}");
+        }
+        for bad in ["", "gpu", "cpu:0", "cuda:x", "cuda:"] {
+            assert!(parse_device(bad).is_err(), "{bad}");
+        }
+    }
+}

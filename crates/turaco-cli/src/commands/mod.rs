@@ -1,0 +1,49 @@
+//! One file per command.
+
+pub mod completions;
+pub mod doctor;
+pub mod help;
+pub mod man;
+pub mod models;
+pub mod plan;
+pub mod reference;
+pub mod transcribe;
+pub mod vad;
+
+use std::sync::Arc;
+
+use turaco::Control;
+use turaco::asr::Task;
+
+use crate::args::{Cli, GlobalArgs, Subcommands};
+use crate::exit::Outcome;
+use crate::printer::Printer;
+
+/// What every command works with.
+pub struct Context {
+    /// Options of all commands.
+    pub global: GlobalArgs,
+    /// The way to the user.
+    pub printer: Arc<Printer>,
+    /// Cancelled by Ctrl-C.
+    pub control: Control,
+}
+
+/// Do what the command line says.
+pub fn run(cli: Cli, printer: &Arc<Printer>, control: &Control) -> Outcome {
+    let context = Context {
+        global: cli.global,
+        printer: Arc::clone(printer),
+        control: control.clone(),
+    };
+    match cli.command {
+        Subcommands::Transcribe(args) => transcribe::run(&args, Task::Transcribe, &context),
+        Subcommands::Translate(args) => transcribe::run(&args, Task::Translate, &context),
+        Subcommands::Vad(args) => vad::run(&args, &context),
+        Subcommands::Models(args) => models::run(&args, &context),
+        Subcommands::Doctor(args) => doctor::run(&args, &context),
+        Subcommands::Completions(args) => completions::run(&args, &context),
+        Subcommands::Man(args) => man::run(&args, &context),
+        Subcommands::Help(args) => help::run(&args, &context),
+    }
+}

@@ -1,0 +1,141 @@
+//! `turaco models`.
+
+use serde_json::json;
+use turaco::cache::{ALIASES, CachedModel, Lookup, ModelCache};
+
+use super::Context;
+use crate::args::{ModelsArgs, ModelsCommand};
+use crate::exit::{Exit, Failure, Outcome, Stop};
+use crate::progress::size;
+
+/// Do what the subcommand says.
+pub fn run(args: &ModelsArgs, context: &Context) -> Outcome {
+    match &args.command {
+        ModelsCommand::List { json, cached } => list(*json, *cached, context),
+        ModelsCommand::Path { name } => path(name.as_deref(), context),
+        ModelsCommand::Remove { models } => remove(models, context),
+        _ => Err(Failure::model("not part of this build").into()),
+    }
+}
+
+/// A line of the list: a model in the cache, or a known name without one.
+struct Row {
+    name: String,
+    model: Option<CachedModel>,
+    source: Option<&'static str>,
+}
+
+fn list(as_json: bool, only_cached: bool, context: &Context) -> Outcome {
+    let cache = ModelCache::from_env()?;
+    let mut cached = cache.list()?;
+    let mut rows = Vec::new();
+    for alias in ALIASES {
+        let name = alias.names.first().copied().unwrap_or_default();
+        let mut found = false;
+        while let Some(index) = cached.iter().position(|model| model.alias == Some(name)) {
+            rows.push(Row {
+                name: name.into(),
+                model: Some(cached.remove(index)),
+                source: alias.sources.first().copied(),
+            });
+            found = true;
+        }
+        if !found {
+            rows.push(Row {
+                name: name.into(),
+                model: None,
+                source: alias.sources.first().copied(),
+            });
+        }
+    }
+    rows.extend(cached.into_iter().map(|model| Row {
+        name: model.id.clone(),
+        model: Some(model),
+        source: None,
+    }));
+    if only_cached {
+        rows.retain(|row| row.model.as_ref().is_some_and(CachedModel::is_complete));
+    }
+    if as_json {
+        let rows: Vec<_> = rows.iter().map(row_json).collect();
+        context
+            .printer
+            .result_line(&serde_json::Value::from(rows).to_string())?;
+        return Ok(Exit::Success);
+    }
+    let width = rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
+    for row in &rows {
+        let state = match &row.model {
+            None => "-".to_string(),
+            Some(model) if model.is_complete() => {
+                let format = model.format.map_or("?", |format| format.name());
+                format!("{:>8}  {format:<12} {}", size(model.size), model.id)
+            }
+            Some(model) => format!(
+                "{:>8}  incomplete   {} lacks {}",
+                size(model.size),
+                model.id,
+                model.missing.join(", ")
+            ),
+        };
+        context
+            .printer
+            .result_line(&format!("{:<width$}  {state}", row.name))?;
+    }
+    Ok(Exit::Success)
+}
+
+fn row_json(row: &Row) -> serde_json::Value {
+    let model = row.model.as_ref();
+    json!({
+        "name": row.name,
+        "source": row.source,
+        "cached": model.is_some_and(CachedModel::is_complete),
+        "id": model.map(|model| &model.id),
+        "revision": model.and_then(|model| model.revision.as_ref()),
+        "path": model.map(|model| model.path.to_string_lossy()),
+        "size": model.map(|model| model.size),
+        "format": model.and_then(|model| model.format).map(|format| format.name()),
+        "missing": model.map(|model| &model.missing),
+    })
+}
+
+fn path(name: Option<&str>, context: &Context) -> Outcome {
+    let name = name.unwrap_or(&context.global.model);
+    let cache = ModelCache::from_env()?;
+    match cache.find(name)? {
+        Lookup::Found(found) => {
+            context
+                .printer
+                .result_line(&found.path.display().to_string())?;
+            Ok(Exit::Success)
+        }
+        Lookup::Missing(missing) => Err(Failure::from(missing.into_error(cache.root()))
+            .hint(format!("`turaco models pull {name}` downloads it"))
+            .into()),
+    }
+}
+
+fn remove(names: &[String], context: &Context) -> Outcome {
+    let cache = ModelCache::from_env()?;
+    let mut failures = 0;
+    for name in names {
+        match cache.remove(name) {
+            Ok(removed) => {
+                context
+                    .printer
+                    .note(&format!("removed {} ({})", removed.id, size(removed.bytes)))
+            }
+            Err(error) if names.len() == 1 => return Err(Stop::from(error)),
+            Err(error) => {
+                failures += 1;
+                context.printer.error(&error.into());
+            }
+        }
+    }
+    Ok(if failures == 0 {
+        Exit::Success
+    } else {
+        Exit::Model
+    })
+}

@@ -1,0 +1,185 @@
+//! Environment variables, declared once: names for the code, meanings for `turaco help environment`.
+
+/// One variable (or a family of them) and what it does.
+pub struct Variable {
+    /// Name as the user writes it.
+    pub name: &'static str,
+    /// What it sets, in one line.
+    pub meaning: &'static str,
+}
+
+/// Variables that belong together.
+pub struct Group {
+    /// Heading.
+    pub title: &'static str,
+    /// The variables in the order to show them.
+    pub variables: &'static [Variable],
+}
+
+/// Default of `--model`.
+pub const TURACO_MODEL: &str = "TURACO_MODEL";
+/// Default of `--device`.
+pub const TURACO_DEVICE: &str = "TURACO_DEVICE";
+/// Default of `--threads`.
+pub const TURACO_THREADS: &str = "TURACO_THREADS";
+/// Default of `--compute-type`.
+pub const TURACO_COMPUTE_TYPE: &str = "TURACO_COMPUTE_TYPE";
+/// Default of `--offline`.
+pub const TURACO_OFFLINE: &str = "TURACO_OFFLINE";
+/// Folders with models.
+pub const TURACO_MODEL_PATH: &str = "TURACO_MODEL_PATH";
+/// Log filter.
+pub const TURACO_LOG: &str = "TURACO_LOG";
+/// Log filter of Rust programs, used when [`TURACO_LOG`] is not set.
+pub const RUST_LOG: &str = "RUST_LOG";
+/// No colours.
+pub const NO_COLOR: &str = "NO_COLOR";
+/// Colours even when piped.
+pub const CLICOLOR_FORCE: &str = "CLICOLOR_FORCE";
+/// `dumb` means neither colours nor progress bars.
+pub const TERM: &str = "TERM";
+/// Where the config file is looked for.
+pub const XDG_CONFIG_HOME: &str = "XDG_CONFIG_HOME";
+/// Offline mode of huggingface_hub.
+pub const HF_HUB_OFFLINE: &str = "HF_HUB_OFFLINE";
+
+/// Everything that Turaco reads from the environment.
+pub const GROUPS: &[Group] = &[
+    Group {
+        title: "Defaults of options",
+        variables: &[
+            Variable {
+                name: TURACO_MODEL,
+                meaning: "default of --model",
+            },
+            Variable {
+                name: TURACO_DEVICE,
+                meaning: "default of --device",
+            },
+            Variable {
+                name: TURACO_THREADS,
+                meaning: "default of --threads",
+            },
+            Variable {
+                name: TURACO_COMPUTE_TYPE,
+                meaning: "default of --compute-type",
+            },
+            Variable {
+                name: TURACO_OFFLINE,
+                meaning: "1 = as if --offline were given",
+            },
+        ],
+    },
+    Group {
+        title: "Models and downloads",
+        variables: &[
+            Variable {
+                name: TURACO_MODEL_PATH,
+                meaning: "folders that are searched for models, separated as in PATH; never written to",
+            },
+            Variable {
+                name: "HF_HOME",
+                meaning: "home of Hugging Face files; its hub/ is the model cache",
+            },
+            Variable {
+                name: "HF_HUB_CACHE",
+                meaning: "the model cache itself; wins over HF_HOME",
+            },
+            Variable {
+                name: "XDG_CACHE_HOME",
+                meaning: "parent of huggingface/hub when neither of them is set",
+            },
+            Variable {
+                name: "HF_ENDPOINT",
+                meaning: "address of the hub or a mirror",
+            },
+            Variable {
+                name: "HF_TOKEN",
+                meaning: "access token; sent only to the host of the endpoint",
+            },
+            Variable {
+                name: "HF_TOKEN_PATH",
+                meaning: "file with the access token",
+            },
+            Variable {
+                name: HF_HUB_OFFLINE,
+                meaning: "1 = never use the network",
+            },
+            Variable {
+                name: "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY",
+                meaning: "proxies, as in curl",
+            },
+            Variable {
+                name: "SSL_CERT_FILE, SSL_CERT_DIR",
+                meaning: "certificate authorities instead of the system's",
+            },
+        ],
+    },
+    Group {
+        title: "Terminal and logs",
+        variables: &[
+            Variable {
+                name: TURACO_LOG,
+                meaning: "off, error, warn, info, debug or trace: what is written to stderr",
+            },
+            Variable {
+                name: RUST_LOG,
+                meaning: "the same, when TURACO_LOG is not set",
+            },
+            Variable {
+                name: NO_COLOR,
+                meaning: "set to anything: no colours",
+            },
+            Variable {
+                name: CLICOLOR_FORCE,
+                meaning: "1 = colours even when stderr is not a terminal",
+            },
+            Variable {
+                name: TERM,
+                meaning: "dumb = no colours and no progress bar",
+            },
+            Variable {
+                name: XDG_CONFIG_HOME,
+                meaning: "parent of turaco/config.toml (default: ~/.config)",
+            },
+        ],
+    },
+];
+
+/// Text of `turaco help environment`.
+pub fn help() -> String {
+    let mut text = String::from(
+        "Environment variables\n\nThe command line wins over the environment, the environment over the config file\n\
+         (--config FILE, else $XDG_CONFIG_HOME/turaco/config.toml), and that over the built-in\ndefaults. \
+         A variable that is set to nothing counts as not set.\n",
+    );
+    for group in GROUPS {
+        text.push_str(&format!("\n{}:\n", group.title));
+        for variable in group.variables {
+            text.push_str(&format!(
+                "  {}\n          {}\n",
+                variable.name, variable.meaning
+            ));
+        }
+    }
+    text
+}
+
+/// The value of a variable, if it is set to something.
+pub fn value(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_names_every_variable_once() {
+        let text = help();
+        for variable in GROUPS.iter().flat_map(|group| group.variables) {
+            let line = format!("  {}\n", variable.name);
+            assert_eq!(text.matches(&line).count(), 1, "{}", variable.name);
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Output files that are either complete or not there.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::exit::Failure;
+use crate::signals::Unfinished;
+
+/// Write all of `files`, or none: each is complete under a temporary name in its folder before any gets its own name.
+pub fn write_all(files: &[(PathBuf, Vec<u8>)]) -> Result<(), Failure> {
+    let mut written = Vec::new();
+    for (path, bytes) in files {
+        written.push((Temporary::write(path, bytes)?, path));
+    }
+    for (temporary, path) in written {
+        temporary.rename(path)?;
+    }
+    Ok(())
+}
+
+/// Create a folder for output, parents included.
+pub fn create_folder(path: &Path) -> Result<(), Failure> {
+    fs::create_dir_all(path).map_err(|error| {
+        let mut failure = Failure::write(path, &error);
+        failure.message = "cannot create folder".into();
+        failure
+    })
+}
+
+/// A file under a temporary name; removed when dropped.
+struct Temporary {
+    path: Option<PathBuf>,
+    _unfinished: Unfinished,
+}
+
+impl Temporary {
+    fn write(target: &Path, bytes: &[u8]) -> Result<Self, Failure> {
+        let path = temporary_name(target);
+        let temporary = Self {
+            _unfinished: Unfinished::new(&path),
+            path: Some(path.clone()),
+        };
+        let write = || -> io::Result<()> {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .open(&path)?;
+            file.write_all(bytes)?;
+            // Some file systems notice only here that they are full.
+            file.sync_all()
+        };
+        write().map_err(|error| Failure::write(target, &error))?;
+        Ok(temporary)
+    }
+
+    fn rename(mut self, target: &Path) -> Result<(), Failure> {
+        if let Some(path) = &self.path {
+            fs::rename(path, target).map_err(|error| Failure::write(target, &error))?;
+            self.path = None;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+fn temporary_name(target: &Path) -> PathBuf {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    // Not derived from the target's name: that may already be as long as the file system allows.
+    target.with_file_name(format!(".turaco-{}-{count}.tmp", std::process::id()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn either_all_files_or_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let good = folder.path().join("a.txt");
+        fs::write(&good, "old").unwrap();
+        let bad = folder.path().join("missing").join("b.txt");
+        let failure =
+            write_all(&[(good.clone(), b"new".to_vec()), (bad.clone(), vec![1])]).unwrap_err();
+        assert_eq!(failure.path, Some(bad));
+        assert_eq!(names(folder.path()), ["a.txt"]);
+        assert_eq!(fs::read(&good).unwrap(), b"old");
+
+        let other = folder.path().join("b.txt");
+        write_all(&[(good.clone(), b"new".to_vec()), (other, vec![1])]).unwrap();
+        assert_eq!(names(folder.path()), ["a.txt", "b.txt"]);
+        assert_eq!(fs::read(&good).unwrap(), b"new");
+    }
+}
