@@ -16,6 +16,9 @@ pub mod text;
 pub mod tokenizer;
 pub mod weights;
 
+pub use asr::{
+    ComputeType, LoadOptions, Segment, Task, TranscribeOptions, Transcriber, Transcription, Word,
+};
 pub use audio::Audio;
 pub use control::{Control, Progress};
 pub use error::{Error, Result};

@@ -140,7 +140,7 @@ impl Backend for CpuBackend {
 }
 
 /// Cores that this process may use, without the second threads of a core.
-fn physical_cores() -> usize {
+pub fn physical_cores() -> usize {
     let logical = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     // Linux names the threads that share a core; elsewhere all of them count.
     let mut cores = std::collections::BTreeSet::new();
@@ -156,4 +156,9 @@ fn physical_cores() -> usize {
     } else {
         cores.len().min(logical)
     }
+}
+
+/// Whether the processor multiplies bf16 matrices by itself.
+pub fn has_bf16_products() -> bool {
+    isa::Isa::best() == isa::Isa::Avx512Dot
 }

@@ -1,12 +1,26 @@
 //! Speech recognition: what is common to all recognisers.
+//!
+//! [`Transcriber`] is what users load. Inside, from the outside in: `long_form` and `batched` cut a file into windows,
+//! `fallback` decodes a window until the text is plausible, `window_decoder` searches for the best tokens under the
+//! rules of `token_rules`, `words` finds the time of each word.
 
+mod batched;
 pub mod dtw;
+mod fallback;
+mod language;
+mod long_form;
 pub mod options;
 pub mod segment;
+mod token_rules;
+pub mod transcriber;
 pub mod vad;
 mod vad_segmenter;
 pub mod vad_stream;
 pub mod vad_time_map;
+mod window_decoder;
+mod window_prompt;
+mod words;
 
 pub use options::{Task, TranscribeOptions, VadOptions};
 pub use segment::{Info, Segment, Word};
+pub use transcriber::{ComputeType, LoadOptions, Timings, Transcriber, Transcription};

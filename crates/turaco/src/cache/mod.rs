@@ -5,10 +5,7 @@
 
 mod complete;
 mod inventory;
-#[cfg_attr(
-    not(feature = "hub"),
-    allow(dead_code, reason = "only the downloader writes")
-)]
+#[allow(dead_code, reason = "only the downloader writes")]
 mod layout;
 mod names;
 
@@ -19,13 +16,8 @@ pub use complete::{Completeness, Format, check_folder};
 pub use inventory::{CachedModel, Removed};
 pub use names::{ALIASES, Alias, ModelId, ModelName, suggestions};
 
-pub(crate) use layout::RepoFolder;
-#[cfg(feature = "hub")]
-pub(crate) use layout::{create_parent, is_commit};
-#[cfg(feature = "hub")]
-pub(crate) use names::is_safe_relative;
-
 use complete::is_present;
+use layout::RepoFolder;
 
 use crate::{Error, Result};
 
@@ -353,7 +345,7 @@ fn display_name(path: &Path) -> String {
 }
 
 /// A folder named by an environment variable, with a leading `~` replaced as huggingface_hub does; `None` if unset or empty.
-pub(crate) fn folder_variable(
+fn folder_variable(
     variable: &dyn Fn(&str) -> Option<OsString>,
     name: &str,
     home: Option<&Path>,

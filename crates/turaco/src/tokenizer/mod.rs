@@ -12,4 +12,6 @@ pub mod whisper;
 
 pub use bpe::{Bpe, TokenTable};
 pub use incremental::TextAssembler;
+pub use languages::{language_code, language_name};
+pub use vocabulary::Vocabulary;
 pub use whisper::WhisperTokenizer;

@@ -1,9 +1,103 @@
-//! Whisper.
+//! Whisper: an encoder-decoder transformer over 30 s of log-mel spectrogram.
+//!
+//! - Encoder: two convolutions (kernel 3, strides 1 and 2, GELU), sinusoidal positions, pre-norm blocks of full
+//!   self-attention and a GELU MLP, final layer norm.
+//! - Decoder: token and learned position embeddings, pre-norm blocks of causal self-attention, cross-attention over the
+//!   encoder states, GELU MLP, final layer norm, logits through the tied token embedding.
+//! - All attention projections have a bias except the key's; layer norm eps is 1e-5; GELU is the exact form.
+//! - The encoder's padding is *not* masked in cross-attention: the reference does not, and masking changes the text.
+//!
+//! "Robust Speech Recognition via Large-Scale Weak Supervision" (Radford et al., 2022); the behaviour follows
+//! `whisper/model.py` of openai-whisper 20250625.
 
 pub mod config;
+mod decoder;
+mod encoder;
 pub mod names;
+mod session;
 pub mod vocabulary;
+
+use std::sync::Arc;
+
+use turaco_compute::{AttentionShape, Device, Mask, WeightType};
+
+use crate::nn::Loader;
+use crate::{Control, Result};
+
+use decoder::Decoder;
+use encoder::Encoder;
 
 pub use config::{GenerationDefaults, WhisperConfig};
 pub use names::WhisperCheckpoint;
 pub use vocabulary::{TokenEncoding, VocabularySource};
+
+pub use session::{Alignment, Choice, Chosen, Sequence, Session, Window};
+
+/// Layer normalisation's epsilon, everywhere.
+const NORM_EPS: f32 = 1e-5;
+
+/// The network on a device. Immutable: everything that changes while decoding is in a [`Session`] and its
+/// [`Window`]s and [`Sequence`]s, so one loaded model serves any number of them.
+#[derive(Debug)]
+pub struct Whisper {
+    config: WhisperConfig,
+    device: Device,
+    weight_type: WeightType,
+    encoder: Encoder,
+    decoder: Decoder,
+}
+
+impl Whisper {
+    /// Upload a checkpoint to `device`, its matrices stored as `weight_type`.
+    ///
+    /// # Errors
+    /// A tensor is missing or has a wrong shape, or the device has no memory.
+    pub fn load(
+        checkpoint: &WhisperCheckpoint,
+        device: &Device,
+        weight_type: WeightType,
+        control: &Control,
+    ) -> Result<Arc<Self>> {
+        let config = checkpoint.config.clone();
+        let loader = Loader::new(&checkpoint.weights, device, weight_type);
+        let n_layers = (config.n_audio_layers + config.n_text_layers) as f64;
+        control.report(0.0, Some(n_layers));
+        let encoder = Encoder::load(&loader.at("encoder"), &config, control)?;
+        let decoder = Decoder::load(&loader.at("decoder"), &config, control)?;
+        control.report(n_layers, Some(n_layers));
+        Ok(Arc::new(Self {
+            config,
+            device: device.clone(),
+            weight_type,
+            encoder,
+            decoder,
+        }))
+    }
+
+    /// Sizes.
+    pub fn config(&self) -> &WhisperConfig {
+        &self.config
+    }
+
+    /// Where the weights are.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// How the matrices are stored.
+    pub fn weight_type(&self) -> WeightType {
+        self.weight_type
+    }
+}
+
+/// Attention of `n_heads` equal heads over a width of `n_state`.
+fn attention_shape(n_state: usize, n_heads: usize, mask: Mask) -> AttentionShape {
+    let head_dim = n_state / n_heads;
+    AttentionShape {
+        n_heads,
+        n_kv_heads: n_heads,
+        head_dim,
+        scale: (head_dim as f32).powf(-0.5),
+        mask,
+    }
+}

@@ -1,7 +1,10 @@
 //! Where a Whisper checkpoint keeps its vocabulary.
 
+use std::path::Path;
+
 use super::config::WhisperConfig;
 use crate::Result;
+use crate::tokenizer::{Vocabulary, WhisperTokenizer};
 use crate::weights::{Bytes, Checkpoint, invalid};
 
 /// A vocabulary as the checkpoint stores it, for the tokenizer to read.
@@ -91,4 +94,41 @@ pub(super) fn find(
         return list("vocabulary.txt", tokens);
     }
     Ok(None)
+}
+
+impl VocabularySource {
+    /// The tokenizer of a vocabulary found in `path` for a model of `n_vocab` tokens.
+    ///
+    /// # Errors
+    /// A vocabulary that is broken or belongs to another model.
+    pub fn tokenizer(&self, path: &Path, n_vocab: usize) -> Result<WhisperTokenizer> {
+        let vocabulary = match self {
+            Self::TokenizerJson(json) => {
+                Vocabulary::from_tokenizer_json(&path.join("tokenizer.json"), json)?
+            }
+            Self::VocabJsonMerges {
+                vocab,
+                merges,
+                added_tokens,
+            } => {
+                let added_path = path.join("added_tokens.json");
+                Vocabulary::from_vocab_and_merges(
+                    (&path.join("vocab.json"), vocab),
+                    (&path.join("merges.txt"), merges),
+                    added_tokens
+                        .as_ref()
+                        .map(|json| (added_path.as_path(), &json[..])),
+                )?
+            }
+            Self::TokenList {
+                tokens,
+                encoding: TokenEncoding::Gpt2Alphabet,
+            } => Vocabulary::from_vocabulary_txt(path, &tokens.join(&b'\n'))?,
+            Self::TokenList {
+                tokens,
+                encoding: TokenEncoding::RawBytes,
+            } => Vocabulary::from_raw_tokens(path, tokens)?,
+        };
+        WhisperTokenizer::new(path, vocabulary, n_vocab)
+    }
 }

@@ -1,0 +1,804 @@
+//! The recogniser that users load.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use turaco_compute::cpu::CpuOptions;
+use turaco_compute::{Device, WeightType};
+
+use crate::audio::Audio;
+use crate::features::LogMel;
+use crate::models::whisper::{Session, Whisper, WhisperCheckpoint, Window};
+use crate::tokenizer::WhisperTokenizer;
+use crate::{Control, Error, Result};
+
+use super::batched::Batched;
+use super::language::language_probabilities;
+use super::long_form::{LongForm, pad_rows};
+use super::token_rules::TokenRules;
+use super::vad::{Span, SpeechParameters, find_speech};
+use super::vad_time_map::{TimeMap, collect_speech, pack_spans};
+use super::window_decoder::WindowDecoder;
+use super::window_prompt::PromptTemplate;
+use super::{Info, Segment, Task, TranscribeOptions};
+
+/// Samples per second of the model's input.
+const SAMPLE_RATE: u32 = 16_000;
+
+/// How weights are kept in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ComputeType {
+    /// bf16 where the processor multiplies it, else f32.
+    #[default]
+    Auto,
+    /// Single precision, exact.
+    F32,
+    /// Half precision weights.
+    F16,
+    /// bfloat16 weights and matrix products.
+    Bf16,
+    /// Bytes with a scale per row, integer matrix products.
+    Int8,
+}
+
+impl FromStr for ComputeType {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name.to_ascii_lowercase().as_str() {
+            "auto" | "default" => Ok(Self::Auto),
+            "f32" | "float32" => Ok(Self::F32),
+            "f16" | "float16" => Ok(Self::F16),
+            "bf16" | "bfloat16" => Ok(Self::Bf16),
+            "int8" | "q8_0" | "int8_float16" | "int8_float32" | "int8_bfloat16" => Ok(Self::Int8),
+            _ => Err(Error::InvalidOption {
+                option: "compute_type",
+                message: format!("`{name}` is not one of auto f32 f16 bf16 int8"),
+            }),
+        }
+    }
+}
+
+impl std::fmt::Display for ComputeType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        })
+    }
+}
+
+impl ComputeType {
+    fn weight_type(self) -> WeightType {
+        match self {
+            Self::Auto if turaco_compute::cpu::has_bf16_products() => WeightType::Bf16,
+            Self::Auto | Self::F32 => WeightType::F32,
+            Self::F16 => WeightType::F16,
+            Self::Bf16 => WeightType::Bf16,
+            Self::Int8 => WeightType::Int8,
+        }
+    }
+}
+
+/// Where and how a model runs.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct LoadOptions {
+    /// `auto` or `cpu`.
+    pub device: Option<String>,
+    /// How weights are kept.
+    pub compute_type: ComputeType,
+    /// Threads; 0 = one per physical core.
+    pub threads: usize,
+}
+
+impl LoadOptions {
+    /// All defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// `auto` or `cpu`.
+    #[must_use]
+    pub fn device(mut self, device: impl Into<String>) -> Self {
+        self.device = Some(device.into());
+        self
+    }
+
+    /// How weights are kept.
+    #[must_use]
+    pub fn compute_type(mut self, compute_type: ComputeType) -> Self {
+        self.compute_type = compute_type;
+        self
+    }
+
+    /// Threads; 0 = one per physical core.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    fn open_device(&self) -> Result<Device> {
+        match self.device.as_deref().unwrap_or("auto") {
+            "auto" | "cpu" => Ok(Device::cpu(CpuOptions {
+                threads: self.threads,
+                ..CpuOptions::default()
+            })),
+            other => Err(Error::Compute(turaco_compute::Error::Unsupported {
+                what: format!("device `{other}`"),
+                reason: "this build has auto and cpu".into(),
+            })),
+        }
+    }
+}
+
+/// Where the time of a transcription went, in seconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Timings {
+    /// Voice activity detection.
+    pub vad: f64,
+    /// Log-mel features.
+    pub features: f64,
+    /// Language detection, its encoder run included.
+    pub language: f64,
+    /// Encoder.
+    pub encoder: f64,
+    /// Decoder, fallbacks included.
+    pub decoder: f64,
+    /// Word alignment.
+    pub words: f64,
+    /// Windows decoded.
+    pub windows: usize,
+    /// Tokens in the results.
+    pub tokens: usize,
+}
+
+/// What a transcription needs to run and the next one can use again.
+#[derive(Debug)]
+pub(super) struct Workspace {
+    pub session: Session,
+    pub decoder: WindowDecoder,
+    pub window: Window,
+    /// Batched mode's windows.
+    pub windows: Vec<Window>,
+}
+
+/// A loaded Whisper model; share it between threads and transcribe as many files at once as you like.
+#[derive(Debug)]
+pub struct Transcriber {
+    name: String,
+    model: Arc<Whisper>,
+    tokenizer: WhisperTokenizer,
+    alignment_heads: Vec<(usize, usize)>,
+    log_mel: LogMel,
+    idle: Mutex<Vec<Workspace>>,
+    threads: usize,
+    load_seconds: f64,
+    notes: Vec<String>,
+}
+
+impl Transcriber {
+    /// Load a model file or folder; the format is found out from the content.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for files that are broken or of an unsupported kind, [`Error::Compute`] for a device that is
+    /// not there or has no memory.
+    pub fn load_path(path: &Path, options: &LoadOptions, control: &Control) -> Result<Self> {
+        let started = Instant::now();
+        let device = options.open_device()?;
+        let checkpoint = WhisperCheckpoint::open(path)?;
+        let n_vocab = checkpoint.config.n_vocab;
+        let tokenizer = match &checkpoint.vocab {
+            Some(source) => source.tokenizer(&checkpoint.path, n_vocab)?,
+            None => WhisperTokenizer::bundled(&checkpoint.path, n_vocab)?,
+        };
+        let model = Whisper::load(
+            &checkpoint,
+            &device,
+            options.compute_type.weight_type(),
+            control,
+        )?;
+        let threads = match options.threads {
+            0 => turaco_compute::cpu::physical_cores(),
+            n => n,
+        };
+        Ok(Self {
+            name: checkpoint.name.clone(),
+            log_mel: LogMel::new(model.config().n_mels),
+            model,
+            tokenizer,
+            alignment_heads: checkpoint.generation.alignment_heads.clone(),
+            idle: Mutex::new(Vec::new()),
+            threads,
+            load_seconds: started.elapsed().as_secs_f64(),
+            notes: checkpoint.notes.clone(),
+        })
+    }
+
+    /// The model's name, for people.
+    pub fn model_name(&self) -> &str {
+        &self.name
+    }
+
+    /// The network.
+    pub fn model(&self) -> &Arc<Whisper> {
+        &self.model
+    }
+
+    /// The tokens.
+    pub fn tokenizer(&self) -> &WhisperTokenizer {
+        &self.tokenizer
+    }
+
+    /// The features.
+    pub fn log_mel(&self) -> &LogMel {
+        &self.log_mel
+    }
+
+    /// Whether the model knows other languages than English.
+    pub fn is_multilingual(&self) -> bool {
+        self.tokenizer.is_multilingual()
+    }
+
+    /// Codes of the languages that the model knows.
+    pub fn languages(&self) -> Vec<&str> {
+        if !self.is_multilingual() {
+            return vec!["en"];
+        }
+        self.tokenizer
+            .languages()
+            .iter()
+            .map(|(code, _)| code.as_str())
+            .collect()
+    }
+
+    /// Where the model runs.
+    pub fn device_description(&self) -> String {
+        self.model.device().description()
+    }
+
+    /// How the weights are kept.
+    pub fn weight_type(&self) -> WeightType {
+        self.model.weight_type()
+    }
+
+    /// Seconds that loading took.
+    pub fn load_seconds(&self) -> f64 {
+        self.load_seconds
+    }
+
+    /// What was noticed about the model files while loading.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Transcribe or translate; segments come out of the returned iterator as soon as they are final.
+    ///
+    /// Silent, very short and empty audio gives no segments.
+    ///
+    /// # Errors
+    /// Options that contradict each other or that this model cannot honour, a failed device, or cancellation. The
+    /// iterator ends after the first error.
+    pub fn transcribe(
+        &self,
+        audio: &Audio,
+        options: &TranscribeOptions,
+        control: &Control,
+    ) -> Result<Transcription<'_>> {
+        let mut options = options.clone();
+        let mut warnings = self.check(&mut options)?;
+        let batched = options.batch_size > 1;
+        let resampled;
+        let audio = if audio.sample_rate() == SAMPLE_RATE {
+            audio
+        } else {
+            resampled = audio.clone().resampled(SAMPLE_RATE)?;
+            &resampled
+        };
+        let duration = audio.duration();
+        let mut timings = Timings::default();
+
+        let window_seconds = options
+            .chunk_length
+            .unwrap_or(self.window_frames() as f64 / 100.0);
+        let vad = options.vad_filter.unwrap_or(batched) && options.clip_timestamps.is_empty();
+        let spans = if vad {
+            let started = Instant::now();
+            let spans =
+                self.find_speech(audio.samples(), &options, batched.then_some(window_seconds))?;
+            timings.vad = started.elapsed().as_secs_f64();
+            Some(spans)
+        } else if batched {
+            Some(clip_spans(&options.clip_timestamps, audio.samples().len()))
+        } else {
+            None
+        };
+        let speech = spans
+            .as_ref()
+            .map(|spans| collect_speech(audio.samples(), spans));
+        let samples = speech.as_deref().unwrap_or(audio.samples());
+        let duration_after_vad = samples.len() as f64 / f64::from(SAMPLE_RATE);
+
+        let started = Instant::now();
+        // Thirty seconds of silence behind the file, as the reference: the loudest value and language detection see it.
+        let padding = self.window_frames() * 160;
+        let mel = self
+            .log_mel
+            .compute_with_threads(samples, padding, self.threads);
+        let content_frames = mel.n_frames.saturating_sub(self.window_frames());
+        timings.features = started.elapsed().as_secs_f64();
+
+        let mut workspace = self.take_workspace()?;
+        let started = Instant::now();
+        let (language, language_probability, all_language_probs) = self.choose_language(
+            &mel,
+            content_frames,
+            &options,
+            &mut workspace,
+            &mut warnings,
+        )?;
+        timings.language = started.elapsed().as_secs_f64();
+
+        let timestamps = !options.without_timestamps.unwrap_or(batched);
+        let config = self.model.config();
+        let rules = TokenRules::new(&options, timestamps, &self.tokenizer, config.n_vocab);
+        let prompts = PromptTemplate::new(&options, timestamps, &self.tokenizer, config.n_text_ctx);
+        let sot_sequence = self.tokenizer.sot_sequence(Some(&language), options.task)?;
+        let info = Info {
+            language: language.clone(),
+            language_probability,
+            duration,
+            duration_after_vad,
+            all_language_probs,
+            warnings,
+        };
+        let time_map = spans.as_ref().map(|spans| TimeMap::new(spans, SAMPLE_RATE));
+        let engine = match (batched, spans, time_map.clone()) {
+            (true, Some(spans), Some(time_map)) => Engine::Batched(Box::new(Batched {
+                tokenizer: &self.tokenizer,
+                alignment_heads: &self.alignment_heads,
+                log_mel: &self.log_mel,
+                chunks: pack_spans(&spans, SAMPLE_RATE, window_seconds).into(),
+                options,
+                control: control.clone(),
+                samples: audio.samples().to_vec(),
+                time_map,
+                rules,
+                prompts,
+                language,
+                sot_sequence,
+                duration,
+                n_segments: 0,
+            })),
+            _ => Engine::Sequential(Box::new(LongForm::new(
+                &self.tokenizer,
+                &self.alignment_heads,
+                options,
+                control.clone(),
+                (mel, content_frames),
+                (rules, prompts),
+                (language, sot_sequence),
+                self.window_frames(),
+            ))),
+        };
+        Ok(Transcription {
+            transcriber: self,
+            workspace: Some(workspace),
+            time_map: if batched { None } else { time_map },
+            engine,
+            control: control.clone(),
+            ready: VecDeque::new(),
+            ended: false,
+            info,
+            timings,
+        })
+    }
+
+    /// Probabilities of all languages in the first window, best first.
+    ///
+    /// # Errors
+    /// A failed device.
+    pub fn detect_language(
+        &self,
+        audio: &Audio,
+        options: &TranscribeOptions,
+    ) -> Result<Vec<(String, f64)>> {
+        if !self.is_multilingual() {
+            return Ok(vec![("en".into(), 1.0)]);
+        }
+        let audio = audio.clone().resampled(SAMPLE_RATE)?;
+        let mel = self
+            .log_mel
+            .compute(audio.samples(), self.window_frames() * 160);
+        let among = self.language_tokens(&options.languages)?;
+        let mut workspace = self.take_workspace()?;
+        let found = self.probabilities_at(&mel, 0, &among, &mut workspace)?;
+        self.give_back(workspace);
+        Ok(found)
+    }
+
+    /// Mel frames of a full window.
+    fn window_frames(&self) -> usize {
+        2 * self.model.config().n_audio_ctx
+    }
+
+    /// Check options against each other and the model; returns what cannot be honoured but does no harm.
+    fn check(&self, options: &mut TranscribeOptions) -> Result<Vec<String>> {
+        let invalid = |option: &'static str, message: &str| {
+            Err(Error::InvalidOption {
+                option,
+                message: message.into(),
+            })
+        };
+        let mut warnings = Vec::new();
+        if options.beam_size == 0 {
+            return invalid("beam_size", "at least 1");
+        }
+        if options.best_of == 0 {
+            return invalid("best_of", "at least 1");
+        }
+        if options.batch_size == 0 {
+            return invalid("batch_size", "at least 1");
+        }
+        if options.temperature.is_empty() {
+            return invalid("temperature", "at least one number");
+        }
+        if !options
+            .temperature
+            .iter()
+            .all(|t| t.is_finite() && *t >= 0.0)
+        {
+            return invalid("temperature", "numbers from 0 upwards");
+        }
+        if !(options.patience.is_finite() && options.patience > 0.0) {
+            return invalid("patience", "a number above 0");
+        }
+        if options
+            .length_penalty
+            .is_some_and(|alpha| !(0.0..=1.0).contains(&alpha))
+        {
+            return invalid("length_penalty", "a number from 0 to 1");
+        }
+        if !(options.repetition_penalty.is_finite() && options.repetition_penalty > 0.0) {
+            return invalid("repetition_penalty", "a number above 0");
+        }
+        if options
+            .chunk_length
+            .is_some_and(|s| !(s.is_finite() && s >= 1.0))
+        {
+            return invalid("chunk_length", "at least 1 second");
+        }
+        let clips = &options.clip_timestamps;
+        if !clips.iter().all(|t| t.is_finite() && *t >= 0.0)
+            || clips.windows(2).any(|w| w[1] < w[0])
+        {
+            return invalid(
+                "clip_timestamps",
+                "seconds in rising order: start,end,start,end",
+            );
+        }
+        if options.clip_timestamps == [0.0] {
+            // The spelling of "the whole file" that users of openai-whisper know.
+            options.clip_timestamps.clear();
+        }
+        if options.max_new_tokens == Some(0) {
+            return invalid("max_new_tokens", "at least 1");
+        }
+        let config = self.model.config();
+        if let Some(tokens) = &options.initial_prompt_tokens {
+            if tokens.iter().any(|&token| token as usize >= config.n_vocab) {
+                return invalid("initial_prompt_tokens", "ids below the vocabulary's size");
+            }
+        }
+        if options.task == Task::Translate {
+            // large-v3-turbo and the distilled models have few decoder layers under a deep encoder, and were never
+            // trained to translate; they write down the original language instead.
+            let message = if !self.is_multilingual() {
+                Some("it knows English only; use a multilingual one such as `base` or `large-v3`")
+            } else if config.n_text_layers <= 4 && config.n_audio_layers > 2 * config.n_text_layers
+            {
+                Some("it was not trained for it; use a full one such as `medium` or `large-v3`")
+            } else {
+                None
+            };
+            if let Some(message) = message {
+                return Err(Error::UnsupportedTask {
+                    model: self.name.clone(),
+                    task: "translate".into(),
+                    message: message.into(),
+                });
+            }
+            if options.word_timestamps {
+                warnings.push("word timestamps of translations may not be reliable".into());
+            }
+        }
+        if options.hallucination_silence_threshold.is_some() && !options.word_timestamps {
+            warnings.push("hallucination_silence_threshold needs word_timestamps: ignored".into());
+        }
+        if options.word_timestamps && self.alignment_heads.is_empty() {
+            warnings.push("this model names no alignment heads: no word timestamps".into());
+            options.word_timestamps = false;
+        }
+        Ok(warnings)
+    }
+
+    fn find_speech(
+        &self,
+        samples: &[f32],
+        options: &TranscribeOptions,
+        window_seconds: Option<f64>,
+    ) -> Result<Vec<Span>> {
+        let parameters = SpeechParameters::from_options(&options.vad_parameters, window_seconds)?;
+        let network = crate::models::silero_vad::SileroVad::new(self.model.device(), SAMPLE_RATE)?;
+        find_speech(&network, samples, &parameters)
+    }
+
+    /// Given, or detected: the code, its probability, and all probabilities if there are any.
+    #[expect(clippy::type_complexity, reason = "three facts about one choice")]
+    fn choose_language(
+        &self,
+        mel: &crate::features::Mel,
+        content_frames: usize,
+        options: &TranscribeOptions,
+        workspace: &mut Workspace,
+        warnings: &mut Vec<String>,
+    ) -> Result<(String, f64, Option<Vec<(String, f64)>>)> {
+        let given = options
+            .language
+            .as_deref()
+            .filter(|name| !name.eq_ignore_ascii_case("auto"));
+        if !self.is_multilingual() {
+            if let Some(given) = given {
+                if crate::tokenizer::language_code(given).is_none() {
+                    return Err(unknown_language(given));
+                }
+                if crate::tokenizer::language_code(given) != Some("en") {
+                    warnings.push(format!(
+                        "{} knows English only: language `{given}` is ignored",
+                        self.name
+                    ));
+                }
+            }
+            return Ok(("en".into(), 1.0, None));
+        }
+        if let Some(given) = given {
+            let token = self
+                .tokenizer
+                .language_token(given)
+                .ok_or_else(|| unknown_language(given))?;
+            let code = self
+                .tokenizer
+                .language_of(token)
+                .unwrap_or(given)
+                .to_owned();
+            return Ok((code, 1.0, None));
+        }
+        let among = self.language_tokens(&options.languages)?;
+        if content_frames == 0 {
+            return Ok(("en".into(), 0.0, None));
+        }
+        // One window decides if it is sure; else the most frequent winner of several.
+        let mut votes: Vec<Vec<(String, f64)>> = Vec::new();
+        for i in 0..options.language_detection_segments.max(1) {
+            let start = i * self.window_frames();
+            if start >= content_frames {
+                break;
+            }
+            let found = self.probabilities_at(mel, start, &among, workspace)?;
+            let sure = found
+                .first()
+                .is_some_and(|(_, p)| *p >= options.language_detection_threshold);
+            votes.push(found);
+            if sure {
+                break;
+            }
+        }
+        let last_is_sure = votes
+            .last()
+            .and_then(|vote| vote.first())
+            .is_some_and(|(_, p)| *p >= options.language_detection_threshold);
+        let chosen = if last_is_sure {
+            votes.len() - 1
+        } else {
+            let winner = |vote: &Vec<(String, f64)>| vote.first().map(|(code, _)| code.clone());
+            let count = |i: usize| {
+                votes
+                    .iter()
+                    .filter(|v| winner(v) == winner(&votes[i]))
+                    .count()
+            };
+            (0..votes.len())
+                .rev()
+                .max_by_key(|&i| count(i))
+                .unwrap_or(0)
+        };
+        let probabilities = votes.swap_remove(chosen);
+        let (code, probability) = probabilities
+            .first()
+            .cloned()
+            .unwrap_or_else(|| ("en".into(), 0.0));
+        Ok((code, probability, Some(probabilities)))
+    }
+
+    fn probabilities_at(
+        &self,
+        mel: &crate::features::Mel,
+        start: usize,
+        among: &[u32],
+        workspace: &mut Workspace,
+    ) -> Result<Vec<(String, f64)>> {
+        let n = self.window_frames();
+        let kept = n.min(mel.n_frames.saturating_sub(start));
+        let features = pad_rows(mel.window(start, kept, 0.0), kept, n);
+        workspace
+            .session
+            .encode(&features, &mut [&mut workspace.window])?;
+        language_probabilities(
+            &mut workspace.session,
+            &self.tokenizer,
+            &workspace.window,
+            among,
+        )
+    }
+
+    fn language_tokens(&self, languages: &[String]) -> Result<Vec<u32>> {
+        languages
+            .iter()
+            .map(|name| {
+                self.tokenizer
+                    .language_token(name)
+                    .ok_or_else(|| unknown_language(name))
+            })
+            .collect()
+    }
+
+    fn take_workspace(&self) -> Result<Workspace> {
+        let idle = self
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        if let Some(workspace) = idle {
+            return Ok(workspace);
+        }
+        let session = Session::new(&self.model, self.tokenizer.timestamp_begin());
+        let window = session.new_window()?;
+        Ok(Workspace {
+            session,
+            decoder: WindowDecoder::new(),
+            window,
+            windows: Vec::new(),
+        })
+    }
+
+    fn give_back(&self, workspace: Workspace) {
+        self.idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(workspace);
+    }
+}
+
+/// Segments of a file, in order, as they become final.
+#[derive(Debug)]
+pub struct Transcription<'a> {
+    transcriber: &'a Transcriber,
+    workspace: Option<Workspace>,
+    time_map: Option<TimeMap>,
+    engine: Engine<'a>,
+    control: Control,
+    ready: VecDeque<Segment>,
+    ended: bool,
+    info: Info,
+    timings: Timings,
+}
+
+#[derive(Debug)]
+enum Engine<'a> {
+    Sequential(Box<LongForm<'a>>),
+    Batched(Box<Batched<'a>>),
+}
+
+impl Transcription<'_> {
+    /// Facts that are known from the start.
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// Where the time went so far.
+    pub fn timings(&self) -> Timings {
+        self.timings
+    }
+
+    /// Decode one more window (or batch) into `ready`; false at the end.
+    fn advance(&mut self) -> Result<bool> {
+        let Some(workspace) = &mut self.workspace else {
+            return Ok(false);
+        };
+        let segments = match &mut self.engine {
+            Engine::Sequential(long_form) => long_form.next_window(workspace, &mut self.timings)?,
+            Engine::Batched(batched) => batched.next_batch(workspace, &mut self.timings)?,
+        };
+        let Some(segments) = segments else {
+            return Ok(false);
+        };
+        for mut segment in segments {
+            if let Some(time_map) = &self.time_map {
+                time_map.restore(&mut segment);
+            }
+            self.ready.push_back(segment);
+        }
+        let (done, total) = match &self.engine {
+            Engine::Sequential(long_form) => long_form.progress(),
+            Engine::Batched(batched) => batched.progress(),
+        };
+        // With silence left out, progress counts speech; the listener knows only the file.
+        let share = if total > 0.0 { done / total } else { 1.0 };
+        self.control
+            .report(share * self.info.duration, Some(self.info.duration));
+        Ok(true)
+    }
+}
+
+impl Iterator for Transcription<'_> {
+    type Item = Result<Segment>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(segment) = self.ready.pop_front() {
+                return Some(Ok(segment));
+            }
+            if self.ended {
+                return None;
+            }
+            match self.advance() {
+                Ok(true) => {}
+                Ok(false) => self.ended = true,
+                Err(error) => {
+                    self.ended = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Transcription<'_> {
+    fn drop(&mut self) {
+        if let Some(workspace) = self.workspace.take() {
+            self.transcriber.give_back(workspace);
+        }
+    }
+}
+
+fn unknown_language(name: &str) -> Error {
+    Error::InvalidOption {
+        option: "language",
+        message: format!("`{name}` is no language code or English name that this model knows"),
+    }
+}
+
+/// Clip times as spans of samples.
+fn clip_spans(clip_timestamps: &[f64], n_samples: usize) -> Vec<Span> {
+    let sample = |seconds: f64| ((seconds * f64::from(SAMPLE_RATE)) as usize).min(n_samples);
+    let mut points: Vec<usize> = clip_timestamps.iter().map(|&t| sample(t)).collect();
+    if points.is_empty() {
+        points.push(0);
+    }
+    if points.len() % 2 == 1 {
+        points.push(n_samples);
+    }
+    points
+        .chunks_exact(2)
+        .map(|pair| Span::from_samples(pair[0], pair[1], SAMPLE_RATE))
+        .collect()
+}

@@ -1,0 +1,144 @@
+//! Whisper's audio encoder.
+
+use std::sync::Arc;
+
+use turaco_compute::{Activation, Epilogue, Mask, Matrix, StepBuilder, Value, WeightType};
+
+use super::config::WhisperConfig;
+use super::{NORM_EPS, attention_shape};
+use crate::nn::{Conv1d, LayerNorm, Linear, Loader};
+use crate::{Control, Result};
+
+/// Log-mel windows to encoder states.
+#[derive(Debug)]
+pub(super) struct Encoder {
+    conv1: Conv1d,
+    conv2: Conv1d,
+    positions: Arc<Matrix>,
+    blocks: Vec<Block>,
+    norm: LayerNorm,
+}
+
+/// `x += attention(norm(x)); x += mlp(norm(x))`.
+#[derive(Debug)]
+struct Block {
+    attn_norm: LayerNorm,
+    /// Query, key and value projections in one matrix.
+    qkv_proj: Linear,
+    out_proj: Linear,
+    mlp_norm: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+    n_state: usize,
+    n_heads: usize,
+}
+
+/// The values at the end of every stage, for comparison with the reference.
+pub(super) struct EncoderStages {
+    /// After each convolution's GELU; the second with positions added.
+    pub conv: [Value; 2],
+    /// After each block.
+    pub blocks: Vec<Value>,
+    /// After the final norm.
+    pub states: Value,
+}
+
+impl Encoder {
+    pub fn load(loader: &Loader<'_>, config: &WhisperConfig, control: &Control) -> Result<Self> {
+        let d = config.n_audio_state;
+        // The stem sees raw features and is a small part of the work: one byte per weight would cost accuracy for nothing.
+        let stem = match loader.weight_type() {
+            WeightType::Int8 => loader.with_weight_type(WeightType::Bf16),
+            _ => loader.clone(),
+        };
+        let exact = loader.with_weight_type(WeightType::F32);
+        Ok(Self {
+            conv1: Conv1d::load(&stem, "conv1", (config.n_mels, d), (3, 1, 1))?,
+            conv2: Conv1d::load(&stem, "conv2", (d, d), (3, 2, 1))?,
+            positions: exact.matrix(&["embed_positions.weight"], config.n_audio_ctx, d)?,
+            blocks: (0..config.n_audio_layers)
+                .map(|layer| {
+                    control.check()?;
+                    control.report(
+                        layer as f64,
+                        Some((config.n_audio_layers + config.n_text_layers) as f64),
+                    );
+                    Block::load(&loader.at("layers").at(layer), config)
+                })
+                .collect::<Result<_>>()?,
+            norm: LayerNorm::load(loader, "layer_norm", d, NORM_EPS)?,
+        })
+    }
+
+    /// `mel [n_sequences * n_mels, 2 * n_audio_ctx]` to states `[n_sequences * n_audio_ctx, n_audio_state]`.
+    pub fn forward(
+        &self,
+        step: &mut StepBuilder,
+        mel: Value,
+        n_sequences: usize,
+    ) -> Result<EncoderStages> {
+        let x = step.transpose(mel, n_sequences)?;
+        let conv1 = self.conv1.forward(step, x, n_sequences, Activation::Gelu)?;
+        let conv2 = self
+            .conv2
+            .forward(step, conv1, n_sequences, Activation::Gelu)?;
+        let mut x = step.add_table(conv2, &self.positions)?;
+        let conv = [conv1, x];
+        let mut blocks = Vec::with_capacity(self.blocks.len());
+        for block in &self.blocks {
+            x = block.forward(step, x, n_sequences)?;
+            blocks.push(x);
+        }
+        let states = self.norm.forward(step, x)?;
+        Ok(EncoderStages {
+            conv,
+            blocks,
+            states,
+        })
+    }
+}
+
+impl Block {
+    fn load(loader: &Loader<'_>, config: &WhisperConfig) -> Result<Self> {
+        let (d, ffn) = (config.n_audio_state, config.n_audio_ffn);
+        let attention = loader.at("self_attn");
+        Ok(Self {
+            attn_norm: LayerNorm::load(loader, "self_attn_layer_norm", d, NORM_EPS)?,
+            qkv_proj: Linear::load_stacked(
+                &attention,
+                &[("q_proj", true), ("k_proj", false), ("v_proj", true)],
+                d,
+                d,
+            )?,
+            out_proj: Linear::load(&attention, "out_proj", d, d)?,
+            mlp_norm: LayerNorm::load(loader, "final_layer_norm", d, NORM_EPS)?,
+            fc1: Linear::load(loader, "fc1", d, ffn)?,
+            fc2: Linear::load(loader, "fc2", ffn, d)?,
+            n_state: d,
+            n_heads: config.n_audio_heads,
+        })
+    }
+
+    fn forward(&self, step: &mut StepBuilder, x: Value, n_sequences: usize) -> Result<Value> {
+        let d = self.n_state;
+        let h = self.attn_norm.forward(step, x)?;
+        let qkv = self.qkv_proj.forward(step, h)?;
+        let [q, k, v] = [
+            step.columns(qkv, 0, d)?,
+            step.columns(qkv, d, d)?,
+            step.columns(qkv, 2 * d, d)?,
+        ];
+        let shape = attention_shape(d, self.n_heads, Mask::Full);
+        let attended = step.attention(q, k, v, n_sequences, shape)?;
+        let x = self
+            .out_proj
+            .forward_with(step, attended, Epilogue::default().residual(x))?;
+
+        let h = self.mlp_norm.forward(step, x)?;
+        let h = self
+            .fc1
+            .forward_with(step, h, Epilogue::default().activation(Activation::Gelu))?;
+        self.fc2
+            .forward_with(step, h, Epilogue::default().residual(x))
+    }
+}

@@ -1,0 +1,120 @@
+//! From named tensors of a checkpoint to weights on a device.
+
+use std::sync::Arc;
+
+use turaco_compute::{Device, HostMatrix, Matrix, Vector, WeightType};
+
+use crate::Result;
+use crate::weights::{Tensor, Weights};
+
+/// Uploads the tensors of one checkpoint; [`at`](Self::at) descends along the names' dots, so that load functions
+/// mirror the checkpoint's tree.
+#[derive(Debug, Clone)]
+pub struct Loader<'a> {
+    weights: &'a Weights,
+    device: &'a Device,
+    weight_type: WeightType,
+    prefix: String,
+}
+
+impl<'a> Loader<'a> {
+    /// A loader at the root of `weights`; matrices are stored as `weight_type`.
+    pub fn new(weights: &'a Weights, device: &'a Device, weight_type: WeightType) -> Self {
+        Self {
+            weights,
+            device,
+            weight_type,
+            prefix: String::new(),
+        }
+    }
+
+    /// The same loader below `name`.
+    #[must_use]
+    pub fn at(&self, name: impl std::fmt::Display) -> Self {
+        Self {
+            prefix: format!("{}{name}.", self.prefix),
+            ..self.clone()
+        }
+    }
+
+    /// The same loader with another type of matrix.
+    #[must_use]
+    pub fn with_weight_type(&self, weight_type: WeightType) -> Self {
+        Self {
+            weight_type,
+            ..self.clone()
+        }
+    }
+
+    /// How this loader stores matrices.
+    pub fn weight_type(&self) -> WeightType {
+        self.weight_type
+    }
+
+    /// The device that this loader uploads to.
+    pub fn device(&self) -> &Device {
+        self.device
+    }
+
+    /// A tensor of the checkpoint.
+    ///
+    /// # Errors
+    /// It is missing or has another shape.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.weights.get(&format!("{}{name}", self.prefix), shape)
+    }
+
+    /// Whether the checkpoint holds this tensor.
+    pub fn has(&self, name: &str) -> bool {
+        self.weights
+            .find(&format!("{}{name}", self.prefix))
+            .is_some()
+    }
+
+    /// Several `[rows, cols]` matrices stacked by rows into one, in the loader's weight type.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape, or the device has no memory.
+    pub fn matrix(&self, names: &[&str], rows: usize, cols: usize) -> Result<Arc<Matrix>> {
+        let tensors = names
+            .iter()
+            .map(|name| self.tensor(name, &[rows, cols]))
+            .collect::<Result<Vec<_>>>()?;
+        let sources: Vec<_> = tensors.iter().map(|t| host_matrix(t, rows, cols)).collect();
+        Ok(self.device.matrix(&sources, self.weight_type)?)
+    }
+
+    /// A vector of `len` values.
+    ///
+    /// # Errors
+    /// It is missing or has another shape.
+    pub fn vector(&self, name: &str, len: usize) -> Result<Arc<Vector>> {
+        Ok(self.device.vector(&self.tensor(name, &[len])?.to_f32())?)
+    }
+
+    /// Several vectors of `len` values one after the other; an absent name (`None`) stands for zeros.
+    ///
+    /// # Errors
+    /// One is missing or has another shape.
+    pub fn vectors(&self, names: &[Option<&str>], len: usize) -> Result<Arc<Vector>> {
+        let mut values = Vec::with_capacity(names.len() * len);
+        for name in names {
+            match name {
+                Some(name) => values.extend(self.tensor(name, &[len])?.to_f32()),
+                None => values.resize(values.len() + len, 0.0),
+            }
+        }
+        Ok(self.device.vector(&values)?)
+    }
+}
+
+/// A tensor as the row-major matrix that devices take.
+fn host_matrix(tensor: &Tensor, rows: usize, cols: usize) -> HostMatrix<'_> {
+    HostMatrix {
+        dtype: tensor.dtype,
+        rows,
+        cols,
+        bytes: &tensor.bytes,
+        row_scales: tensor.row_scales.as_deref(),
+    }
+}
