@@ -97,6 +97,9 @@ impl Error {
             Self::Offline { model } => Some(format!(
                 "run `turaco models pull {model}` with network access, or leave out --offline / HF_HUB_OFFLINE"
             )),
+            Self::Io { source, .. } if matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) => Some(
+                "the disk is full: free some space, or let HF_HUB_CACHE name a folder with room; a download continues where it stopped".into(),
+            ),
             Self::Network { .. } => Some(
                 "check the connection, HTTPS_PROXY and HF_ENDPOINT; a download that broke off continues where it stopped".into(),
             ),

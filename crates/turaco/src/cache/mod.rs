@@ -5,7 +5,10 @@
 
 mod complete;
 mod inventory;
-#[allow(dead_code, reason = "only the downloader writes")]
+#[cfg_attr(
+    not(feature = "hub"),
+    allow(dead_code, reason = "only the downloader writes")
+)]
 mod layout;
 mod names;
 
@@ -16,8 +19,13 @@ pub use complete::{Completeness, Format, check_folder};
 pub use inventory::{CachedModel, Removed};
 pub use names::{ALIASES, Alias, ModelId, ModelName, suggestions};
 
+pub(crate) use layout::RepoFolder;
+#[cfg(feature = "hub")]
+pub(crate) use layout::{create_parent, is_commit};
+#[cfg(feature = "hub")]
+pub(crate) use names::is_safe_relative;
+
 use complete::is_present;
-use layout::RepoFolder;
 
 use crate::{Error, Result};
 
@@ -345,7 +353,7 @@ fn display_name(path: &Path) -> String {
 }
 
 /// A folder named by an environment variable, with a leading `~` replaced as huggingface_hub does; `None` if unset or empty.
-fn folder_variable(
+pub(crate) fn folder_variable(
     variable: &dyn Fn(&str) -> Option<OsString>,
     name: &str,
     home: Option<&Path>,

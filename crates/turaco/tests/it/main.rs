@@ -1,0 +1,6 @@
+//! Tests of the library through its public interface, in one binary.
+
+#[cfg(feature = "hub")]
+mod hub;
+#[cfg(feature = "hub")]
+mod mock_hub;
