@@ -35,7 +35,7 @@ pub(crate) struct Arena {
 impl Arena {
     /// Zeroed memory for `len` values.
     pub(crate) fn new(len: usize) -> Result<Self> {
-        let bytes = len.checked_mul(size_of::<f32>()).unwrap_or(usize::MAX);
+        let bytes = len.saturating_mul(size_of::<f32>());
         let buffer = Buffer::zeroed(bytes, "the scratch memory of a step")?;
         Ok(Self { buffer })
     }

@@ -1,23 +1,39 @@
 //! Key and value storage of one sequence.
 //!
-//! Values lie as they come, `[layer][position][kv_dim]`. Keys lie in blocks of [`KEY_BLOCK`] positions, transposed:
-//! `[layer][position / 16][kv_dim][position % 16]`. So the scores of 16 neighbouring keys against one query are a sum
-//! over contiguous vectors without any horizontal addition, a head's keys of one block are contiguous whatever the
-//! head width is, and a block is directly the right-hand panel of a matrix product with many queries.
+//! Both lie in blocks of [`BLOCK`] positions. Keys are transposed inside a block, `[block][column][position]`; values
+//! are cut into groups of 16 columns, `[block][column / 16][position][column % 16]`. So the scores of neighbouring
+//! keys against one query are a sum over contiguous vectors without any horizontal addition, a head's part of a block
+//! is contiguous for every head width that is a multiple of 16, and a block is directly the right-hand panel of a
+//! matrix product with many queries. [`Panels`] describes this order; the keys of an attention without cache are
+//! brought into it too.
 
 use half::{bf16, f16};
 
+use crate::cpu::isa::Isa;
+use crate::cpu::memory::Buffer;
+use crate::cpu::packed::Shared;
+use crate::cpu::pool::Pool;
+use crate::cpu::simd::{Element, Kernel, Simd, dispatch};
 use crate::device::CacheShape;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 
 use super::kernels::Rows;
 
-/// Positions in one transposed block of keys.
-pub(crate) const KEY_BLOCK: usize = 16;
+/// Positions of one block.
+pub(crate) const BLOCK: usize = 16;
+
+/// Positions that an attention kernel reads at a time; storage is padded to a multiple of it.
+pub(crate) const TILE_KEYS: usize = 64;
+
+/// Positions that one task packs.
+const PACK_POSITIONS: usize = 64;
+
+/// Numbers worth waking another thread.
+const WORTH_A_TASK: usize = 16_384;
 
 /// A number format of a cache.
-pub(crate) trait CacheNumber: Copy + Send + Sync + 'static {
+pub(crate) trait CacheNumber: Element + bytemuck::Pod {
     /// To single precision, exactly.
     fn widen(self) -> f32;
     /// From single precision, to the nearest.
@@ -57,10 +73,54 @@ impl CacheNumber for bf16 {
     }
 }
 
-/// Keys and values in one number format.
+/// Where the keys and values of some columns of a layer are.
+#[derive(Clone, Copy)]
+pub(crate) struct Panels<'a, T> {
+    /// Key of position `p`, column `c`: `[p / 16 * stride + c * 16 + p % 16]`.
+    pub keys: &'a [T],
+    /// Value of position `p`, column `c`: `[p / 16 * stride + c / 16 * 256 + p % 16 * 16 + c % 16]`.
+    pub values: &'a [T],
+    /// Numbers from one block of positions to the next.
+    pub stride: usize,
+    /// Numbers from all blocks of one head to those of the next; 0 if heads are columns of the same blocks.
+    pub head_stride: usize,
+}
+
+impl<'a, T> Panels<'a, T> {
+    /// Where head `head` is, and its first column there.
+    pub(crate) fn head(self, head: usize, head_dim: usize) -> (Self, usize) {
+        if self.head_stride == 0 {
+            return (self, head * head_dim);
+        }
+        let range = head * self.head_stride..(head + 1) * self.head_stride;
+        let panels = Self {
+            keys: &self.keys[range.clone()],
+            values: &self.values[range],
+            ..self
+        };
+        (panels, 0)
+    }
+
+    /// From column `column` on, a multiple of 16.
+    pub(crate) fn columns(self, column: usize) -> Self {
+        debug_assert_eq!(column % BLOCK, 0);
+        Self {
+            keys: &self.keys[column * BLOCK..],
+            values: &self.values[column * BLOCK..],
+            ..self
+        }
+    }
+}
+
+/// Keys and values in one number format, layer after layer.
 pub(crate) struct Planes<T> {
-    keys: Vec<T>,
-    values: Vec<T>,
+    keys: Buffer,
+    values: Buffer,
+    /// Numbers of one layer.
+    layer: usize,
+    /// Numbers of one block.
+    stride: usize,
+    format: std::marker::PhantomData<T>,
 }
 
 /// Storage behind a [`KvCache`](crate::KvCache) of the CPU.
@@ -70,17 +130,7 @@ pub(crate) enum CpuCache {
     Bf16(Planes<bf16>),
 }
 
-/// The keys and values of one layer.
-#[derive(Clone, Copy)]
-pub(crate) struct Layer<'a, T> {
-    /// `[position / 16][kv_dim][position % 16]`.
-    pub keys: &'a [T],
-    /// `[position][kv_dim]`.
-    pub values: &'a [T],
-    pub kv_dim: usize,
-}
-
-/// Calls `$body` with `$planes` bound to the planes of the cache's format.
+/// Evaluates `$body` with `$planes` bound to the planes of the cache's format.
 macro_rules! with_planes {
     ($cache:expr, $planes:ident => $body:expr) => {
         match $cache {
@@ -109,17 +159,11 @@ impl CpuCache {
     }
 
     /// Copy positions `from..to` of every layer from a cache of the same shape.
-    pub(crate) fn copy_from(
-        &mut self,
-        source: &Self,
-        shape: CacheShape,
-        from: usize,
-        to: usize,
-    ) -> Result<()> {
+    pub(crate) fn copy_from(&mut self, source: &Self, from: usize, to: usize) -> Result<()> {
         match (self, source) {
-            (Self::F32(target), Self::F32(source)) => target.copy_from(source, shape, from, to),
-            (Self::F16(target), Self::F16(source)) => target.copy_from(source, shape, from, to),
-            (Self::Bf16(target), Self::Bf16(source)) => target.copy_from(source, shape, from, to),
+            (Self::F32(target), Self::F32(source)) => target.copy_from(source, from, to),
+            (Self::F16(target), Self::F16(source)) => target.copy_from(source, from, to),
+            (Self::Bf16(target), Self::Bf16(source)) => target.copy_from(source, from, to),
             _ => {
                 return Err(Error::Unsupported {
                     what: "copying between caches of different formats".into(),
@@ -129,91 +173,211 @@ impl CpuCache {
         }
         Ok(())
     }
+}
+
+impl<T: CacheNumber> Planes<T> {
+    fn new(shape: CacheShape) -> Result<Self> {
+        let refused = || Error::OutOfMemory {
+            bytes: usize::MAX,
+            what: format!("a key/value cache of {shape:?}"),
+        };
+        let stride = shape
+            .kv_dim
+            .checked_next_multiple_of(BLOCK)
+            .and_then(|width| width.checked_mul(BLOCK))
+            .ok_or_else(refused)?;
+        let positions = shape.capacity.checked_next_multiple_of(TILE_KEYS);
+        let layer = positions
+            .and_then(|positions| (positions / BLOCK).checked_mul(stride))
+            .ok_or_else(refused)?;
+        let bytes = layer
+            .checked_mul(shape.n_layers)
+            .and_then(|len| len.checked_mul(size_of::<T>()))
+            .ok_or_else(refused)?;
+        Ok(Self {
+            keys: Buffer::zeroed(bytes, "a key cache")?,
+            values: Buffer::zeroed(bytes, "a value cache")?,
+            layer,
+            stride,
+            format: std::marker::PhantomData,
+        })
+    }
+
+    /// One layer.
+    pub(crate) fn layer(&self, layer: usize) -> Panels<'_, T> {
+        let range = layer * self.layer..(layer + 1) * self.layer;
+        Panels {
+            keys: &self.keys.as_slice()[range.clone()],
+            values: &self.values.as_slice()[range],
+            stride: self.stride,
+            head_stride: 0,
+        }
+    }
 
     /// Write rows of keys and values to layer `layer` from position `start` on.
     pub(crate) fn append(
         &mut self,
-        shape: CacheShape,
+        (isa, pool): (Isa, &Pool),
         layer: usize,
         start: usize,
         k: Rows<'_>,
         v: Rows<'_>,
     ) {
-        with_planes!(self, planes => planes.append(shape, layer, start, k, v));
-    }
-}
-
-/// Positions of a cache rounded up to whole blocks.
-fn padded(capacity: usize) -> usize {
-    capacity.next_multiple_of(KEY_BLOCK)
-}
-
-impl<T: CacheNumber> Planes<T> {
-    fn new(shape: CacheShape) -> Result<Self> {
-        let allocate = |positions: usize| -> Result<Vec<T>> {
-            let len = shape
-                .n_layers
-                .checked_mul(positions)
-                .and_then(|n| n.checked_mul(shape.kv_dim));
-            let refused = || Error::OutOfMemory {
-                bytes: len.unwrap_or(usize::MAX).saturating_mul(size_of::<T>()),
-                what: "a key/value cache".into(),
-            };
-            let len = len.ok_or_else(refused)?;
-            let mut numbers = Vec::new();
-            numbers.try_reserve_exact(len).map_err(|_| refused())?;
-            numbers.resize(len, T::narrow(0.0));
-            Ok(numbers)
+        let range = layer * self.layer..(layer + 1) * self.layer;
+        let target = PanelsMut::<T> {
+            keys: &mut self.keys.as_slice_mut()[range.clone()],
+            values: &mut self.values.as_slice_mut()[range],
+            stride: self.stride,
+            n_heads: 1,
         };
-        let positions = shape
-            .capacity
-            .checked_next_multiple_of(KEY_BLOCK)
-            .unwrap_or(usize::MAX);
-        Ok(Self {
-            keys: allocate(positions)?,
-            values: allocate(shape.capacity)?,
-        })
+        pack(isa, pool, k, v, start, target);
     }
 
-    /// One layer.
-    pub(crate) fn layer(&self, shape: CacheShape, layer: usize) -> Layer<'_, T> {
-        let keys = padded(shape.capacity) * shape.kv_dim;
-        let values = shape.capacity * shape.kv_dim;
-        Layer {
-            keys: &self.keys[layer * keys..][..keys],
-            values: &self.values[layer * values..][..values],
-            kv_dim: shape.kv_dim,
+    fn copy_from(&mut self, source: &Self, from: usize, to: usize) {
+        if self.layer == 0 {
+            return;
         }
-    }
-
-    fn append(&mut self, shape: CacheShape, layer: usize, start: usize, k: Rows<'_>, v: Rows<'_>) {
-        let width = shape.kv_dim;
-        let keys = &mut self.keys[layer * padded(shape.capacity) * width..]
-            [..padded(shape.capacity) * width];
-        let values = &mut self.values[layer * shape.capacity * width..][..shape.capacity * width];
-        for (index, (k, v)) in k.iter().zip(v.iter()).enumerate() {
-            let position = start + index;
-            let (block, lane) = (position / KEY_BLOCK, position % KEY_BLOCK);
-            let block = &mut keys[block * KEY_BLOCK * width..][..KEY_BLOCK * width];
-            for (target, &key) in block.chunks_exact_mut(KEY_BLOCK).zip(k) {
-                target[lane] = T::narrow(key);
-            }
-            for (target, &value) in values[position * width..][..width].iter_mut().zip(v) {
-                *target = T::narrow(value);
+        // Whole blocks: the positions before `from` are equal already, those after `to` hold nothing.
+        let range = from / BLOCK * self.stride..to.div_ceil(BLOCK) * self.stride;
+        for (to, from) in [
+            (&mut self.keys, &source.keys),
+            (&mut self.values, &source.values),
+        ] {
+            let layers = to.as_slice_mut::<T>().chunks_exact_mut(self.layer);
+            for (to, from) in layers.zip(from.as_slice::<T>().chunks_exact(self.layer)) {
+                to[range.clone()].copy_from_slice(&from[range.clone()]);
             }
         }
     }
+}
 
-    fn copy_from(&mut self, source: &Self, shape: CacheShape, from: usize, to: usize) {
-        let width = shape.kv_dim;
-        for layer in 0..shape.n_layers {
-            // Whole blocks: the lanes before `from` are equal already, those after `to` hold nothing.
-            let base = layer * padded(shape.capacity) * width;
-            let keys = base + from / KEY_BLOCK * KEY_BLOCK * width..base + padded(to) * width;
-            self.keys[keys.clone()].copy_from_slice(&source.keys[keys]);
-            let base = layer * shape.capacity * width;
-            let values = base + from * width..base + to * width;
-            self.values[values.clone()].copy_from_slice(&source.values[values]);
+/// [`Panels`] to write.
+pub(crate) struct PanelsMut<'a, T> {
+    pub keys: &'a mut [T],
+    pub values: &'a mut [T],
+    pub stride: usize,
+    /// Equal parts of the columns that each get an equal part of the memory for themselves.
+    pub n_heads: usize,
+}
+
+/// Numbers of all blocks of one head with `positions` positions.
+pub(crate) fn head_panel_len(head_dim: usize, positions: usize) -> usize {
+    head_dim.next_multiple_of(BLOCK) * positions.next_multiple_of(TILE_KEYS)
+}
+
+/// Bring rows of keys and values into the order of panels, at positions from `start` on.
+pub(crate) fn pack<T: CacheNumber>(
+    isa: Isa,
+    pool: &Pool,
+    k: Rows<'_>,
+    v: Rows<'_>,
+    start: usize,
+    target: PanelsMut<'_, T>,
+) {
+    let PanelsMut {
+        keys,
+        values,
+        stride,
+        n_heads,
+    } = target;
+    let end = start + k.len();
+    let width = k.cols() / n_heads;
+    let head_stride = keys.len() / n_heads;
+    assert!(values.len() == keys.len() && head_stride >= end.div_ceil(BLOCK) * stride);
+    assert!(width.next_multiple_of(BLOCK) * BLOCK <= stride);
+    assert!(v.len() == k.len() && v.cols() == k.cols());
+    let (keys, values) = (Shared::new(keys), Shared::new(values));
+    let first = start / PACK_POSITIONS;
+    let parts = end.div_ceil(PACK_POSITIONS) - first;
+    let task = |index: usize| {
+        let (head, part) = (index / parts, first + index % parts);
+        let positions = part * PACK_POSITIONS..(part + 1) * PACK_POSITIONS;
+        let piece = Pack {
+            k,
+            v,
+            columns: head * width..(head + 1) * width,
+            start,
+            positions: positions.start.max(start)..positions.end.min(end),
+            // SAFETY: heads are equal parts of the panels.
+            keys: unsafe { keys.get().add(head * head_stride) },
+            // SAFETY: as above.
+            values: unsafe { values.get().add(head * head_stride) },
+            stride,
+        };
+        dispatch(isa, piece);
+    };
+    if k.len() * k.cols() < WORTH_A_TASK {
+        (0..n_heads * parts).for_each(task);
+    } else {
+        pool.run(n_heads * parts, &task);
+    }
+}
+
+/// Some positions of [`pack`]; different tasks touch different positions or heads.
+struct Pack<'a, T> {
+    k: Rows<'a>,
+    v: Rows<'a>,
+    columns: std::ops::Range<usize>,
+    start: usize,
+    positions: std::ops::Range<usize>,
+    keys: *mut T,
+    values: *mut T,
+    stride: usize,
+}
+
+impl<T: CacheNumber> Pack<'_, T> {
+    #[inline(always)]
+    fn all(self, narrow: impl Fn(&[f32; BLOCK]) -> [T; BLOCK]) {
+        for position in self.positions.clone() {
+            let row = position - self.start;
+            let k = &self.k.row(row)[self.columns.clone()];
+            let v = &self.v.row(row)[self.columns.clone()];
+            let block = position / BLOCK * self.stride;
+            let lane = position % BLOCK;
+            for (group, (k, v)) in k.chunks(BLOCK).zip(v.chunks(BLOCK)).enumerate() {
+                let width = k.len();
+                let (k, v) = (narrow(&padded(k)), narrow(&padded(v)));
+                let base = block + group * BLOCK * BLOCK;
+                // SAFETY: `pack` checked that all positions and columns (rounded up to 16) are within the panels, and
+                // each position of a head belongs to one task.
+                unsafe {
+                    for (column, &key) in k[..width].iter().enumerate() {
+                        self.keys.add(base + column * BLOCK + lane).write(key);
+                    }
+                    let to = self.values.add(base + lane * BLOCK);
+                    to.cast::<[T; BLOCK]>().write_unaligned(v);
+                }
+            }
         }
+    }
+}
+
+/// Up to 16 values, then zeros.
+#[inline(always)]
+fn padded(values: &[f32]) -> [f32; BLOCK] {
+    <[f32; BLOCK]>::try_from(values)
+        .unwrap_or_else(|_| std::array::from_fn(|index| values.get(index).copied().unwrap_or(0.0)))
+}
+
+impl<T: CacheNumber> Kernel for Pack<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        self.all(|values| {
+            let mut out = [T::zeroed(); BLOCK];
+            for start in (0..BLOCK).step_by(S::LANES) {
+                // SAFETY: lanes divide 16.
+                unsafe {
+                    let value = s.load_ptr(values.as_ptr().add(start));
+                    T::store(s, out.as_mut_ptr().add(start), value);
+                }
+            }
+            out
+        });
+    }
+
+    fn run_scalar(self) {
+        self.all(|values| values.map(T::narrow));
     }
 }

@@ -3,17 +3,19 @@
 use std::sync::Arc;
 
 use crate::cpu::arena::{Arena, View};
-use crate::cpu::cache::{CpuCache, with_planes};
+use crate::cpu::cache::{BLOCK, CpuCache, Panels, PanelsMut, head_panel_len, pack, with_planes};
 use crate::cpu::isa::Isa;
-use crate::cpu::kernels::attention::{attention_scalar, capture_scores_scalar};
-use crate::cpu::kernels::choose_tokens::{Choice, choose_scalar};
+use crate::cpu::kernels::attention::{Sequence, attention, capture_scores};
+use crate::cpu::kernels::choose_tokens::{Choice, Choose};
 use crate::cpu::kernels::linear::{self, LinearScratch, linear, linear_scratch_bytes};
 use crate::cpu::kernels::{
-    Rows, activation, conv1d, elementwise, lstm, norm, rope, softmax, transpose,
+    Rows, activation, conv1d, elementwise, lstm, norm, over_rows, rope, softmax, transpose,
 };
 use crate::cpu::matrix::CpuMatrix;
+use crate::cpu::packed::Shared;
 use crate::cpu::plan::{Details, IdsPlace, Plan};
 use crate::cpu::pool::Pool;
+use crate::cpu::simd::dispatch;
 use crate::device::{Executable, KvCache, Matrix, Vector};
 use crate::error::{Error, Result};
 use crate::graph::{Activation, AttentionShape, Graph, Ids, Mask, Op, Value};
@@ -200,6 +202,7 @@ impl Machine<'_, '_, '_> {
     }
 
     fn run(&mut self, op: &Op, details: &Details) -> Result<()> {
+        let engine = self.engine;
         match op {
             Op::Embedding {
                 table,
@@ -275,16 +278,37 @@ impl Machine<'_, '_, '_> {
             } => {
                 let ([target], readable) = self.arena.split([self.plan.views[out.id as usize]]);
                 let x = readable.rows(self.plan.views[x.id as usize]);
-                norm::layer_norm(x, vector(gamma)?, vector(beta)?, *eps, target);
+                let (gamma, beta) = (vector(gamma)?, vector(beta)?);
+                over_rows(engine, x.len(), 2, target, |range, out| {
+                    let x = x.slice(range.start, range.len());
+                    dispatch(
+                        engine.isa,
+                        norm::LayerNorm {
+                            x,
+                            gamma,
+                            beta,
+                            eps: *eps,
+                            out,
+                        },
+                    );
+                });
             }
             Op::RmsNorm { x, gamma, eps, out } => {
                 let ([target], readable) = self.arena.split([self.plan.views[out.id as usize]]);
-                norm::rms_norm(
-                    readable.rows(self.plan.views[x.id as usize]),
-                    vector(gamma)?,
-                    *eps,
-                    target,
-                );
+                let x = readable.rows(self.plan.views[x.id as usize]);
+                let gamma = vector(gamma)?;
+                over_rows(engine, x.len(), 2, target, |range, out| {
+                    let x = x.slice(range.start, range.len());
+                    dispatch(
+                        engine.isa,
+                        norm::RmsNorm {
+                            x,
+                            gamma,
+                            eps: *eps,
+                            out,
+                        },
+                    );
+                });
             }
             Op::Rope {
                 x,
@@ -304,13 +328,18 @@ impl Machine<'_, '_, '_> {
                 let out = self.plan.views[out.id as usize];
                 let ([target, table], readable) = self.arena.split([out, details.scratch]);
                 rope::table(positions, *head_dim, *theta, table);
-                rope::rope(
-                    readable.rows(self.plan.views[x.id as usize]),
-                    table,
-                    *head_dim,
-                    *interleaved,
-                    target,
-                );
+                let x = readable.rows(self.plan.views[x.id as usize]);
+                let table = &*table;
+                over_rows(engine, x.len(), 1, target, |range, out| {
+                    let rope = rope::Rope {
+                        x: x.slice(range.start, range.len()),
+                        table: &table[range.start * head_dim..range.end * head_dim],
+                        head_dim: *head_dim,
+                        interleaved: *interleaved,
+                        out,
+                    };
+                    dispatch(engine.isa, rope);
+                });
             }
             Op::Attention {
                 q,
@@ -320,23 +349,36 @@ impl Machine<'_, '_, '_> {
                 shape,
                 out,
             } => {
-                let ([target], readable) = self.arena.split([self.plan.views[out.id as usize]]);
+                let out = self.plan.views[out.id as usize];
+                let ([target, panels], readable) = self.arena.split([out, details.scratch]);
                 let rows = |value: &Value| readable.rows(self.plan.views[value.id as usize]);
                 let (q, k, v) = (rows(q), rows(k), rows(v));
                 let (queries, keys) = (q.len() / n_sequences, k.len() / n_sequences);
-                for (index, target) in target
-                    .chunks_exact_mut((queries * q.cols()).max(1))
-                    .enumerate()
-                {
-                    let pair = (k.slice(index * keys, keys), v.slice(index * keys, keys));
-                    attention_scalar(
-                        q.slice(index * queries, queries),
-                        &pair,
-                        keys,
-                        0,
-                        shape,
-                        target,
-                    );
+                let (panel_keys, panel_values) = panels.split_at_mut(panels.len() / 2);
+                // One head after the other, so that its keys and values stay together in the cache of a core.
+                let stride = shape.head_dim.next_multiple_of(BLOCK) * BLOCK;
+                for index in 0..*n_sequences {
+                    let (k, v) = (k.slice(index * keys, keys), v.slice(index * keys, keys));
+                    let panels = PanelsMut {
+                        keys: &mut *panel_keys,
+                        values: &mut *panel_values,
+                        stride,
+                        n_heads: shape.n_kv_heads,
+                    };
+                    pack(engine.isa, &engine.pool, k, v, 0, panels);
+                    let sequence = Sequence {
+                        q: q.slice(index * queries, queries),
+                        panels: Panels {
+                            keys: panel_keys,
+                            values: panel_values,
+                            stride,
+                            head_stride: head_panel_len(shape.head_dim, keys),
+                        },
+                        n_keys: keys,
+                        first_position: 0,
+                    };
+                    let target = &mut target[index * queries * out.cols..][..queries * out.cols];
+                    attention(engine, sequence, shape, target);
                 }
             }
             Op::CacheAppend { slot, layer, k, v } => {
@@ -346,27 +388,39 @@ impl Machine<'_, '_, '_> {
                 if let SlotBinding::Write(caches) = &mut self.slots[slot.0] {
                     let rows = k.len() / caches.len().max(1);
                     for (index, cache) in caches.iter_mut().enumerate() {
-                        let (shape, len) = (cache.shape(), cache.len());
+                        let len = cache.len();
                         let (k, v) = (k.slice(index * rows, rows), v.slice(index * rows, rows));
-                        cache
-                            .storage_mut::<CpuCache>()?
-                            .append(shape, *layer, len, k, v);
+                        with_planes!(cache.storage_mut::<CpuCache>()?, planes => {
+                            planes.append((engine.isa, &engine.pool), *layer, len, k, v);
+                        });
                     }
                 }
             }
             Op::CachedAttention { .. } => self.cached_attention(op, details)?,
             Op::SwiGlu { gate, up, out } => {
                 let ([target], readable) = self.arena.split([self.plan.views[out.id as usize]]);
-                let rows = |value: &Value| readable.rows(self.plan.views[value.id as usize]);
-                activation::swiglu(rows(gate), rows(up), target);
+                let gate = readable.rows(self.plan.views[gate.id as usize]);
+                let up = readable.rows(self.plan.views[up.id as usize]);
+                over_rows(engine, gate.len(), 4, target, |range, out| {
+                    let gate = gate.slice(range.start, range.len());
+                    let up = up.slice(range.start, range.len());
+                    dispatch(engine.isa, activation::SwiGlu { gate, up, out });
+                });
             }
             Op::Activate { x, activation, out } => {
                 let ([target], readable) = self.arena.split([self.plan.views[out.id as usize]]);
-                activation::activate(
-                    readable.rows(self.plan.views[x.id as usize]),
-                    *activation,
-                    target,
-                );
+                let x = readable.rows(self.plan.views[x.id as usize]);
+                over_rows(engine, x.len(), 4, target, |range, out| {
+                    let x = x.slice(range.start, range.len());
+                    dispatch(
+                        engine.isa,
+                        activation::Activate {
+                            x,
+                            activation: *activation,
+                            out,
+                        },
+                    );
+                });
             }
             Op::Add {
                 a,
@@ -376,24 +430,16 @@ impl Machine<'_, '_, '_> {
                 out,
             } => {
                 let ([target], readable) = self.arena.split([self.plan.views[out.id as usize]]);
-                let rows = |value: &Value| readable.rows(self.plan.views[value.id as usize]);
-                elementwise::add(rows(a), *a_scale, rows(b), *b_scale, target);
+                let a = readable.rows(self.plan.views[a.id as usize]);
+                let b = readable.rows(self.plan.views[b.id as usize]);
+                add(engine, (a, *a_scale), (b, *b_scale), target);
             }
             Op::AddTable { x, table, out } => {
                 let ([target], readable) = self.arena.split([self.plan.views[out.id as usize]]);
-                let table_rows = Rows::new(
-                    matrix(table)?.table(),
-                    table.rows(),
-                    table.cols(),
-                    table.cols(),
-                );
-                elementwise::add(
-                    readable.rows(self.plan.views[x.id as usize]),
-                    1.0,
-                    table_rows,
-                    1.0,
-                    target,
-                );
+                let (rows, cols) = (table.rows(), table.cols());
+                let table = Rows::new(matrix(table)?.table(), rows, cols, cols);
+                let x = readable.rows(self.plan.views[x.id as usize]);
+                add(engine, (x, 1.0), (table, 1.0), target);
             }
             Op::GatherRows { x, rows, out } => {
                 let place = self.place(*rows);
@@ -421,16 +467,27 @@ impl Machine<'_, '_, '_> {
                     .chunks_exact_mut((rows * x.cols()).max(1))
                     .enumerate()
                 {
-                    transpose::transpose(x.slice(index * rows, rows), target);
+                    let x = x.slice(index * rows, rows);
+                    over_rows(engine, x.cols(), 1, target, |range, out| {
+                        transpose::transpose(x, range, out);
+                    });
                 }
             }
             Op::Softmax { x, out } => {
                 let ([target], readable) = self.arena.split([self.plan.views[out.id as usize]]);
-                softmax::softmax(readable.rows(self.plan.views[x.id as usize]), target);
+                let x = readable.rows(self.plan.views[x.id as usize]);
+                over_rows(engine, x.len(), 4, target, |range, out| {
+                    let x = x.slice(range.start, range.len());
+                    dispatch(engine.isa, softmax::Softmax { x, out });
+                });
             }
             Op::Magnitude { x, out } => {
                 let ([target], readable) = self.arena.split([self.plan.views[out.id as usize]]);
-                elementwise::magnitude(readable.rows(self.plan.views[x.id as usize]), target);
+                let x = readable.rows(self.plan.views[x.id as usize]);
+                over_rows(engine, x.len(), 2, target, |range, out| {
+                    let x = x.slice(range.start, range.len());
+                    dispatch(engine.isa, elementwise::Magnitude { x, out });
+                });
             }
             Op::Lstm { .. } => self.lstm(op, details)?,
             Op::ChooseTokens { .. } => self.choose_tokens(op),
@@ -573,13 +630,18 @@ impl Machine<'_, '_, '_> {
             let q_rows = q.slice(index * rows, rows);
             let target = &mut target[index * rows * out.cols..][..rows * out.cols];
             with_planes!(cache.storage::<CpuCache>()?, planes => {
-                let keys = planes.layer(cache.shape(), *layer);
-                attention_scalar(q_rows, &keys, n_keys, cache.len(), &shape, target);
+                let sequence = Sequence {
+                    q: q_rows,
+                    panels: planes.layer(*layer),
+                    n_keys,
+                    first_position: cache.len(),
+                };
+                attention(self.engine, sequence, &shape, target);
                 let capacity = score_view.cols;
                 for (nth, &head) in heads.iter().enumerate() {
                     let first = (nth * q.len() + index * rows) * capacity;
                     let captured = &mut captured[first..][..rows * capacity];
-                    capture_scores_scalar(q_rows, &keys, n_keys, &shape, head, capacity, captured);
+                    capture_scores(sequence, &shape, head, capacity, captured);
                 }
             });
         }
@@ -646,7 +708,7 @@ impl Machine<'_, '_, '_> {
                 scratch,
                 gates,
             )?;
-            lstm::cell(gates, h, c);
+            dispatch(engine.isa, lstm::Cell { gates, h, c });
             target.copy_from_slice(h);
         }
         Ok(())
@@ -672,7 +734,9 @@ impl Machine<'_, '_, '_> {
             &self.given_ids[place.offset..][..place.len]
         };
         let words = choose.allowed.cols();
-        for row in 0..logits.len() {
+        let (k, isa) = (choose.k, self.engine.isa);
+        let (tokens, logprobs) = (Shared::new(tokens), Shared::new(logprobs));
+        self.engine.pool.run(logits.len(), &|row| {
             let control = controls.row(row);
             let seeds = list(choose.seeds);
             let choice = Choice {
@@ -685,8 +749,41 @@ impl Machine<'_, '_, '_> {
                 seed: [seeds[2 * row], seeds[2 * row + 1]],
                 prefer_from: choose.prefer_from as usize,
             };
-            let range = row * choose.k..(row + 1) * choose.k;
-            choose_scalar(&choice, &mut tokens[range.clone()], &mut logprobs[range]);
-        }
+            // SAFETY: `k` results for each row, each row for one task.
+            let (tokens, logprobs) = unsafe {
+                (
+                    std::slice::from_raw_parts_mut(tokens.get().add(row * k), k),
+                    std::slice::from_raw_parts_mut(logprobs.get().add(row * k), k),
+                )
+            };
+            dispatch(
+                isa,
+                Choose {
+                    choice,
+                    tokens,
+                    logprobs,
+                },
+            );
+        });
     }
+}
+
+/// `out = a * a_scale + b * b_scale`; `b` repeats.
+fn add(
+    engine: &Engine,
+    (a, a_scale): (Rows<'_>, f32),
+    (b, b_scale): (Rows<'_>, f32),
+    out: &mut [f32],
+) {
+    over_rows(engine, a.len(), 1, out, |range, out| {
+        let add = elementwise::Add {
+            a,
+            a_scale,
+            b,
+            b_scale,
+            first: range.start,
+            out,
+        };
+        dispatch(engine.isa, add);
+    });
 }

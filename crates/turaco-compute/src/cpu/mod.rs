@@ -25,6 +25,7 @@ pub mod memory;
 pub mod packed;
 mod plan;
 pub mod pool;
+mod simd;
 
 /// How to use the processor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -98,10 +99,10 @@ impl Backend for CpuBackend {
                 ),
             });
         }
-        let (shape, len) = (from.shape(), from.len());
+        let len = from.len();
         let source = from.storage::<CpuCache>()?;
         to.storage_mut::<CpuCache>()?
-            .copy_from(source, shape, from_position, len)?;
+            .copy_from(source, from_position, len)?;
         to.set_len(len);
         Ok(())
     }

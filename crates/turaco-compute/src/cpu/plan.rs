@@ -1,7 +1,7 @@
 //! From a graph to places in memory: which value lives where, and for how long.
 
 use crate::cpu::arena::{LINE, View};
-use crate::cpu::cache::CpuCache;
+use crate::cpu::cache::{CpuCache, head_panel_len};
 use crate::cpu::matrix::CpuMatrix;
 use crate::device::{KvCache, Matrix, StateBuffer, Vector};
 use crate::error::{Error, Result};
@@ -528,6 +528,16 @@ fn scratch_shape(graph: &Graph, op: &Op) -> (usize, usize) {
         Op::Conv1d { x, kernel, out, .. } => (out.rows(), kernel * x.cols()),
         // Gates of all rows, and the packed input.
         Op::Lstm { x, w_hh, .. } => (1, x.rows() * w_hh.rows() + packed(x).0 * packed(x).1),
+        // Keys and values of one sequence, repacked.
+        Op::Attention {
+            k,
+            n_sequences,
+            shape,
+            ..
+        } => (
+            2 * shape.n_kv_heads,
+            head_panel_len(shape.head_dim, k.rows() / n_sequences),
+        ),
         // Cosines and sines.
         Op::Rope { x, head_dim, .. } => (x.rows(), *head_dim),
         _ => (0, 0),

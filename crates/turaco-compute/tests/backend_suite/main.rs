@@ -1,4 +1,6 @@
 //! One suite of cases for every operation, on every device and instruction set.
 
+mod agreement;
+mod choosing;
 mod meaning;
 mod support;

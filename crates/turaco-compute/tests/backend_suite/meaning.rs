@@ -1,22 +1,20 @@
-//! What the operations mean: the scalar CPU device against independent loops.
+//! What the operations mean: every device against independent loops.
 
 use turaco_compute::{
-    Activation, AttentionShape, Bindings, CacheShape, ChooseTokens, ConvShape, CpuOptions, DType,
-    Device, Epilogue, Isa, Mask, SlotBinding, StepBuilder,
+    Activation, AttentionShape, Bindings, CacheShape, ChooseTokens, ConvShape, DType, Device,
+    Epilogue, Mask, SlotBinding, StepBuilder,
 };
 
-use crate::support::{Numbers, assert_close, matrix};
-
-fn scalar() -> Device {
-    Device::cpu(CpuOptions {
-        threads: 1,
-        isa: Some(Isa::Scalar),
-    })
-}
+use crate::support::{Numbers, assert_close, devices, matrix};
 
 #[test]
 fn linear_adds_bias_activates_scales_and_adds_a_dying_residual() {
-    let device = scalar();
+    devices()
+        .iter()
+        .for_each(linear_adds_bias_activates_scales_and_adds_a_dying_residual_on);
+}
+
+fn linear_adds_bias_activates_scales_and_adds_a_dying_residual_on(device: &Device) {
     let (rows, k, n) = (5, 7, 9);
     let mut numbers = Numbers::new(1);
     let (x, w, b) = (
@@ -25,7 +23,7 @@ fn linear_adds_bias_activates_scales_and_adds_a_dying_residual() {
         numbers.take(n),
     );
     let residual = numbers.take(rows * n);
-    let mut step = StepBuilder::new(&device);
+    let mut step = StepBuilder::new(device);
     let wide = step.input(rows, k + 3);
     let given = step.input(rows, n);
     // A computed residual that nothing reads afterwards: the result may take over its memory.
@@ -38,7 +36,7 @@ fn linear_adds_bias_activates_scales_and_adds_a_dying_residual() {
         residual: Some(residual_value),
     };
     let out = step
-        .linear(window, &matrix(&device, n, k, &w), epilogue)
+        .linear(window, &matrix(device, n, k, &w), epilogue)
         .unwrap();
     step.output(out);
     let part = step.columns(out, 1, 3).unwrap();
@@ -69,7 +67,12 @@ fn linear_adds_bias_activates_scales_and_adds_a_dying_residual() {
 
 #[test]
 fn conv1d_pads_each_sequence_by_itself() {
-    let device = scalar();
+    devices()
+        .iter()
+        .for_each(conv1d_pads_each_sequence_by_itself_on);
+}
+
+fn conv1d_pads_each_sequence_by_itself_on(device: &Device) {
     let (n, t, c_in, c_out, kernel, stride, padding) = (2, 9, 3, 4, 3, 2, (1, 1));
     let mut numbers = Numbers::new(2);
     let (x, w, b) = (
@@ -77,7 +80,7 @@ fn conv1d_pads_each_sequence_by_itself() {
         numbers.take(c_out * kernel * c_in),
         numbers.take(c_out),
     );
-    let mut step = StepBuilder::new(&device);
+    let mut step = StepBuilder::new(device);
     let input = step.input(n * t, c_in);
     let shape = ConvShape {
         n_sequences: n,
@@ -85,7 +88,7 @@ fn conv1d_pads_each_sequence_by_itself() {
         stride,
         padding,
     };
-    let weight = matrix(&device, c_out, kernel * c_in, &w);
+    let weight = matrix(device, c_out, kernel * c_in, &w);
     let bias = device.vector(&b).unwrap();
     let out = step
         .conv1d(input, &weight, Some(&bias), Activation::None, shape)
@@ -173,7 +176,12 @@ fn plain_attention(q: &[f32], k: &[f32], v: &[f32], shape: &AttentionShape) -> V
 
 #[test]
 fn attention_and_cached_attention_follow_the_formula() {
-    let device = scalar();
+    devices()
+        .iter()
+        .for_each(attention_and_cached_attention_follow_the_formula_on);
+}
+
+fn attention_and_cached_attention_follow_the_formula_on(device: &Device) {
     for (mask, n_heads, n_kv_heads, head_dim, t) in [
         (Mask::Full, 2, 2, 8, 21),
         (Mask::Causal, 4, 2, 5, 40),
@@ -196,7 +204,7 @@ fn attention_and_cached_attention_follow_the_formula() {
             numbers.take(t * k_cols),
         );
         let expected = plain_attention(&q, &k, &v, &shape);
-        let mut builder = StepBuilder::new(&device);
+        let mut builder = StepBuilder::new(device);
         let values = [
             builder.input(t, q_cols),
             builder.input(t, k_cols),
@@ -230,7 +238,7 @@ fn attention_and_cached_attention_follow_the_formula() {
         let mut piece = 1;
         while done < t {
             let rows = piece.min(t - done);
-            let mut builder = StepBuilder::new(&device);
+            let mut builder = StepBuilder::new(device);
             let values = [
                 builder.input(rows, q_cols),
                 builder.input(rows, k_cols),
@@ -272,9 +280,14 @@ fn attention_and_cached_attention_follow_the_formula() {
 
 #[test]
 fn choose_tokens_masks_penalises_prefers_and_ranks() {
-    let device = scalar();
+    devices()
+        .iter()
+        .for_each(choose_tokens_masks_penalises_prefers_and_ranks_on);
+}
+
+fn choose_tokens_masks_penalises_prefers_and_ranks_on(device: &Device) {
     let vocabulary = 40;
-    let mut builder = StepBuilder::new(&device);
+    let mut builder = StepBuilder::new(device);
     let logits = builder.input(2, vocabulary);
     let controls = builder.input(2, 3);
     let (allowed, seen, seeds) = (
@@ -346,10 +359,15 @@ fn choose_tokens_masks_penalises_prefers_and_ranks() {
 
 #[test]
 fn bad_bindings_and_numbers_are_errors() {
-    let device = scalar();
-    let mut builder = StepBuilder::new(&device);
+    devices()
+        .iter()
+        .for_each(bad_bindings_and_numbers_are_errors_on);
+}
+
+fn bad_bindings_and_numbers_are_errors_on(device: &Device) {
+    let mut builder = StepBuilder::new(device);
     let ids = builder.input_ids(2, 1);
-    let table = matrix(&device, 3, 2, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    let table = matrix(device, 3, 2, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
     let x = builder.embedding(&table, ids, Some((&table, ids))).unwrap();
     let slot = builder.cache_slot();
     builder.cache_append(slot, 0, x, x).unwrap();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use turaco_compute::{DType, Device, HostMatrix, Matrix, WeightType};
+use turaco_compute::{CpuOptions, DType, Device, HostMatrix, Isa, Matrix, WeightType};
 
 /// Reproducible numbers between -1 and 1 (a 64-bit linear congruential generator).
 pub struct Numbers(u64);
@@ -27,6 +27,21 @@ impl Numbers {
     pub fn take(&mut self, count: usize) -> Vec<f32> {
         (0..count).map(|_| self.next()).collect()
     }
+}
+
+/// A device for every instruction set of this machine, the scalar one first; with one thread and with several.
+pub fn devices() -> Vec<Device> {
+    let with = |isa, threads| {
+        Device::cpu(CpuOptions {
+            threads,
+            isa: Some(isa),
+        })
+    };
+    let isas = Isa::available();
+    isas.iter()
+        .map(|&isa| with(isa, 1))
+        .chain(isas.iter().map(|&isa| with(isa, 3)))
+        .collect()
 }
 
 /// Upload f32 values exactly.

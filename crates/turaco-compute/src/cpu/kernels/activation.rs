@@ -1,32 +1,100 @@
 //! Element-wise activations.
 
 use super::Rows;
+use crate::cpu::simd::{Kernel, Simd, math};
 use crate::graph::Activation;
 
 /// `out = activation(x)`.
-pub(crate) fn activate(x: Rows<'_>, activation: Activation, out: &mut [f32]) {
-    for (x, out) in x.iter().zip(out.chunks_exact_mut(x.cols().max(1))) {
-        for (out, &x) in out.iter_mut().zip(x) {
-            *out = activate_scalar(x, activation);
+pub(crate) struct Activate<'a> {
+    pub x: Rows<'a>,
+    pub activation: Activation,
+    pub out: &'a mut [f32],
+}
+
+/// `out = silu(gate) * up`.
+pub(crate) struct SwiGlu<'a> {
+    pub gate: Rows<'a>,
+    pub up: Rows<'a>,
+    pub out: &'a mut [f32],
+}
+
+impl Kernel for Activate<'_> {
+    type Output = ();
+
+    fn run_scalar(self) {
+        for (x, out) in self
+            .x
+            .iter()
+            .zip(self.out.chunks_exact_mut(self.x.cols().max(1)))
+        {
+            for (out, &x) in out.iter_mut().zip(x) {
+                *out = activate_scalar(x, self.activation);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for (x, out) in self
+            .x
+            .iter()
+            .zip(self.out.chunks_exact_mut(self.x.cols().max(1)))
+        {
+            let mut at = 0;
+            while at + S::LANES <= x.len() {
+                let value = activate(s, s.load(&x[at..]), self.activation);
+                s.store(&mut out[at..], value);
+                at += S::LANES;
+            }
+            let value = activate(s, s.load_part(&x[at..], 0.0), self.activation);
+            s.store_part(&mut out[at..], value);
         }
     }
 }
 
-/// `out = silu(gate) * up`.
-pub(crate) fn swiglu(gate: Rows<'_>, up: Rows<'_>, out: &mut [f32]) {
-    for ((gate, up), out) in gate
-        .iter()
-        .zip(up.iter())
-        .zip(out.chunks_exact_mut(gate.cols().max(1)))
-    {
-        for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
-            *out = activate_scalar(gate, Activation::Silu) * up;
+impl Kernel for SwiGlu<'_> {
+    type Output = ();
+
+    fn run_scalar(self) {
+        let rows = self.gate.iter().zip(self.up.iter());
+        for ((gate, up), out) in rows.zip(self.out.chunks_exact_mut(self.gate.cols().max(1))) {
+            for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
+                *out = activate_scalar(gate, Activation::Silu) * up;
+            }
         }
+    }
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let rows = self.gate.iter().zip(self.up.iter());
+        for ((gate, up), out) in rows.zip(self.out.chunks_exact_mut(self.gate.cols().max(1))) {
+            let mut at = 0;
+            while at + S::LANES <= gate.len() {
+                let value = activate(s, s.load(&gate[at..]), Activation::Silu);
+                s.store(&mut out[at..], s.mul(value, s.load(&up[at..])));
+                at += S::LANES;
+            }
+            let value = activate(s, s.load_part(&gate[at..], 0.0), Activation::Silu);
+            s.store_part(&mut out[at..], s.mul(value, s.load_part(&up[at..], 0.0)));
+        }
+    }
+}
+
+/// One vector.
+#[inline(always)]
+fn activate<S: Simd>(s: S, x: S::F32, activation: Activation) -> S::F32 {
+    match activation {
+        Activation::None => x,
+        Activation::Gelu => math::gelu(s, x),
+        Activation::Silu => s.mul(x, math::sigmoid(s, x)),
+        // The order of operands lets a NaN pass.
+        Activation::Relu => s.select(s.less(x, s.splat(0.0)), s.splat(0.0), x),
+        Activation::Sigmoid => math::sigmoid(s, x),
     }
 }
 
 /// One value.
-pub(crate) fn activate_scalar(x: f32, activation: Activation) -> f32 {
+fn activate_scalar(x: f32, activation: Activation) -> f32 {
     match activation {
         Activation::None => x,
         Activation::Gelu => {
@@ -39,7 +107,7 @@ pub(crate) fn activate_scalar(x: f32, activation: Activation) -> f32 {
 }
 
 /// Complementary error function: its Taylor series near zero, its continued fraction (Lentz from below) further out.
-pub(crate) fn erfc(x: f64) -> f64 {
+fn erfc(x: f64) -> f64 {
     if x < 0.0 {
         return 2.0 - erfc(-x);
     }

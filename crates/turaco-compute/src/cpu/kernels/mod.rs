@@ -1,4 +1,6 @@
 //! Kernels of the CPU backend, one operation per file.
+//!
+//! Each is plain code first (the reference, and what runs without vector instructions), then the vector version.
 
 pub(crate) mod activation;
 pub(crate) mod attention;
@@ -11,6 +13,39 @@ pub(crate) mod norm;
 pub(crate) mod rope;
 pub(crate) mod softmax;
 pub(crate) mod transpose;
+
+use std::ops::Range;
+
+use crate::cpu::executor::Engine;
+use crate::cpu::packed::Shared;
+
+/// Values worth waking another thread in an operation that does little with each.
+const WORTH_A_TASK: usize = 16_384;
+
+/// Call `task` with ranges of the rows of `out` (each `out.len() / rows` long) and their memory, on several threads if
+/// there is enough work; `weight` is how many values' worth of work an output value is.
+pub(crate) fn over_rows(
+    engine: &Engine,
+    rows: usize,
+    weight: usize,
+    out: &mut [f32],
+    task: impl Fn(Range<usize>, &mut [f32]) + Sync,
+) {
+    if rows == 0 {
+        return;
+    }
+    let cols = out.len() / rows;
+    let work = (cols * weight).max(1);
+    let shared = Shared::new(out);
+    let least = WORTH_A_TASK.div_ceil(work);
+    engine.pool.run_split(rows, least, &|range: Range<usize>| {
+        // SAFETY: ranges of rows do not overlap and end within the output.
+        let out = unsafe {
+            std::slice::from_raw_parts_mut(shared.get().add(range.start * cols), range.len() * cols)
+        };
+        task(range, out);
+    });
+}
 
 /// A read-only f32 matrix whose rows lie `stride` values apart.
 #[derive(Debug, Clone, Copy)]

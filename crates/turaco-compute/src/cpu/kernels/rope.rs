@@ -1,46 +1,62 @@
 //! Rotary position embedding (Su et al. 2021).
 
 use super::Rows;
+use super::elementwise::plain_kernel;
+use crate::cpu::simd::{Kernel, Simd};
 
-/// Cosine and sine of every position and frequency: `[positions, head_dim / 2, 2]`.
+/// Cosines, then sines of every frequency, for each position: `[positions, 2, head_dim / 2]`.
 ///
 /// Angles are formed in f32 (`position * theta^(-2 i / head_dim)`), as the common implementations do.
 pub(crate) fn table(positions: &[u32], head_dim: usize, theta: f32, out: &mut [f32]) {
     for (&position, out) in positions.iter().zip(out.chunks_exact_mut(head_dim.max(1))) {
-        for (i, out) in out.chunks_exact_mut(2).enumerate() {
+        let (cosines, sines) = out.split_at_mut(head_dim / 2);
+        for (i, (cosine, sine)) in cosines.iter_mut().zip(sines).enumerate() {
             let frequency = f64::from(theta).powf(-2.0 * i as f64 / head_dim as f64) as f32;
             let (sin, cos) = f64::from(position as f32 * frequency).sin_cos();
-            out[0] = cos as f32;
-            out[1] = sin as f32;
+            *cosine = cos as f32;
+            *sine = sin as f32;
         }
     }
 }
 
 /// Rotate every head of row `r` by row `r` of the table.
-pub(crate) fn rope(
-    x: Rows<'_>,
-    table: &[f32],
-    head_dim: usize,
-    interleaved: bool,
-    out: &mut [f32],
-) {
-    let half = head_dim / 2;
-    for ((x, out), table) in x
-        .iter()
-        .zip(out.chunks_exact_mut(x.cols().max(1)))
-        .zip(table.chunks_exact(head_dim.max(1)))
-    {
-        for (x, out) in x.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)) {
-            for i in 0..half {
-                let (a, b) = if interleaved {
-                    (2 * i, 2 * i + 1)
+pub(crate) struct Rope<'a> {
+    pub x: Rows<'a>,
+    /// From [`table`], for these rows.
+    pub table: &'a [f32],
+    pub head_dim: usize,
+    /// Rotate neighbours against each other, not halves.
+    pub interleaved: bool,
+    pub out: &'a mut [f32],
+}
+
+impl Rope<'_> {
+    #[inline(always)]
+    fn plain(self) {
+        let head_dim = self.head_dim;
+        let rows = self
+            .x
+            .iter()
+            .zip(self.out.chunks_exact_mut(self.x.cols().max(1)));
+        for ((x, out), table) in rows.zip(self.table.chunks_exact(head_dim)) {
+            let (cos, sin) = table.split_at(head_dim / 2);
+            for (x, out) in x.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)) {
+                if self.interleaved {
+                    let pairs = x.as_chunks::<2>().0.iter().zip(out.as_chunks_mut::<2>().0);
+                    for (([a, b], out), (cos, sin)) in pairs.zip(cos.iter().zip(sin)) {
+                        *out = [a * cos - b * sin, b * cos + a * sin];
+                    }
                 } else {
-                    (i, i + half)
-                };
-                let (cos, sin) = (table[2 * i], table[2 * i + 1]);
-                out[a] = x[a] * cos - x[b] * sin;
-                out[b] = x[b] * cos + x[a] * sin;
+                    let (a, b) = x.split_at(head_dim / 2);
+                    let (out_a, out_b) = out.split_at_mut(head_dim / 2);
+                    for i in 0..a.len() {
+                        out_a[i] = a[i] * cos[i] - b[i] * sin[i];
+                        out_b[i] = b[i] * cos[i] + a[i] * sin[i];
+                    }
+                }
             }
         }
     }
 }
+
+plain_kernel!(Rope);

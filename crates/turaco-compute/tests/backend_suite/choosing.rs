@@ -1,0 +1,143 @@
+//! Token choice on random logits: every device against the scalar one, and the distribution of draws.
+
+use turaco_compute::{Bindings, ChooseTokens, Device, Step, StepBuilder};
+
+use crate::support::{Numbers, assert_close, devices};
+
+struct Request<'a> {
+    logits: &'a [f32],
+    allowed: &'a [u32],
+    seen: &'a [u32],
+    controls: [f32; 3],
+    seed: [u32; 2],
+}
+
+fn chooser(device: &Device, vocabulary: usize, prefer_from: u32, k: usize) -> Step {
+    let mut builder = StepBuilder::new(device);
+    let words = vocabulary.div_ceil(32);
+    let logits = builder.input(1, vocabulary);
+    let controls = builder.input(1, 3);
+    let allowed = builder.input_ids(1, words);
+    let seen = builder.input_ids(1, words);
+    let seeds = builder.input_ids(1, 2);
+    let choose = ChooseTokens {
+        allowed,
+        seen: Some(seen),
+        controls,
+        seeds,
+        prefer_from,
+        k,
+    };
+    let (tokens, logprobs) = builder.choose_tokens(logits, choose).unwrap();
+    builder.output(logprobs);
+    builder.output_ids(tokens);
+    builder.finish().unwrap()
+}
+
+fn choose(step: &mut Step, request: &Request<'_>) -> (Vec<u32>, Vec<f32>) {
+    step.run(&mut Bindings {
+        inputs: &[request.logits, &request.controls],
+        ids: &[request.allowed, request.seen, &request.seed],
+        slots: &mut [],
+    })
+    .unwrap();
+    (
+        step.output_ids(0).unwrap().to_vec(),
+        step.output(0).unwrap().to_vec(),
+    )
+}
+
+#[test]
+fn choices_agree() {
+    let mut numbers = Numbers::new(1);
+    for (vocabulary, prefer_from) in [
+        (1_usize, 0),
+        (3, 1),
+        (31, 40),
+        (33, 32),
+        (100, 37),
+        (1000, 900),
+        (51_865, 50_364),
+    ] {
+        let words = vocabulary.div_ceil(32);
+        for k in [1, 2, 5, 10] {
+            if k > vocabulary {
+                continue;
+            }
+            for temperature in [0.0, 0.3, 1.0] {
+                for (penalty, prefer) in [(1.0, 0.0), (1.3, 1.0)] {
+                    let mut logits: Vec<f32> =
+                        numbers.take(vocabulary).iter().map(|x| x * 12.0).collect();
+                    // Equal logits, and numbers that are none.
+                    for index in (0..vocabulary).step_by(7) {
+                        logits[index] = logits[index].round();
+                    }
+                    logits[vocabulary / 2] = f32::NAN;
+                    logits[vocabulary / 3] = f32::NEG_INFINITY;
+                    let bits = |numbers: &mut Numbers| -> Vec<u32> {
+                        (0..words)
+                            .map(|_| numbers.bits() | numbers.bits())
+                            .collect()
+                    };
+                    let (allowed, seen) = (bits(&mut numbers), bits(&mut numbers));
+                    let request = Request {
+                        logits: &logits,
+                        allowed: &allowed,
+                        seen: &seen,
+                        controls: [temperature, penalty, prefer],
+                        seed: [numbers.bits(), numbers.bits()],
+                    };
+                    let mut expected: Option<(Vec<u32>, Vec<f32>)> = None;
+                    for device in devices() {
+                        let mut step = chooser(&device, vocabulary, prefer_from, k);
+                        let found = choose(&mut step, &request);
+                        let expected = expected.get_or_insert_with(|| found.clone());
+                        let case = format!("{vocabulary} {k} {temperature} on {device:?}");
+                        assert_eq!(found.0, expected.0, "{case}");
+                        assert_close(&found.1, &expected.1, 1e-6, &case);
+                        assert_eq!(choose(&mut step, &request), found, "{case}: replay");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn draws_have_the_frequencies_of_the_softmax() {
+    let device = &devices()[devices().len() / 2 - 1];
+    let vocabulary = 50;
+    let mut step = chooser(device, vocabulary, 0, 1);
+    let mut numbers = Numbers::new(3);
+    let logits: Vec<f32> = numbers.take(vocabulary).iter().map(|x| x * 2.0).collect();
+    let temperature = 0.8;
+    let (all, none) = ([u32::MAX; 2], [0; 2]);
+    let weights: Vec<f64> = logits
+        .iter()
+        .map(|x| f64::from(x / temperature).exp())
+        .collect();
+    let total: f64 = weights.iter().sum();
+    // Seeds that differ in few bits, as counters do.
+    let draws = 40_000_u32;
+    let mut counts = vec![0_u32; vocabulary];
+    for draw in 0..draws {
+        let request = Request {
+            logits: &logits,
+            allowed: &all,
+            seen: &none,
+            controls: [temperature, 1.0, 0.0],
+            seed: [draw / 200, draw % 200],
+        };
+        counts[choose(&mut step, &request).0[0] as usize] += 1;
+    }
+    let chi_squared: f64 = counts
+        .iter()
+        .zip(&weights)
+        .map(|(&count, weight)| {
+            let expected = weight / total * f64::from(draws);
+            (f64::from(count) - expected).powi(2) / expected
+        })
+        .sum();
+    // 49 degrees of freedom: mean 49, deviation 10; the seeds are fixed, so this never fails by chance.
+    assert!(chi_squared < 90.0, "chi squared {chi_squared}: {counts:?}");
+}
