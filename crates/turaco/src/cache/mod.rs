@@ -21,7 +21,7 @@ pub use names::{ALIASES, Alias, ModelId, ModelName, suggestions};
 
 pub(crate) use layout::RepoFolder;
 #[cfg(feature = "hub")]
-pub(crate) use layout::{create_parent, is_commit};
+pub(crate) use layout::{create_parent, files_below, is_commit};
 #[cfg(feature = "hub")]
 pub(crate) use names::is_safe_relative;
 
@@ -166,25 +166,29 @@ impl ModelCache {
                 id: None,
             }));
         }
-        let model = ModelName::parse(name)?;
+        Ok(self.find_named(name, &ModelName::parse(name)?))
+    }
+
+    /// As [`find`](Self::find) for a name that is not meant as a path.
+    pub(crate) fn find_named(&self, name: &str, model: &ModelName) -> Lookup {
         let candidates = model.candidates();
         let mut partial = Vec::new();
         let found = self
-            .find_in_search_path(name, &model, &candidates, &mut partial)
+            .find_in_search_path(name, model, &candidates, &mut partial)
             .or_else(|| {
                 candidates
                     .iter()
                     .find_map(|id| self.find_in_cache(name, id, &mut partial))
             })
-            .or_else(|| self.find_openai(name, &model, &mut partial));
-        Ok(match found {
+            .or_else(|| self.find_openai(name, model, &mut partial));
+        match found {
             Some(resolved) => Lookup::Found(resolved),
             None => Lookup::Missing(Missing {
                 name: name.to_owned(),
                 candidates,
                 partial,
             }),
-        })
+        }
     }
 
     /// A complete copy of one id in the hub cache.

