@@ -19,10 +19,11 @@ use symphonia::core::io::{MediaSource, MediaSourceStream};
 use symphonia::core::meta::MetadataOptions;
 use symphonia::core::packet::Packet;
 
+use super::opus::{self, OpusPackets};
 use super::raw::{damage_notice, plausible};
 use super::sniff::Kind;
 use super::source::{Decoder, Input, Problem, Stream, check_channel};
-use super::{audio_error, mp4};
+use super::{audio_error, mp4, read_error};
 
 /// Damaged packets in a row after which the rest is given up.
 const MAX_DAMAGED_PACKETS: u32 = 500;
@@ -31,11 +32,14 @@ const MAX_GAP_SECONDS: f64 = 1.0;
 /// A bare MPEG stream without signature has to begin with this many good packets to be believed.
 const PROOF_PACKETS: u32 = 3;
 
+/// What to say about a file that stops in the middle of something.
+const UNEXPECTED_END: &str = "it ends unexpectedly";
+
 /// Decodes the first audio track of a container.
 pub(super) struct ContainerDecoder {
     name: PathBuf,
     format: Box<dyn FormatReader>,
-    decoder: Box<dyn AudioDecoder>,
+    codec: Codec,
     track: TrackState,
     channel: Option<usize>,
     /// Interleaved samples of one packet.
@@ -46,6 +50,12 @@ pub(super) struct ContainerDecoder {
     notices: Vec<String>,
     damaged_packets: u64,
     damaged_samples: u64,
+}
+
+/// What decodes the packets.
+enum Codec {
+    Symphonia(Box<dyn AudioDecoder>),
+    Opus(Box<OpusPackets>),
 }
 
 /// Where we are in the track.
@@ -73,26 +83,19 @@ pub(super) fn open(
 ) -> Result<ContainerDecoder, Problem> {
     let unreadable =
         |message: &str| Problem::Unreadable(format!("{} cannot be read: {message}", kind.name()));
-    let stream = input
-        .open()
-        .map_err(|error| Problem::Final(super::read_error(name, error)))?;
-    let source =
-        Source::new(stream).map_err(|error| Problem::Final(super::read_error(name, error)))?;
-    let probed = fenced(|| {
-        symphonia::default::get_probe().probe(
-            &Hint::new(),
-            MediaSourceStream::new(Box::new(source), Default::default()),
-            FormatOptions::default(),
-            MetadataOptions::default(),
-        )
-    });
+    let mut probed = probe(input, name, true)?;
+    if probed.is_err() && kind != Kind::Unknown {
+        // Readers that may seek look for what comes after the samples, and fail where a file is cut off. In one pass, what
+        // is there can be had.
+        probed = probe(input, name, false)?;
+    }
     let format = probed.map_err(|message| match kind {
         Kind::Unknown => Problem::Unreadable("file is not audio, or of an unknown format".into()),
         _ => unreadable(&message),
     })?;
     let track = select_track(format.as_ref()).map_err(|message| unreadable(&message))?;
     let (mut state, parameters) = TrackState::new(track);
-    let decoder = make_decoder(&parameters).map_err(|message| unreadable(&message))?;
+    let codec = make_codec(&parameters, &mut state).map_err(|message| unreadable(&message))?;
     if let Some(channels) = parameters
         .channels
         .as_ref()
@@ -110,7 +113,7 @@ pub(super) fn open(
     let mut opened = ContainerDecoder {
         name: name.to_path_buf(),
         format,
-        decoder,
+        codec,
         track: state,
         channel,
         packet: Vec::new(),
@@ -122,6 +125,26 @@ pub(super) fn open(
     };
     opened.prove(kind)?;
     Ok(opened)
+}
+
+/// Find out the container; the inner error is for the user.
+fn probe(
+    input: &Input,
+    name: &Path,
+    seekable: bool,
+) -> Result<Result<Box<dyn FormatReader>, String>, Problem> {
+    let source = input
+        .open()
+        .and_then(|stream| Source::new(stream, seekable))
+        .map_err(|error| Problem::Final(read_error(name, error)))?;
+    Ok(fenced(|| {
+        symphonia::default::get_probe().probe(
+            &Hint::new(),
+            MediaSourceStream::new(Box::new(source), Default::default()),
+            FormatOptions::default(),
+            MetadataOptions::default(),
+        )
+    }))
 }
 
 impl ContainerDecoder {
@@ -175,7 +198,7 @@ impl ContainerDecoder {
             Ok(Ok(None)) => return self.end(None),
             // The next part of a chained stream.
             Ok(Err(SymphoniaError::ResetRequired)) => return self.restart(),
-            Ok(Err(error)) => return self.end(Some(error.to_string())),
+            Ok(Err(error)) => return self.end(Some(describe(error))),
             Err(panic) => return self.end(Some(panic)),
         };
         if packet.track_id != self.track.id {
@@ -213,14 +236,19 @@ impl ContainerDecoder {
     /// Decode into `self.packet`; gives rate and channels.
     fn decode(&mut self, packet: &Packet) -> Result<(u32, usize), String> {
         let interleaved = &mut self.packet;
-        let decoder = &mut self.decoder;
         interleaved.clear();
-        fenced(|| {
-            let buffer = decoder.decode(packet)?;
-            let (rate, channels) = (buffer.spec().rate(), buffer.spec().channels().count());
-            buffer.copy_to_vec_interleaved(interleaved);
-            Ok((rate, channels))
-        })
+        match &mut self.codec {
+            Codec::Symphonia(decoder) => fenced(|| {
+                let buffer = decoder.decode(packet)?;
+                let (rate, channels) = (buffer.spec().rate(), buffer.spec().channels().count());
+                buffer.copy_to_vec_interleaved(interleaved);
+                Ok((rate, channels))
+            }),
+            Codec::Opus(decoder) => {
+                fenced_raw(|| decoder.decode(&packet.data, packet.trim_end.get(), interleaved))??;
+                Ok((opus::SAMPLE_RATE, decoder.channels()))
+            }
+        }
     }
 
     /// Mix `self.packet` down onto `mono`, without what the edit list hides.
@@ -259,12 +287,13 @@ impl ContainerDecoder {
     /// Go on with the next part of a chained stream.
     fn restart(&mut self) -> Result<Option<u32>, String> {
         let opened = select_track(self.format.as_ref()).and_then(|track| {
-            let (state, parameters) = TrackState::new(track);
-            Ok((state, make_decoder(&parameters)?))
+            let (mut state, parameters) = TrackState::new(track);
+            let codec = make_codec(&parameters, &mut state)?;
+            Ok((state, codec))
         });
         match opened {
-            Ok((state, decoder)) => {
-                self.decoder = decoder;
+            Ok((state, codec)) => {
+                self.codec = codec;
                 self.track = TrackState {
                     decoded: 0,
                     good_packets: self.track.good_packets,
@@ -321,7 +350,11 @@ impl Decoder for ContainerDecoder {
     }
 
     fn expected_seconds(&self) -> Option<f64> {
-        let frames = self.track.expected?;
+        let frames = self
+            .track
+            .expected?
+            .saturating_sub(self.track.skip)
+            .min(self.track.left);
         (self.track.rate > 0).then(|| frames as f64 / f64::from(self.track.rate))
     }
 
@@ -391,17 +424,24 @@ fn select_track(format: &dyn FormatReader) -> Result<&Track, String> {
         .ok_or_else(|| "it has no audio track with a known codec".into())
 }
 
-fn make_decoder(parameters: &AudioCodecParameters) -> Result<Box<dyn AudioDecoder>, String> {
-    fenced(|| {
-        symphonia::default::get_codecs()
-            .make_audio_decoder(parameters, &AudioDecoderOptions::default())
-    })
-    .map_err(|message| {
-        format!(
-            "codec {} is not supported ({message})",
-            codec_name(parameters.codec)
-        )
-    })
+/// The decoder for a track; Opus also tells how much of its start to skip.
+fn make_codec(parameters: &AudioCodecParameters, state: &mut TrackState) -> Result<Codec, String> {
+    if parameters.codec == codec::CODEC_ID_OPUS {
+        let head = parameters.extra_data.as_deref().unwrap_or_default();
+        let (packets, pre_skip) = fenced_raw(|| OpusPackets::new(head))??;
+        state.rate = opus::SAMPLE_RATE;
+        state.skip = pre_skip;
+        return Ok(Codec::Opus(Box::new(packets)));
+    }
+    let registry = symphonia::default::get_codecs();
+    fenced(|| registry.make_audio_decoder(parameters, &AudioDecoderOptions::default()))
+        .map(Codec::Symphonia)
+        .map_err(|message| {
+            format!(
+                "codec {} is not supported ({message})",
+                codec_name(parameters.codec)
+            )
+        })
 }
 
 /// Name of a codec for messages.
@@ -435,7 +475,16 @@ fn codec_name(id: AudioCodecId) -> String {
 
 /// Call into Symphonia; errors and panics become text.
 fn fenced<T>(call: impl FnOnce() -> Result<T, SymphoniaError>) -> Result<T, String> {
-    fenced_raw(call)?.map_err(|error| error.to_string())
+    fenced_raw(call)?.map_err(describe)
+}
+
+fn describe(error: SymphoniaError) -> String {
+    match error {
+        SymphoniaError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            UNEXPECTED_END.into()
+        }
+        other => other.to_string(),
+    }
 }
 
 fn fenced_raw<T>(call: impl FnOnce() -> T) -> Result<T, String> {
@@ -448,13 +497,18 @@ fn fenced_raw<T>(call: impl FnOnce() -> T) -> Result<T, String> {
 struct Source {
     stream: Box<dyn Stream>,
     len: u64,
+    seekable: bool,
 }
 
 impl Source {
-    fn new(mut stream: Box<dyn Stream>) -> io::Result<Self> {
+    fn new(mut stream: Box<dyn Stream>, seekable: bool) -> io::Result<Self> {
         let len = stream.seek(SeekFrom::End(0))?;
         stream.rewind()?;
-        Ok(Self { stream, len })
+        Ok(Self {
+            stream,
+            len,
+            seekable,
+        })
     }
 }
 
@@ -472,10 +526,10 @@ impl Seek for Source {
 
 impl MediaSource for Source {
     fn is_seekable(&self) -> bool {
-        true
+        self.seekable
     }
 
     fn byte_len(&self) -> Option<u64> {
-        Some(self.len)
+        self.seekable.then_some(self.len)
     }
 }

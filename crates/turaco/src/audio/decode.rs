@@ -19,6 +19,8 @@ pub struct DecodeOptions {
     pub offset: f64,
     /// Read at most this many seconds.
     pub duration: Option<f64>,
+    /// Do not ask an installed `ffmpeg` for what the built-in decoders cannot read.
+    pub built_in_only: bool,
 }
 
 impl DecodeOptions {
@@ -59,6 +61,13 @@ impl DecodeOptions {
     #[must_use]
     pub fn duration(mut self, seconds: f64) -> Self {
         self.duration = Some(seconds);
+        self
+    }
+
+    /// Whether to leave an installed `ffmpeg` alone.
+    #[must_use]
+    pub fn built_in_only(mut self, only: bool) -> Self {
+        self.built_in_only = only;
         self
     }
 }

@@ -13,6 +13,7 @@
 
 mod decode;
 mod encode;
+mod ffmpeg;
 mod raw;
 mod resample;
 mod sniff;
@@ -23,6 +24,8 @@ mod wav;
 mod container;
 #[cfg(feature = "decode")]
 mod mp4;
+#[cfg(feature = "decode")]
+mod opus;
 
 use std::io::Read;
 use std::path::Path;
@@ -157,25 +160,4 @@ fn read_error(name: &Path, source: std::io::Error) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn samples_are_checked_on_the_way_in() {
-        let audio = Audio::from_samples(vec![0.5, f32::NAN], 16_000).unwrap();
-        assert_eq!(audio.samples(), [0.5, 0.0]);
-        assert_eq!(audio.notices().len(), 1);
-        assert!(Audio::from_samples(vec![0.5], 0).is_err());
-        let empty = Audio::from_samples(Vec::new(), 8000)
-            .unwrap()
-            .resampled(16_000)
-            .unwrap();
-        assert_eq!((empty.duration(), empty.sample_rate()), (0.0, 16_000));
-    }
-
-    #[test]
-    fn resampling_keeps_the_duration() {
-        let audio = Audio::from_samples(vec![0.1; 44_100], 44_100).unwrap();
-        assert_eq!(audio.resampled(16_000).unwrap().samples().len(), 16_000);
-    }
-}
+mod tests;

@@ -1,5 +1,6 @@
 //! Recordings block by block.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read, Seek};
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::sync::Arc;
 
 use super::sniff::{HEAD_BYTES, Kind, is_wave, sniff};
 use super::wav::{HeaderError, PcmDecoder, WavHeader, read_header};
-use super::{Audio, DecodeOptions, Resampler, audio_error, read_error, resample};
+use super::{Audio, DecodeOptions, Resampler, audio_error, ffmpeg, read_error, resample};
 use crate::Error;
 
 /// What turns one kind of file into mono samples at the file's own rate.
@@ -103,7 +104,25 @@ impl AudioSource<'static> {
         match problem {
             Ok(source) => Ok(source),
             Err(Problem::Final(error)) => Err(error),
-            Err(Problem::Unreadable(message)) => Err(audio_error(name, message)),
+            Err(Problem::Unreadable(message)) => Self::external(input, &message, name, options),
+        }
+    }
+
+    /// The last resort.
+    fn external(
+        input: &Input,
+        problem: &str,
+        name: &Path,
+        options: &DecodeOptions,
+    ) -> crate::Result<Self> {
+        let decoder = if options.built_in_only {
+            None
+        } else {
+            ffmpeg::open(OsStr::new("ffmpeg"), input, problem, name, options.channel)
+        };
+        match decoder {
+            Some(decoder) => Self::new(Box::new(decoder?), name, options),
+            None => Err(audio_error(name, problem)),
         }
     }
 
