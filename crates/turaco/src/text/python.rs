@@ -10,6 +10,11 @@ pub fn strip(text: &str) -> &str {
     text.trim_matches(is_space)
 }
 
+/// `str.split()`: the words between white space.
+pub fn split(text: &str) -> impl Iterator<Item = &str> {
+    text.split(is_space).filter(|word| !word.is_empty())
+}
+
 /// `repr(float)`: the fewest digits that read back as the same number, with a decimal point or an exponent.
 pub fn format_float(value: f64) -> String {
     if value.is_nan() {
