@@ -20,6 +20,26 @@ pub fn write_all(files: &[(PathBuf, Vec<u8>)]) -> Result<(), Failure> {
     Ok(())
 }
 
+/// [`write_all`]; what cannot be written where it belongs is kept in the folder for temporary files, because it may have
+/// taken hours to make.
+pub fn write_all_or_keep(files: &[(PathBuf, Vec<u8>)]) -> Result<(), Failure> {
+    let Err(failure) = write_all(files) else {
+        return Ok(());
+    };
+    let folder = std::env::temp_dir().join(format!("turaco-{}", std::process::id()));
+    let elsewhere: Vec<_> = files
+        .iter()
+        .filter_map(|(path, bytes)| Some((folder.join(path.file_name()?), bytes.clone())))
+        .collect();
+    let kept = create_folder(&folder).is_ok() && write_all(&elsewhere).is_ok();
+    Err(if kept {
+        failure.hint(format!("the results were kept in {}", folder.display()))
+    } else {
+        let _ = fs::remove_dir(&folder);
+        failure
+    })
+}
+
 /// Create a folder for output, parents included.
 pub fn create_folder(path: &Path) -> Result<(), Failure> {
     fs::create_dir_all(path).map_err(|error| {

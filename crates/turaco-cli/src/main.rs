@@ -1,12 +1,9 @@
 //! The `turaco` command.
 #![forbid(unsafe_code)]
-#![allow(
-    dead_code,
-    reason = "recognition and its output formats are on their way into the library"
-)]
 
 mod args;
 mod argv;
+mod batch;
 mod commands;
 mod config;
 mod engine;
@@ -36,7 +33,11 @@ fn main() -> ExitCode {
         Ok(exit) => exit,
         Err(Stop::ClosedPipe) => Exit::Success,
         Err(Stop::Failed(failure)) => {
-            printer.error(&failure);
+            if failure.exit == Exit::Interrupted {
+                printer.warning(&failure.to_string());
+            } else {
+                printer.error(&failure);
+            }
             failure.exit
         }
     };

@@ -33,6 +33,7 @@ pub struct Printer {
     log_format: LogFormat,
     stderr_color: bool,
     stdout_color: bool,
+    colors_on_request: bool,
     /// Progress bars are drawn: stderr is a terminal and nobody forbade it.
     bars: Option<MultiProgress>,
     stdout_is_terminal: bool,
@@ -40,6 +41,9 @@ pub struct Printer {
 }
 
 impl Printer {
+    /// The code of failures to write results to stdout.
+    pub const STDOUT_FAILED: &str = "stdout_failed";
+
     /// A printer that does what the options and the environment say.
     pub fn new(options: &GlobalArgs) -> Self {
         let level = level(options.verbose, options.quiet);
@@ -53,6 +57,7 @@ impl Printer {
             log_format: options.log_format,
             stderr_color: text && colored(options.color, stderr_is_terminal),
             stdout_color: colored(options.color, io::stdout().is_terminal()),
+            colors_on_request: colored(options.color, true),
             bars: bars.then(MultiProgress::new),
             stdout_is_terminal: io::stdout().is_terminal(),
             warned: Mutex::new(HashSet::new()),
@@ -71,6 +76,7 @@ impl Printer {
             log_format,
             stderr_color: !json && colored(color, io::stderr().is_terminal()),
             stdout_color: colored(color, io::stdout().is_terminal()),
+            colors_on_request: false,
             bars: None,
             stdout_is_terminal: io::stdout().is_terminal(),
             warned: Mutex::new(HashSet::new()),
@@ -85,6 +91,11 @@ impl Printer {
     /// Whether text on stdout may be coloured.
     pub const fn stdout_color(&self) -> bool {
         self.stdout_color
+    }
+
+    /// Whether colours that were asked for by name may be used: also in a pipe, unless something forbids them.
+    pub const fn colors_on_request(&self) -> bool {
+        self.colors_on_request
     }
 
     /// Where progress bars are drawn, if they are.
@@ -105,9 +116,11 @@ impl Printer {
         match written {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Stop::ClosedPipe),
-            Err(error) => Err(Failure::write(Path::new("standard output"), &error)
-                .hint("is the disk full? Write to another place with `-o DIR` or `> FILE`")
-                .into()),
+            Err(error) => {
+                let mut failure = Failure::write(Path::new("standard output"), &error);
+                failure.code = Self::STDOUT_FAILED;
+                Err(failure.into())
+            }
         }
     }
 

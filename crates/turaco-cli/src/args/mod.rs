@@ -11,7 +11,7 @@ use clap::{ArgAction, Args, Command, CommandFactory, Parser, Subcommand, ValueEn
 
 use crate::env;
 
-pub use models::{ModelsArgs, ModelsCommand};
+pub use models::{ModelsArgs, ModelsCommand, WeightFormat};
 pub use transcribe::{InputArgs, TranscribeArgs};
 use values::parse_bool;
 

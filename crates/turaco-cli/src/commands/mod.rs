@@ -3,6 +3,7 @@
 pub mod completions;
 pub mod doctor;
 pub mod help;
+pub mod lines;
 pub mod man;
 pub mod models;
 pub mod plan;

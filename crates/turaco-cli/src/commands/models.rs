@@ -1,20 +1,34 @@
 //! `turaco models`.
 
+mod info;
+
+use std::path::Path;
+
 use serde_json::json;
+use turaco::Error;
 use turaco::cache::{ALIASES, CachedModel, Lookup, ModelCache};
+use turaco::hub::Hub;
 
 use super::Context;
-use crate::args::{ModelsArgs, ModelsCommand};
+use crate::args::{ModelsArgs, ModelsCommand, WeightFormat};
+use crate::engine;
 use crate::exit::{Exit, Failure, Outcome, Stop};
-use crate::progress::size;
+use crate::progress::{Bar, Unit, size};
 
 /// Do what the subcommand says.
 pub fn run(args: &ModelsArgs, context: &Context) -> Outcome {
     match &args.command {
         ModelsCommand::List { json, cached } => list(*json, *cached, context),
+        ModelsCommand::Pull { models } => pull(models, context),
+        ModelsCommand::Info { name, json } => info::run(name.as_deref(), *json, context),
         ModelsCommand::Path { name } => path(name.as_deref(), context),
+        ModelsCommand::Convert(args) => convert(&args.input, &args.output, args.dtype, context),
+        ModelsCommand::Quantize {
+            input,
+            output,
+            weight_type,
+        } => convert(input, output, *weight_type, context),
         ModelsCommand::Remove { models } => remove(models, context),
-        _ => Err(Failure::model("not part of this build").into()),
     }
 }
 
@@ -116,6 +130,38 @@ fn path(name: Option<&str>, context: &Context) -> Outcome {
     }
 }
 
+fn pull(names: &[String], context: &Context) -> Outcome {
+    let cache = ModelCache::from_env()?;
+    if context.global.offline {
+        return Err(Stop::from(Error::Offline {
+            model: names.first().cloned().unwrap_or_default(),
+        }));
+    }
+    let hub = Hub::from_env()?;
+    let mut exit = Exit::Success;
+    for name in names {
+        let bar = Bar::new(&context.printer, name, Unit::Bytes);
+        let control = bar.watch(&context.control);
+        let pulled = hub.pull_model(&cache, name, &control, &|message| {
+            context.printer.note(message);
+        });
+        bar.finish();
+        match pulled {
+            Ok(path) => context.printer.result_line(&path.display().to_string())?,
+            Err(error) => {
+                let failure = engine::download_failure(error);
+                // One that is missing does not keep the others from being fetched.
+                if names.len() == 1 || failure.exit == Exit::Interrupted {
+                    return Err(failure.into());
+                }
+                context.printer.error(&failure);
+                exit = failure.exit;
+            }
+        }
+    }
+    Ok(exit)
+}
+
 fn remove(names: &[String], context: &Context) -> Outcome {
     let cache = ModelCache::from_env()?;
     let mut failures = 0;
@@ -138,4 +184,14 @@ fn remove(names: &[String], context: &Context) -> Outcome {
     } else {
         Exit::Model
     })
+}
+
+/// Write a copy in another format.
+fn convert(input: &str, output: &Path, weights: WeightFormat, context: &Context) -> Outcome {
+    let _ = (input, output, context);
+    Err(Failure::model(format!(
+        "writing {} weights is not supported",
+        weights.name()
+    ))
+    .into())
 }

@@ -3,90 +3,31 @@
 use std::path::PathBuf;
 
 use turaco::asr::{Task, TranscribeOptions};
+use turaco::output::{OutputFormat, WriteOptions};
 
 use crate::args::TranscribeArgs;
 use crate::exit::Failure;
 use crate::sound::Reading;
 
-/// A kind of output file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    Txt,
-    Srt,
-    Vtt,
-    Tsv,
-    Json,
-    Jsonl,
-    Csv,
-    Lrc,
-    VerboseJson,
-}
-
-impl Format {
-    const ALL: [Self; 9] = [
-        Self::Txt,
-        Self::Vtt,
-        Self::Srt,
-        Self::Tsv,
-        Self::Json,
-        Self::Jsonl,
-        Self::Csv,
-        Self::Lrc,
-        Self::VerboseJson,
-    ];
-
-    /// Those of the `whisper` command, which it calls `all`.
-    const WHISPER: [Self; 5] = [Self::Txt, Self::Vtt, Self::Srt, Self::Tsv, Self::Json];
-
-    /// As the option spells it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Txt => "txt",
-            Self::Srt => "srt",
-            Self::Vtt => "vtt",
-            Self::Tsv => "tsv",
-            Self::Json => "json",
-            Self::Jsonl => "jsonl",
-            Self::Csv => "csv",
-            Self::Lrc => "lrc",
-            Self::VerboseJson => "verbose_json",
-        }
-    }
-
-    /// Ending of its files.
-    pub const fn extension(self) -> &'static str {
-        match self {
-            Self::VerboseJson => "verbose.json",
-            other => other.name(),
-        }
-    }
-
-    /// Whether the output of several inputs can be told apart on one stream: JSON is one line per input, text has
-    /// headings.
-    const fn can_follow_another(self) -> bool {
-        matches!(
-            self,
-            Self::Txt | Self::Json | Self::Jsonl | Self::VerboseJson
-        )
-    }
-
-    fn parse(name: &str) -> Option<Self> {
-        let name = name.to_ascii_lowercase().replace('-', "_");
-        Self::ALL.into_iter().find(|format| format.name() == name)
-    }
+/// Whether the output of several inputs can be told apart on one stream: JSON is one line per input, text has headings.
+const fn can_follow_another(format: OutputFormat) -> bool {
+    matches!(
+        format,
+        OutputFormat::Txt | OutputFormat::Json | OutputFormat::Jsonl | OutputFormat::VerboseJson
+    )
 }
 
 /// Where results go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// One format on stdout.
-    Stdout(Format),
+    Stdout(OutputFormat),
     /// Files, one per input and format.
     Folder {
         /// The folder.
         path: PathBuf,
         /// The formats.
-        formats: Vec<Format>,
+        formats: Vec<OutputFormat>,
         /// Leave out inputs that have all their files.
         skip_existing: bool,
     },
@@ -95,19 +36,6 @@ pub enum Target {
         /// One JSON object per input.
         json: bool,
     },
-}
-
-/// How words are laid out and marked.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Layout {
-    /// Underline the word that is being spoken.
-    pub highlight_words: bool,
-    /// Characters per line.
-    pub max_line_width: Option<usize>,
-    /// Lines per subtitle.
-    pub max_line_count: Option<usize>,
-    /// Words per subtitle.
-    pub max_words_per_line: Option<usize>,
 }
 
 /// The whole job.
@@ -128,7 +56,7 @@ pub struct Plan {
     /// Words of low probability are marked.
     pub print_confidence: bool,
     /// Layout of subtitles.
-    pub layout: Layout,
+    pub layout: WriteOptions,
     /// Files at once.
     pub jobs: usize,
     /// What is accepted but has no effect.
@@ -158,7 +86,7 @@ impl Plan {
             );
         }
         let words_on_stdout = args.output.print_colors || args.output.print_confidence;
-        if words_on_stdout && target != Target::Stdout(Format::Txt) && !timestamps {
+        if words_on_stdout && target != Target::Stdout(OutputFormat::Txt) && !timestamps {
             warnings
                 .push("--print-colors and --print-confidence change only text on stdout".into());
         }
@@ -179,7 +107,7 @@ impl Plan {
     /// Refuse a number of inputs that the target cannot keep apart.
     pub fn check_count(&self, inputs: usize) -> Result<(), Failure> {
         match &self.target {
-            Target::Stdout(format) if inputs > 1 && !format.can_follow_another() => {
+            Target::Stdout(format) if inputs > 1 && !can_follow_another(*format) => {
                 Err(Failure::usage(format!(
                     "{inputs} inputs in format {} cannot share stdout",
                     format.name()
@@ -269,8 +197,8 @@ fn target(args: &TranscribeArgs) -> Result<Target, Failure> {
             return Err(contradiction("`--detect-language`", "`--output-dir`"));
         }
         return match formats.as_deref() {
-            None | Some([Format::Txt]) => Ok(Target::Language { json: false }),
-            Some([Format::Json | Format::Jsonl | Format::VerboseJson]) => {
+            None | Some([OutputFormat::Txt]) => Ok(Target::Language { json: false }),
+            Some([OutputFormat::Json | OutputFormat::Jsonl | OutputFormat::VerboseJson]) => {
                 Ok(Target::Language { json: true })
             }
             Some(_) => Err(Failure::usage(
@@ -281,10 +209,10 @@ fn target(args: &TranscribeArgs) -> Result<Target, Failure> {
     match (&output.output_dir, formats) {
         (Some(path), formats) => Ok(Target::Folder {
             path: path.clone(),
-            formats: formats.unwrap_or_else(|| Format::WHISPER.to_vec()),
+            formats: formats.unwrap_or_else(|| OutputFormat::all().to_vec()),
             skip_existing: output.skip_existing,
         }),
-        (None, None) => Ok(Target::Stdout(Format::Txt)),
+        (None, None) => Ok(Target::Stdout(OutputFormat::Txt)),
         (None, Some(formats)) => match formats[..] {
             [format] => Ok(Target::Stdout(format)),
             _ => Err(Failure::usage("several output formats cannot share stdout")
@@ -293,17 +221,17 @@ fn target(args: &TranscribeArgs) -> Result<Target, Failure> {
     }
 }
 
-fn formats(names: &[String]) -> Result<Vec<Format>, Failure> {
+fn formats(names: &[String]) -> Result<Vec<OutputFormat>, Failure> {
     let mut formats = Vec::new();
     for name in names {
-        let named = match Format::parse(name) {
-            Some(format) => vec![format],
-            None if name.eq_ignore_ascii_case("all") => Format::WHISPER.to_vec(),
-            None => {
-                let known: Vec<_> = Format::ALL.iter().map(|format| format.name()).collect();
+        let lower = name.to_ascii_lowercase().replace('-', "_");
+        let named = match lower.parse::<OutputFormat>() {
+            Ok(format) => vec![format],
+            Err(_) if lower == "all" => OutputFormat::all().to_vec(),
+            Err(_) => {
+                let known = OutputFormat::KNOWN.map(OutputFormat::name).join(", ");
                 return Err(Failure::usage(format!(
-                    "unknown output format `{name}`; known: {}, all",
-                    known.join(", ")
+                    "unknown output format `{name}`; known: {known}, all"
                 )));
             }
         };
@@ -324,7 +252,10 @@ fn timestamps(args: &TranscribeArgs, target: &Target) -> Result<bool, Failure> {
     match (output.timestamps, output.no_timestamps) {
         (Some(true), true) => return Err(contradiction("`--timestamps`", "`--no-timestamps`")),
         (Some(false), false) | (_, true) => {
-            if let Target::Stdout(format @ (Format::Srt | Format::Vtt | Format::Lrc)) = target {
+            if let Target::Stdout(
+                format @ (OutputFormat::Srt | OutputFormat::Vtt | OutputFormat::Lrc),
+            ) = target
+            {
                 return Err(contradiction(
                     "`--no-timestamps`",
                     &format!("`--output-format {}`", format.name()),
@@ -336,7 +267,7 @@ fn timestamps(args: &TranscribeArgs, target: &Target) -> Result<bool, Failure> {
         _ => {}
     }
     match target {
-        Target::Stdout(Format::Txt) | Target::Folder { .. } => Ok(true),
+        Target::Stdout(OutputFormat::Txt) | Target::Folder { .. } => Ok(true),
         Target::Stdout(format) => Err(contradiction(
             "`--timestamps`",
             &format!("`--output-format {}`", format.name()),
@@ -346,9 +277,9 @@ fn timestamps(args: &TranscribeArgs, target: &Target) -> Result<bool, Failure> {
     }
 }
 
-fn layout(args: &TranscribeArgs, warnings: &mut Vec<String>) -> Result<Layout, Failure> {
+fn layout(args: &TranscribeArgs, warnings: &mut Vec<String>) -> Result<WriteOptions, Failure> {
     let output = &args.output;
-    let layout = Layout {
+    let layout = WriteOptions {
         highlight_words: output.highlight_words,
         max_line_width: output.max_line_width.and_then(|value| value.0),
         max_line_count: output.max_line_count.and_then(|value| value.0),
@@ -403,11 +334,11 @@ mod tests {
 
     #[test]
     fn defaults_follow_the_target() {
-        assert_eq!(plan(&[]).unwrap().target, Target::Stdout(Format::Txt));
+        assert_eq!(plan(&[]).unwrap().target, Target::Stdout(OutputFormat::Txt));
         let Target::Folder { formats, .. } = plan(&["-o", "out"]).unwrap().target else {
             panic!("not a folder");
         };
-        assert_eq!(formats, Format::WHISPER);
+        assert_eq!(formats, OutputFormat::all());
         let Target::Folder { formats, .. } =
             plan(&["-o", "out", "-f", "lrc,all,srt"]).unwrap().target
         else {

@@ -1,0 +1,125 @@
+//! `turaco models info`: what a model file or folder holds.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use turaco::cache::ModelCache;
+use turaco::models::whisper::WhisperCheckpoint;
+use turaco::weights;
+
+use crate::commands::Context;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::progress::size;
+
+/// Describe a model: from its files alone, nothing is loaded.
+pub fn run(name: Option<&str>, as_json: bool, context: &Context) -> Outcome {
+    let name = name.unwrap_or(&context.global.model);
+    let path = ModelCache::from_env()?.path(name).map_err(|error| {
+        Failure::from(error).hint(format!(
+            "`turaco models pull {name}` downloads a known model"
+        ))
+    })?;
+    let facts = facts(&path)?;
+    if as_json {
+        context.printer.result_line(&facts.to_string())?;
+        return Ok(Exit::Success);
+    }
+    let Value::Object(facts) = facts else {
+        return Ok(Exit::Success);
+    };
+    for (key, value) in &facts {
+        let text = match value {
+            Value::String(text) => text.clone(),
+            Value::Object(object) => object
+                .iter()
+                .map(|(key, value)| format!("{key} {value}"))
+                .collect::<Vec<_>>()
+                .join(", "),
+            Value::Array(values) => values
+                .iter()
+                .map(|value| {
+                    value
+                        .as_str()
+                        .map_or_else(|| value.to_string(), str::to_owned)
+                })
+                .collect::<Vec<_>>()
+                .join(" "),
+            Value::Number(number) if key == "size" => size(number.as_u64().unwrap_or_default()),
+            other => other.to_string(),
+        };
+        context
+            .printer
+            .result_line(&format!("{:<14} {text}", key.replace('_', " ")))?;
+    }
+    Ok(Exit::Success)
+}
+
+fn facts(path: &Path) -> Result<Value, Failure> {
+    let checkpoint = weights::open(path)?;
+    let mut dtypes: BTreeMap<String, usize> = BTreeMap::new();
+    let mut parameters = 0u64;
+    for (_, tensor) in checkpoint.weights.iter() {
+        *dtypes.entry(tensor.dtype.to_string()).or_default() += 1;
+        parameters += tensor.len() as u64;
+    }
+    let mut facts = json!({
+        "name": path.file_name().map(|name| name.to_string_lossy()),
+        "path": path.to_string_lossy(),
+        "format": checkpoint.format.name(),
+        "size": size_on_disk(path),
+        "tensors": checkpoint.weights.len(),
+        "dtypes": dtypes,
+        "parameters": parameters,
+    });
+    let whisper = WhisperCheckpoint::from_checkpoint(checkpoint)?;
+    let config = &whisper.config;
+    let tokenizer = match &whisper.vocab {
+        Some(source) => source.tokenizer(&whisper.path, config.n_vocab)?,
+        None => turaco::tokenizer::WhisperTokenizer::bundled(&whisper.path, config.n_vocab)?,
+    };
+    let languages: Vec<&str> = if tokenizer.is_multilingual() {
+        let known = tokenizer.languages().iter();
+        known.map(|(code, _)| code.as_str()).collect()
+    } else {
+        vec!["en"]
+    };
+    let more = json!({
+        "name": whisper.name,
+        "kind": "whisper",
+        "multilingual": tokenizer.is_multilingual(),
+        "encoder": {
+            "layers": config.n_audio_layers,
+            "width": config.n_audio_state,
+            "heads": config.n_audio_heads,
+            "positions": config.n_audio_ctx,
+            "mels": config.n_mels,
+        },
+        "decoder": {
+            "layers": config.n_text_layers,
+            "width": config.n_text_state,
+            "heads": config.n_text_heads,
+            "positions": config.n_text_ctx,
+        },
+        "vocabulary": config.n_vocab,
+        "vocabulary_source": if whisper.vocab.is_some() { "model files" } else { "built in" },
+        "languages": languages,
+        "notes": whisper.notes,
+    });
+    if let (Some(facts), Value::Object(more)) = (facts.as_object_mut(), more) {
+        facts.extend(more);
+    }
+    Ok(facts)
+}
+
+/// Bytes of a file, or of the files of a folder (through links, as the hub cache has them).
+fn size_on_disk(path: &Path) -> u64 {
+    match fs::read_dir(path) {
+        Err(_) => fs::metadata(path).map_or(0, |metadata| metadata.len()),
+        Ok(entries) => entries
+            .filter_map(Result::ok)
+            .map(|entry| size_on_disk(&entry.path()))
+            .sum(),
+    }
+}
