@@ -244,9 +244,13 @@ impl SpeechDetector {
         if !chunk.is_empty() {
             self.take_chunk(&chunk, &mut on_event)?;
         }
-        if let Phase::Speech { silence_start, .. } = self.phase {
+        if let Phase::Speech {
+            start,
+            silence_start,
+        } = self.phase
+        {
             on_event(SpeechEvent::Ended {
-                sample: silence_start.unwrap_or(self.position),
+                sample: silence_start.unwrap_or(self.position).max(start),
                 cut: false,
             });
         }
@@ -304,6 +308,8 @@ impl SpeechDetector {
                 && is_silence
                 && self.position - sample >= self.min_silence
             {
+                // After a cut the silence may have begun in the stretch before.
+                let sample = sample.max(start);
                 on_event(SpeechEvent::Ended { sample, cut: false });
                 self.phase = Phase::Silence;
             } else if self.position - start >= self.max_speech {
@@ -366,5 +372,134 @@ mod tests {
                 GateEvent::End(9 * 512 + 480)
             ]
         );
+    }
+
+    fn network() -> SileroVad {
+        let device = turaco_compute::Device::cpu(turaco_compute::CpuOptions {
+            threads: 1,
+            ..turaco_compute::CpuOptions::default()
+        });
+        SileroVad::new(&device, 16_000).unwrap()
+    }
+
+    fn clip() -> Vec<f32> {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/silero/jfk.wav");
+        crate::audio::Audio::open(path).unwrap().into_samples()
+    }
+
+    /// Events of a whole stream given in pieces of `piece_len`; the sound of a stretch is put together.
+    fn events(
+        detector: &mut SpeechDetector,
+        samples: &[f32],
+        piece_len: usize,
+    ) -> Vec<SpeechEvent> {
+        let mut events: Vec<SpeechEvent> = Vec::new();
+        let mut note = |event| match (events.last_mut(), event) {
+            (Some(SpeechEvent::Sound(all)), SpeechEvent::Sound(more)) => all.extend(more),
+            (_, event) => events.push(event),
+        };
+        for piece in samples.chunks(piece_len) {
+            detector.push(piece, &mut note).unwrap();
+        }
+        detector.finish(&mut note).unwrap();
+        events
+    }
+
+    /// What every list of events has to satisfy; returns the stretches of sound.
+    fn stretches(events: &[SpeechEvent], samples: &[f32]) -> Vec<(usize, usize)> {
+        let mut stretches = Vec::new();
+        for stretch in events.chunks(3) {
+            let [
+                SpeechEvent::Started { sample: start },
+                SpeechEvent::Sound(sound),
+                SpeechEvent::Ended { sample: end, .. },
+            ] = stretch
+            else {
+                panic!("events out of order: {stretch:?}");
+            };
+            let (start, end) = (*start as usize, *end as usize);
+            assert_eq!(sound[..], samples[start..start + sound.len()]);
+            assert!(end <= start + sound.len());
+            if let Some((_, previous)) = stretches.last() {
+                assert!(start >= *previous);
+            }
+            stretches.push((start, start + sound.len()));
+        }
+        stretches
+    }
+
+    #[test]
+    fn detector_gives_the_same_speech_for_pieces_of_any_length() {
+        let samples = clip();
+        let mut detector = SpeechDetector::new(&network(), &DetectorOptions::default()).unwrap();
+        let whole = events(&mut detector, &samples, samples.len());
+        // Four sentences; the spans that the package finds with the same silence.
+        let stretches = stretches(&whole, &samples);
+        assert_eq!(stretches.len(), 4);
+        let mut previous = 0;
+        for (&(start, end), spoken) in stretches.iter().zip([5632, 52736, 86528, 131_072]) {
+            // The whole pre-roll, unless the stretch before reaches into it.
+            assert!(start + 4800 <= spoken || start == previous);
+            assert!(start <= spoken && spoken < end);
+            previous = end;
+        }
+        for piece_len in [1, 160, 511, 512, 513, 4000] {
+            let pieces = events(&mut detector, &samples, piece_len);
+            assert!(whole == pieces, "pieces of {piece_len}");
+        }
+    }
+
+    #[test]
+    fn long_speech_is_cut_without_a_gap() {
+        let samples = clip();
+        let options = DetectorOptions {
+            max_speech_s: Some(0.7),
+            ..DetectorOptions::default()
+        };
+        let mut detector = SpeechDetector::new(&network(), &options).unwrap();
+        let events = events(&mut detector, &samples, 1000);
+        let stretches = stretches(&events, &samples);
+        assert!(stretches.len() > 8);
+        for (i, event) in events.iter().enumerate() {
+            if let SpeechEvent::Ended { cut: true, sample } = event {
+                assert_eq!(events[i + 1], SpeechEvent::Started { sample: *sample });
+            }
+        }
+        assert!(
+            stretches
+                .iter()
+                .all(|(start, end)| end - start <= 11_200 + 512)
+        );
+    }
+
+    #[test]
+    fn short_noises_do_not_start_speech_and_memory_stays_bounded() {
+        let mut detector = SpeechDetector::new(&network(), &DetectorOptions::default()).unwrap();
+        let mut n_events = 0;
+        let mut largest = 0;
+        for i in 0..2000 {
+            let is_onset = i % 20 < 2;
+            let probability = if is_onset { 0.9 } else { 0.1 };
+            detector.advance(&[0.0; 512], probability, &mut |_| n_events += 1);
+            largest = largest.max(detector.held.len());
+        }
+        assert_eq!(n_events, 0);
+        assert!(largest <= 4800 + 1600 + 512, "{largest}");
+    }
+
+    #[test]
+    fn impossible_detector_options_are_errors() {
+        for options in [
+            DetectorOptions {
+                threshold: f64::NAN,
+                ..DetectorOptions::default()
+            },
+            DetectorOptions {
+                max_speech_s: Some(0.0),
+                ..DetectorOptions::default()
+            },
+        ] {
+            assert!(SpeechDetector::new(&network(), &options).is_err());
+        }
     }
 }
