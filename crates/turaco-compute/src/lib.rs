@@ -9,8 +9,8 @@ pub mod quant;
 pub mod step;
 pub mod storage;
 
-pub use cpu::CpuOptions;
 pub use cpu::isa::Isa;
+pub use cpu::{CpuOptions, Precision};
 pub use device::{
     CacheShape, Device, HostMatrix, KvCache, Matrix, StateBuffer, Vector, WeightType,
 };

@@ -274,6 +274,53 @@ pub(crate) fn pack<T: CacheNumber>(
     start: usize,
     target: PanelsMut<'_, T>,
 ) {
+    pack_as::<T, 1>(isa, pool, k, v, start, target);
+}
+
+/// Bring rows of keys and values into the order of panels whose neighbours along the summed dimension lie in pairs:
+/// two columns of a key, two positions of a value. An odd last position gets a zero neighbour.
+pub(crate) fn pack_pairs(
+    isa: Isa,
+    pool: &Pool,
+    k: Rows<'_>,
+    v: Rows<'_>,
+    target: PanelsMut<'_, bf16>,
+) {
+    let PanelsMut {
+        keys,
+        values,
+        stride,
+        n_heads,
+    } = target;
+    if k.len() % 2 == 1 {
+        let head_stride = values.len() / n_heads;
+        let width = (k.cols() / n_heads).next_multiple_of(BLOCK);
+        let (block, lane) = (k.len() / BLOCK, k.len() % BLOCK);
+        for head in 0..n_heads {
+            let base = head * head_stride + block * stride;
+            for column in 0..width {
+                let group = column / BLOCK * BLOCK * BLOCK;
+                values[base + group + lane / 2 * 2 * BLOCK + column % BLOCK * 2 + 1] = bf16::ZERO;
+            }
+        }
+    }
+    let target = PanelsMut {
+        keys,
+        values,
+        stride,
+        n_heads,
+    };
+    pack_as::<bf16, 2>(isa, pool, k, v, 0, target);
+}
+
+fn pack_as<T: CacheNumber, const GROUP: usize>(
+    isa: Isa,
+    pool: &Pool,
+    k: Rows<'_>,
+    v: Rows<'_>,
+    start: usize,
+    target: PanelsMut<'_, T>,
+) {
     let PanelsMut {
         keys,
         values,
@@ -292,7 +339,7 @@ pub(crate) fn pack<T: CacheNumber>(
     let task = |index: usize| {
         let (head, part) = (index / parts, first + index % parts);
         let positions = part * PACK_POSITIONS..(part + 1) * PACK_POSITIONS;
-        let piece = Pack {
+        let piece = Pack::<T, GROUP> {
             k,
             v,
             columns: head * width..(head + 1) * width,
@@ -314,7 +361,7 @@ pub(crate) fn pack<T: CacheNumber>(
 }
 
 /// Some positions of [`pack`]; different tasks touch different positions or heads.
-struct Pack<'a, T> {
+struct Pack<'a, T, const GROUP: usize> {
     k: Rows<'a>,
     v: Rows<'a>,
     columns: std::ops::Range<usize>,
@@ -325,7 +372,7 @@ struct Pack<'a, T> {
     stride: usize,
 }
 
-impl<T: CacheNumber> Pack<'_, T> {
+impl<T: CacheNumber, const GROUP: usize> Pack<'_, T, GROUP> {
     #[inline(always)]
     fn all(self, narrow: impl Fn(&[f32; BLOCK]) -> [T; BLOCK]) {
         for position in self.positions.clone() {
@@ -342,10 +389,20 @@ impl<T: CacheNumber> Pack<'_, T> {
                 // each position of a head belongs to one task.
                 unsafe {
                     for (column, &key) in k[..width].iter().enumerate() {
-                        self.keys.add(base + column * BLOCK + lane).write(key);
+                        let place = column / GROUP * GROUP * BLOCK + lane * GROUP + column % GROUP;
+                        self.keys.add(base + place).write(key);
                     }
-                    let to = self.values.add(base + lane * BLOCK);
-                    to.cast::<[T; BLOCK]>().write_unaligned(v);
+                    if GROUP == 1 {
+                        let to = self.values.add(base + lane * BLOCK);
+                        to.cast::<[T; BLOCK]>().write_unaligned(v);
+                    } else {
+                        let to = self
+                            .values
+                            .add(base + lane / GROUP * GROUP * BLOCK + lane % GROUP);
+                        for (column, &value) in v.iter().enumerate() {
+                            to.add(column * GROUP).write(value);
+                        }
+                    }
                 }
             }
         }
@@ -359,7 +416,7 @@ fn padded(values: &[f32]) -> [f32; BLOCK] {
         .unwrap_or_else(|_| std::array::from_fn(|index| values.get(index).copied().unwrap_or(0.0)))
 }
 
-impl<T: CacheNumber> Kernel for Pack<'_, T> {
+impl<T: CacheNumber, const GROUP: usize> Kernel for Pack<'_, T, GROUP> {
     type Output = ();
 
     #[inline(always)]

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use crate::cpu::Precision;
 use crate::cpu::arena::{Arena, View};
-use crate::cpu::cache::{BLOCK, CpuCache, Panels, PanelsMut, head_panel_len, pack, with_planes};
+use crate::cpu::cache::{CpuCache, with_planes};
 use crate::cpu::isa::Isa;
-use crate::cpu::kernels::attention::{Sequence, attention, capture_scores};
+use crate::cpu::kernels::attention::{
+    Sequence, Stacked, attention, attention_of_rows, capture_scores,
+};
 use crate::cpu::kernels::choose_tokens::{Choice, Choose};
 use crate::cpu::kernels::linear::{self, LinearScratch, linear, linear_scratch_bytes};
 use crate::cpu::kernels::{
@@ -27,6 +30,8 @@ pub(crate) struct Engine {
     pub isa: Isa,
     /// Threads.
     pub pool: Pool,
+    /// When operations may round their inputs.
+    pub precision: Precision,
 }
 
 /// A graph with its memory.
@@ -43,7 +48,7 @@ pub(crate) struct CpuExecutable {
 impl CpuExecutable {
     /// Plan a graph and allocate its memory.
     pub(crate) fn new(engine: &Arc<Engine>, graph: Graph) -> Result<Self> {
-        let plan = Plan::new(&graph)?;
+        let plan = Plan::new(&graph, engine.precision)?;
         let mut linear_scratch = LinearScratch::new();
         linear_scratch.reserve(linear_bytes(&graph)?)?;
         Ok(Self {
@@ -353,33 +358,13 @@ impl Machine<'_, '_, '_> {
                 let ([target, panels], readable) = self.arena.split([out, details.scratch]);
                 let rows = |value: &Value| readable.rows(self.plan.views[value.id as usize]);
                 let (q, k, v) = (rows(q), rows(k), rows(v));
-                let (queries, keys) = (q.len() / n_sequences, k.len() / n_sequences);
-                let (panel_keys, panel_values) = panels.split_at_mut(panels.len() / 2);
-                // One head after the other, so that its keys and values stay together in the cache of a core.
-                let stride = shape.head_dim.next_multiple_of(BLOCK) * BLOCK;
-                for index in 0..*n_sequences {
-                    let (k, v) = (k.slice(index * keys, keys), v.slice(index * keys, keys));
-                    let panels = PanelsMut {
-                        keys: &mut *panel_keys,
-                        values: &mut *panel_values,
-                        stride,
-                        n_heads: shape.n_kv_heads,
-                    };
-                    pack(engine.isa, &engine.pool, k, v, 0, panels);
-                    let sequence = Sequence {
-                        q: q.slice(index * queries, queries),
-                        panels: Panels {
-                            keys: panel_keys,
-                            values: panel_values,
-                            stride,
-                            head_stride: head_panel_len(shape.head_dim, keys),
-                        },
-                        n_keys: keys,
-                        first_position: 0,
-                    };
-                    let target = &mut target[index * queries * out.cols..][..queries * out.cols];
-                    attention(engine, sequence, shape, target);
-                }
+                let inputs = Stacked {
+                    q,
+                    k,
+                    v,
+                    n_sequences: *n_sequences,
+                };
+                attention_of_rows(engine, inputs, shape, self.plan.rounds, panels, target);
             }
             Op::CacheAppend { slot, layer, k, v } => {
                 let (_, readable) = self.arena.split([]);

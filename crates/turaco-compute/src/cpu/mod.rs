@@ -34,6 +34,21 @@ pub struct CpuOptions {
     pub threads: usize,
     /// Instruction set; `None` = the best one of this machine. One that the machine lacks is replaced by the best.
     pub isa: Option<Isa>,
+    /// Whether operations without weights may round their inputs to bf16.
+    pub precision: Precision,
+}
+
+/// Arithmetic of operations that have no weights of their own (attention inside a step). Linear maps follow the type
+/// of their weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// bf16 in steps whose linear maps all have bf16 or int8 weights, where the machine multiplies bf16; otherwise f32.
+    #[default]
+    Auto,
+    /// f32 always.
+    Exact,
+    /// bf16 wherever the machine multiplies it.
+    Fast,
 }
 
 /// The processor as a device.
@@ -55,6 +70,7 @@ impl Device {
         let engine = Engine {
             isa,
             pool: Pool::new(threads),
+            precision: options.precision,
         };
         Self(Arc::new(CpuBackend {
             engine: Arc::new(engine),

@@ -1,9 +1,10 @@
 //! From a graph to places in memory: which value lives where, and for how long.
 
+use crate::cpu::Precision;
 use crate::cpu::arena::{LINE, View};
 use crate::cpu::cache::{CpuCache, head_panel_len};
 use crate::cpu::matrix::CpuMatrix;
-use crate::device::{KvCache, Matrix, StateBuffer, Vector};
+use crate::device::{KvCache, Matrix, StateBuffer, Vector, WeightType};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Ids, IdsSource, Op, SlotKind, Value, ValueSource};
 use crate::step::SlotBinding;
@@ -28,6 +29,8 @@ pub(crate) struct Plan {
     pub id_outputs: Vec<IdsPlace>,
     /// What each slot must be able to hold.
     pub needs: Vec<SlotNeeds>,
+    /// Whether attention may round queries, keys and weights to bf16.
+    pub rounds: bool,
     /// Values in the arena.
     pub arena_len: usize,
     /// Numbers in u32 inputs and computed u32 lists.
@@ -188,7 +191,7 @@ impl SlotNeeds {
 
 impl Plan {
     /// Check that everything belongs to the CPU, and place all values.
-    pub(crate) fn new(graph: &Graph) -> Result<Self> {
+    pub(crate) fn new(graph: &Graph, precision: Precision) -> Result<Self> {
         for op in &graph.ops {
             check_devices(op)?;
         }
@@ -239,6 +242,7 @@ impl Plan {
             output_copies,
             id_outputs,
             needs,
+            rounds: rounds(graph, precision)?,
             arena_len,
             ids_len,
         })
@@ -273,6 +277,24 @@ fn check_devices(op: &Op) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether the graph's linear maps round their inputs anyway, or the caller asked for speed.
+fn rounds(graph: &Graph, precision: Precision) -> Result<bool> {
+    if precision != Precision::Auto {
+        return Ok(precision == Precision::Fast);
+    }
+    let mut any = false;
+    for op in &graph.ops {
+        if let Op::Linear { weight, .. } = op {
+            let weight_type = weight.storage::<CpuMatrix>()?.packed().weight_type();
+            if !matches!(weight_type, WeightType::Bf16 | WeightType::Int8) {
+                return Ok(false);
+            }
+            any = true;
+        }
+    }
+    Ok(any)
 }
 
 fn place_ids(graph: &Graph) -> (Vec<IdsPlace>, Vec<IdsPlace>, (usize, usize)) {

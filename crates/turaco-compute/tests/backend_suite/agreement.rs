@@ -2,8 +2,8 @@
 //! same bits for every number of threads and on every replay.
 
 use turaco_compute::{
-    Activation, AttentionShape, Bindings, CacheShape, ConvShape, DType, Device, Epilogue, KvCache,
-    Mask, SlotBinding, Step, StepBuilder, Value,
+    Activation, AttentionShape, Bindings, CacheShape, ConvShape, CpuOptions, DType, Device,
+    Epilogue, KvCache, Mask, Precision, SlotBinding, Step, StepBuilder, Value,
 };
 
 use crate::support::{Numbers, assert_close, devices, matrix};
@@ -283,24 +283,33 @@ fn attention_agrees() {
                     scale,
                     mask,
                 };
-                agree(
-                    &format!("attention {shape:?}, {n} x {rows} x {keys}"),
-                    3e-5,
-                    |device| {
-                        let mut numbers = Numbers::new(9);
-                        let mut builder = StepBuilder::new(device);
-                        let (q_cols, k_cols) = (n_heads * head_dim, n_kv_heads * head_dim);
-                        let q = builder.input(n * rows, q_cols);
-                        let both = builder.input(n * keys, 2 * k_cols);
-                        let k = builder.columns(both, 0, k_cols).unwrap();
-                        let v = builder.columns(both, k_cols, k_cols).unwrap();
-                        let out = builder.attention(q, k, v, n, shape).unwrap();
-                        builder.output(out);
-                        let q = numbers.take(n * rows * q_cols);
-                        let both = numbers.take(n * keys * 2 * k_cols);
-                        replay(&mut builder.finish().unwrap(), &[&q, &both], &[])
-                    },
-                );
+                let case = |device: &Device| {
+                    let mut numbers = Numbers::new(9);
+                    let mut builder = StepBuilder::new(device);
+                    let (q_cols, k_cols) = (n_heads * head_dim, n_kv_heads * head_dim);
+                    let q = builder.input(n * rows, q_cols);
+                    let both = builder.input(n * keys, 2 * k_cols);
+                    let k = builder.columns(both, 0, k_cols).unwrap();
+                    let v = builder.columns(both, k_cols, k_cols).unwrap();
+                    let out = builder.attention(q, k, v, n, shape).unwrap();
+                    builder.output(out);
+                    let q = numbers.take(n * rows * q_cols);
+                    let both = numbers.take(n * keys * 2 * k_cols);
+                    replay(&mut builder.finish().unwrap(), &[&q, &both], &[])
+                };
+                let name = format!("attention {shape:?}, {n} x {rows} x {keys}");
+                agree(&name, 3e-5, case);
+                // With permission to round: bf16 has 8 bits, and scores reach about 10 here.
+                let fast = |threads| {
+                    case(&Device::cpu(CpuOptions {
+                        threads,
+                        precision: Precision::Fast,
+                        ..CpuOptions::default()
+                    }))
+                };
+                let found = fast(1);
+                assert_close(&found, &case(&devices()[0]), 3e-2, &format!("fast {name}"));
+                assert_eq!(found, fast(3), "fast {name}: threads");
             }
         }
     }

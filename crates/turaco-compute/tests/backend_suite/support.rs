@@ -35,6 +35,7 @@ pub fn devices() -> Vec<Device> {
         Device::cpu(CpuOptions {
             threads,
             isa: Some(isa),
+            ..CpuOptions::default()
         })
     };
     let isas = Isa::available();
