@@ -1,0 +1,89 @@
+//! Where test data and real weights are, and how to compare with them.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use serde_json::Value;
+use turaco::weights::Weights;
+use turaco::{Audio, Control};
+
+/// A file of `testdata/`.
+pub fn testdata(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../testdata")
+        .join(name)
+}
+
+/// The larger reference set beside a developer's checkout; a user's clone has none.
+pub fn shared(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../../shared")
+        .join(name);
+    path.exists().then_some(path)
+}
+
+/// Real weights, from the cache or fetched as a user's first run would.
+pub fn real_model(name: &'static str) -> PathBuf {
+    static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _one_download_at_a_time = LOCK.lock().unwrap();
+    turaco::hub::ensure(name, false, &Control::new(), &mut |notice| {
+        eprintln!("{notice}")
+    })
+    .unwrap_or_else(|error| panic!("the tests need the weights of {name}: {error}"))
+}
+
+/// One of the clips that the goldens were made from, if this checkout has it.
+pub fn clip(name: &str) -> Option<Audio> {
+    let path = match name {
+        "jfk" => testdata("silero/jfk.wav"),
+        "test_speech" | "5s_dont_worry_about_him" => testdata(&format!("audio/{name}.wav")),
+        _ => shared(&format!("audio/night1968/{name}.wav"))?,
+    };
+    Some(Audio::open(path).expect("test audio can be read"))
+}
+
+/// A JSON file of `testdata/`.
+pub fn json(name: &str) -> Value {
+    let path = testdata(name);
+    let text = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_slice(&text).expect("test data is JSON")
+}
+
+/// The tensors of a golden file.
+pub fn tensors(path: &Path) -> Weights {
+    turaco::weights::safetensors::parse(path, &turaco::weights::Bytes::map(path).unwrap()).unwrap()
+}
+
+/// Fail with the name of the stage, the first difference and the largest one.
+pub fn assert_close(stage: &str, actual: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(actual.len(), expected.len(), "{stage}: number of values");
+    let differs = |(a, e): (&f32, &f32)| (a - e).abs() > tolerance || a.is_nan() != e.is_nan();
+    let worst = actual
+        .iter()
+        .zip(expected)
+        .map(|(a, e)| (a - e).abs())
+        .fold(0.0f32, f32::max);
+    if let Some(index) = actual.iter().zip(expected).position(differs) {
+        panic!(
+            "{stage}: value {index} is {} instead of {}; the largest difference is {worst} (tolerance {tolerance})",
+            actual[index], expected[index]
+        );
+    }
+    eprintln!("{stage}: largest difference {worst:.1e}");
+}
+
+/// A model that several tests use, loaded once.
+pub fn loaded(name: &'static str) -> &'static turaco::Transcriber {
+    static TINY_EN: OnceLock<turaco::Transcriber> = OnceLock::new();
+    static BASE: OnceLock<turaco::Transcriber> = OnceLock::new();
+    static TINY_RANDOM: OnceLock<turaco::Transcriber> = OnceLock::new();
+    let load = |path: &Path| {
+        let options = turaco::LoadOptions::new().compute_type(turaco::ComputeType::F32);
+        turaco::Transcriber::load_path(path, &options, &Control::new()).expect("the model loads")
+    };
+    match name {
+        "tiny.en" => TINY_EN.get_or_init(|| load(&real_model("tiny.en"))),
+        "base" => BASE.get_or_init(|| load(&real_model("base"))),
+        _ => TINY_RANDOM.get_or_init(|| load(&testdata("whisper/tiny-random"))),
+    }
+}
