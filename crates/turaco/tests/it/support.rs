@@ -35,7 +35,7 @@ pub fn real_model(name: &'static str) -> PathBuf {
 /// One of the clips that the goldens were made from, if this checkout has it.
 pub fn clip(name: &str) -> Option<Audio> {
     let path = match name {
-        "jfk" => testdata("silero/jfk.wav"),
+        "jfk" => testdata("audio/jfk.wav"),
         "test_speech" | "5s_dont_worry_about_him" => testdata(&format!("audio/{name}.wav")),
         _ => shared(&format!("audio/night1968/{name}.wav"))?,
     };
