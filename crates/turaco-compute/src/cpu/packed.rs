@@ -273,6 +273,12 @@ impl PackedMatrix {
     }
 }
 
+/// Rounds a value within ±127 to an integer, halves to even: it appears in the low bits of this sum.
+/// (`round_ties_even` is a library call without newer instructions.)
+fn round(value: f32) -> i8 {
+    (value + 12_582_912.0).to_bits() as i8
+}
+
 /// Checks sources against their dimensions; gives the rows and columns of the whole.
 fn check(sources: &[MatrixSource<'_>]) -> Result<(usize, usize)> {
     let k = sources.first().map_or(0, |source| source.k);
@@ -426,7 +432,7 @@ impl Rows<'_> {
             for (start, len) in self.chunks() {
                 self.stored(row, start, &mut values[..len]);
                 for (i, &value) in values[..len].iter().enumerate() {
-                    let quantised = (value * inverse).round_ties_even() as i8;
+                    let quantised = round(value * inverse);
                     sum += i32::from(quantised);
                     let column = start + i;
                     out[(column / group * PANEL + row) * group + column % group] = quantised as u8;

@@ -250,15 +250,132 @@ pub(super) unsafe fn store(block: &Block<'_>) {
 /// # Safety
 /// Needs AVX-512.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
-pub(super) unsafe fn pack(
-    left: Left,
-    x: &[f32],
-    rows: usize,
-    k: usize,
-    out: &mut [u32],
-    scales: &mut [f32],
-) {
-    left::pack(left, x, rows, k, out, scales);
+pub(super) unsafe fn pack(left: Left, x: &[f32], rows: usize, k: usize, out: &mut [u32], scales: &mut [f32]) {
+    if left != Left::Float {
+        return left::pack(left, x, rows, k, out, scales);
+    }
+    let groups = strip_groups(x, rows, k, out);
+    transpose_rows(rows, groups, out, |row, group| {
+        // SAFETY: rows are `k` long, and the load is masked beyond.
+        unsafe { _mm512_castps_si512(load_inputs(x.as_ptr().add(row * k), group, k)) }
+    });
+}
+
+/// # Safety
+/// Needs AVX-512 BF16 and VNNI.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")]
+pub(super) unsafe fn pack_dot(left: Left, x: &[f32], rows: usize, k: usize, out: &mut [u32], scales: &mut [f32]) {
+    let groups = strip_groups(x, rows, k, out);
+    let x = x.as_ptr();
+    match left {
+        // SAFETY: the instruction set is a part of this one; the operands were just checked.
+        Left::Float => transpose_rows(rows, groups, out, |row, group| {
+            // SAFETY: rows are `k` long, and the load is masked beyond.
+            unsafe { _mm512_castps_si512(load_inputs(x.add(row * k), group, k)) }
+        }),
+        Left::Bf16 => transpose_rows(rows, groups, out, |row, group| {
+            // SAFETY: as above; the transmute is between vectors of 64 bytes.
+            unsafe {
+                let low = load_inputs(x.add(row * k), 2 * group, k);
+                let high = load_inputs(x.add(row * k), 2 * group + 16, k);
+                std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low))
+            }
+        }),
+        Left::Int8 { shifted } => {
+            let mut inverses = [0.0; super::MAX_TILE_ROWS];
+            for row in 0..rows {
+                // SAFETY: rows are `k` long.
+                let values = unsafe { std::slice::from_raw_parts(x.add(row * k), k) };
+                (inverses[row], scales[row]) = left::scales_of(values);
+            }
+            let shift = _mm512_set1_epi8(if shifted { -128 } else { 0 });
+            transpose_rows(rows, groups, out, |row, group| {
+                let inverse = _mm512_set1_ps(inverses[row]);
+                let bytes = |part: usize| {
+                    // SAFETY: as above.
+                    let values = unsafe { load_inputs(x.add(row * k), 4 * group + 16 * part, k) };
+                    _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(values, inverse)))
+                };
+                let low = _mm256_set_m128i(bytes(1), bytes(0));
+                let high = _mm256_set_m128i(bytes(3), bytes(2));
+                _mm512_xor_si512(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high), shift)
+            });
+        }
+    }
+}
+
+/// Checks the operands of packing; gives the number of groups.
+fn strip_groups(x: &[f32], rows: usize, k: usize, out: &[u32]) -> usize {
+    assert!((1..=ROWS).contains(&rows) && x.len() >= rows * k && out.len().is_multiple_of(rows));
+    out.len() / rows
+}
+
+/// Sixteen inputs of a row from `start` on, zeros beyond its end.
+///
+/// # Safety
+/// `row` must be readable for `k` values.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn load_inputs(row: *const f32, start: usize, k: usize) -> __m512 {
+    let left = k.saturating_sub(start);
+    if left >= 16 {
+        // SAFETY: sixteen more values.
+        unsafe { _mm512_loadu_ps(row.add(start)) }
+    } else {
+        // SAFETY: the mask ends with the row.
+        unsafe { _mm512_maskz_loadu_ps((1_u16 << left) - 1, row.wrapping_add(start)) }
+    }
+}
+
+/// Writes `out: [groups][rows]` from `elements(row, group)`, which gives 16 groups of a row.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose_rows(rows: usize, groups: usize, out: &mut [u32], elements: impl Fn(usize, usize) -> __m512i) {
+    assert!(rows <= 16 && out.len() == rows * groups);
+    let lanes = ((1_u32 << rows) - 1) as u16;
+    for group in (0..groups).step_by(16) {
+        let mut block = [_mm512_setzero_si512(); 16];
+        for row in 0..rows {
+            block[row] = elements(row, group);
+        }
+        let block = transpose(block);
+        for (i, column) in block.iter().enumerate().take(groups - group) {
+            // SAFETY: `rows` lanes of a group that exists.
+            unsafe { _mm512_mask_storeu_epi32(out.as_mut_ptr().add((group + i) * rows).cast(), lanes, *column) };
+        }
+    }
+}
+
+/// Exchanges rows and columns of 16 by 16 numbers: pairs, then pairs of pairs, then quarters of the vectors.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
+    let mut pairs = [_mm512_setzero_si512(); 16];
+    for i in 0..8 {
+        pairs[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+        pairs[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+    }
+    // `fours[4 * i + j]`: rows `4 * i..` of columns `j`, `4 + j`, `8 + j` and `12 + j`.
+    let mut fours = [_mm512_setzero_si512(); 16];
+    for i in 0..4 {
+        let p = &pairs[4 * i..4 * i + 4];
+        fours[4 * i] = _mm512_unpacklo_epi64(p[0], p[2]);
+        fours[4 * i + 1] = _mm512_unpackhi_epi64(p[0], p[2]);
+        fours[4 * i + 2] = _mm512_unpacklo_epi64(p[1], p[3]);
+        fours[4 * i + 3] = _mm512_unpackhi_epi64(p[1], p[3]);
+    }
+    let mut columns = [_mm512_setzero_si512(); 16];
+    for j in 0..4 {
+        let low_even = _mm512_shuffle_i32x4::<0b10_00_10_00>(fours[j], fours[4 + j]);
+        let low_odd = _mm512_shuffle_i32x4::<0b11_01_11_01>(fours[j], fours[4 + j]);
+        let high_even = _mm512_shuffle_i32x4::<0b10_00_10_00>(fours[8 + j], fours[12 + j]);
+        let high_odd = _mm512_shuffle_i32x4::<0b11_01_11_01>(fours[8 + j], fours[12 + j]);
+        columns[j] = _mm512_shuffle_i32x4::<0b10_00_10_00>(low_even, high_even);
+        columns[8 + j] = _mm512_shuffle_i32x4::<0b11_01_11_01>(low_even, high_even);
+        columns[4 + j] = _mm512_shuffle_i32x4::<0b10_00_10_00>(low_odd, high_odd);
+        columns[12 + j] = _mm512_shuffle_i32x4::<0b11_01_11_01>(low_odd, high_odd);
+    }
+    columns
 }
 
 /// The weights of one input, low and high outputs.

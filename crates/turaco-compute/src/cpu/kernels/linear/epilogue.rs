@@ -84,15 +84,25 @@ pub(super) enum Sums<'a> {
 /// residual must have the lengths that the block implies.
 #[inline(always)]
 pub(super) unsafe fn store(block: &Block<'_>) {
-    let &Block {
-        rows,
-        columns,
-        n,
-        first_row,
-        first_column,
-        epilogue,
-        ..
-    } = block;
+    // One loop per activation, so that the compiler sees each as straight vector code.
+    // SAFETY: the caller's promise, for all arms.
+    unsafe {
+        match block.epilogue.activation {
+            Activation::None => store_with(block, |x| x),
+            Activation::GeluErf => store_with(block, gelu_erf),
+            Activation::GeluTanh => store_with(block, gelu_tanh),
+            Activation::Silu => store_with(block, silu),
+            Activation::Relu => store_with(block, |x| if x < 0.0 { 0.0 } else { x }),
+            Activation::Sigmoid => store_with(block, |x| 1.0 / (1.0 + exp(-x))),
+        }
+    }
+}
+
+/// # Safety
+/// As [`store`].
+#[inline(always)]
+unsafe fn store_with(block: &Block<'_>, activation: impl Fn(f32) -> f32) {
+    let &Block { rows, columns, n, first_row, first_column, epilogue, .. } = block;
     let mut bias = [0.0; PANEL];
     if let Some(all) = epilogue.bias {
         bias[..columns].copy_from_slice(&all[first_column..first_column + columns]);
@@ -100,43 +110,35 @@ pub(super) unsafe fn store(block: &Block<'_>) {
     for row in 0..rows {
         let mut values = match &block.sums {
             Sums::Float(sums) => sums[row],
-            Sums::Integer {
-                sums,
-                row_scales,
-                column_scales,
-            } => {
-                let scale = row_scales[row];
-                std::array::from_fn(|i| sums[row][i] as f32 * (scale * column_scales[i]))
+            Sums::Integer { sums, row_scales, column_scales } => {
+                let (sums, scale) = (&sums[row], row_scales[row]);
+                let mut values = [0.0; PANEL];
+                for i in 0..PANEL {
+                    values[i] = sums[i] as f32 * (scale * column_scales[i]);
+                }
+                values
             }
         };
         if epilogue.bias.is_some() {
-            each(&mut values, &bias, |value, bias| value + bias);
+            add(&mut values, &bias);
         }
-        match epilogue.activation {
-            Activation::None => {}
-            Activation::GeluErf => map(&mut values, gelu_erf),
-            Activation::GeluTanh => map(&mut values, gelu_tanh),
-            Activation::Silu => map(&mut values, silu),
-            Activation::Relu => map(&mut values, |x| if x < 0.0 { 0.0 } else { x }),
-            Activation::Sigmoid => map(&mut values, |x| 1.0 / (1.0 + exp(-x))),
+        for value in &mut values {
+            *value = activation(*value);
         }
         if epilogue.scale != 1.0 {
-            map(&mut values, |x| x * epilogue.scale);
+            for value in &mut values {
+                *value *= epilogue.scale;
+            }
         }
         let start = (first_row + row) * n + first_column;
         if let Some(residual) = epilogue.residual {
-            let mut addend = [0.0; PANEL];
-            addend[..columns].copy_from_slice(&residual[start..start + columns]);
-            each(&mut values, &addend, |value, addend| value + addend);
+            add_part(&mut values, &residual[start..start + columns]);
         }
         // SAFETY: within the block, which is ours.
         let out = unsafe { std::slice::from_raw_parts_mut(block.out.add(start), columns) };
         if epilogue.accumulate {
-            let mut addend = [0.0; PANEL];
-            addend[..columns].copy_from_slice(out);
-            each(&mut values, &addend, |value, addend| value + addend);
+            add_part(&mut values, out);
         }
-        // The whole width first: a copy of known length is two stores.
         if let Ok(out) = <&mut [f32; PANEL]>::try_from(&mut *out) {
             *out = values;
         } else {
@@ -145,17 +147,22 @@ pub(super) unsafe fn store(block: &Block<'_>) {
     }
 }
 
+/// Adds up to 32 values. The full width is a case of its own because its length is known to the compiler.
 #[inline(always)]
-fn map(values: &mut [f32; PANEL], f: impl Fn(f32) -> f32) {
-    for value in values {
-        *value = f(*value);
+fn add_part(values: &mut [f32; PANEL], addend: &[f32]) {
+    if let Ok(addend) = addend.try_into() {
+        add(values, addend);
+    } else {
+        for (value, addend) in values.iter_mut().zip(addend) {
+            *value += addend;
+        }
     }
 }
 
 #[inline(always)]
-fn each(values: &mut [f32; PANEL], with: &[f32; PANEL], f: impl Fn(f32, f32) -> f32) {
-    for (value, &with) in values.iter_mut().zip(with) {
-        *value = f(*value, with);
+fn add(values: &mut [f32; PANEL], addend: &[f32; PANEL]) {
+    for (value, addend) in values.iter_mut().zip(addend) {
+        *value += addend;
     }
 }
 

@@ -188,7 +188,7 @@ impl Kernels {
             tile_rows: avx512::ROWS,
             left,
             store: avx512::store,
-            pack: avx512::pack,
+            pack: if dot { avx512::pack_dot } else { avx512::pack },
         }
     }
 }
