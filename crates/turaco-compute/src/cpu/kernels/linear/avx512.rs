@@ -19,6 +19,9 @@ pub(super) const STREAM_ROWS: usize = 4;
 /// Distance in bytes at which the streaming kernels ask for weights in advance.
 const AHEAD: usize = 4096;
 
+/// Inputs ahead of which packing asks for activations.
+const PACK_AHEAD: usize = 128;
+
 /// Defines the streaming product for one weight type: `$load(b)` gives the weights of two consecutive inputs as
 /// four vectors (first input low and high outputs, second input low and high) and `$size` is their bytes.
 macro_rules! stream {
@@ -250,98 +253,133 @@ pub(super) unsafe fn store(block: &Block<'_>) {
 /// # Safety
 /// Needs AVX-512.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
-pub(super) unsafe fn pack(left: Left, x: &[f32], rows: usize, k: usize, out: &mut [u32], scales: &mut [f32]) {
+pub(super) unsafe fn pack(
+    left: Left,
+    x: &[f32],
+    rows: usize,
+    k: usize,
+    out: &mut [u32],
+    scales: &mut [f32],
+) {
     if left != Left::Float {
         return left::pack(left, x, rows, k, out, scales);
     }
-    let groups = strip_groups(x, rows, k, out);
-    transpose_rows(rows, groups, out, |row, group| {
-        // SAFETY: rows are `k` long, and the load is masked beyond.
-        unsafe { _mm512_castps_si512(load_inputs(x.as_ptr().add(row * k), group, k)) }
+    let strip = Strip::new(x, rows, k);
+    strip.transpose(1, out, |row, input| {
+        _mm512_castps_si512(strip.load(row, input))
     });
 }
 
 /// # Safety
 /// Needs AVX-512 BF16 and VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")]
-pub(super) unsafe fn pack_dot(left: Left, x: &[f32], rows: usize, k: usize, out: &mut [u32], scales: &mut [f32]) {
-    let groups = strip_groups(x, rows, k, out);
-    let x = x.as_ptr();
+pub(super) unsafe fn pack_dot(
+    left: Left,
+    x: &[f32],
+    rows: usize,
+    k: usize,
+    out: &mut [u32],
+    scales: &mut [f32],
+) {
+    let strip = Strip::new(x, rows, k);
     match left {
-        // SAFETY: the instruction set is a part of this one; the operands were just checked.
-        Left::Float => transpose_rows(rows, groups, out, |row, group| {
-            // SAFETY: rows are `k` long, and the load is masked beyond.
-            unsafe { _mm512_castps_si512(load_inputs(x.add(row * k), group, k)) }
+        Left::Float => strip.transpose(1, out, |row, input| {
+            _mm512_castps_si512(strip.load(row, input))
         }),
-        Left::Bf16 => transpose_rows(rows, groups, out, |row, group| {
-            // SAFETY: as above; the transmute is between vectors of 64 bytes.
-            unsafe {
-                let low = load_inputs(x.add(row * k), 2 * group, k);
-                let high = load_inputs(x.add(row * k), 2 * group + 16, k);
-                std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low))
-            }
+        Left::Bf16 => strip.transpose(2, out, |row, input| {
+            let pairs = _mm512_cvtne2ps_pbh(strip.load(row, input + 16), strip.load(row, input));
+            // SAFETY: vectors of 64 bytes.
+            unsafe { std::mem::transmute::<__m512bh, __m512i>(pairs) }
         }),
         Left::Int8 { shifted } => {
             let mut inverses = [0.0; super::MAX_TILE_ROWS];
-            for row in 0..rows {
-                // SAFETY: rows are `k` long.
-                let values = unsafe { std::slice::from_raw_parts(x.add(row * k), k) };
+            for (row, values) in x.chunks_exact(k).take(rows).enumerate() {
                 (inverses[row], scales[row]) = left::scales_of(values);
             }
             let shift = _mm512_set1_epi8(if shifted { -128 } else { 0 });
-            transpose_rows(rows, groups, out, |row, group| {
+            strip.transpose(4, out, |row, input| {
                 let inverse = _mm512_set1_ps(inverses[row]);
                 let bytes = |part: usize| {
-                    // SAFETY: as above.
-                    let values = unsafe { load_inputs(x.add(row * k), 4 * group + 16 * part, k) };
-                    _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(values, inverse)))
+                    let scaled = _mm512_mul_ps(strip.load(row, input + 16 * part), inverse);
+                    _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(scaled))
                 };
                 let low = _mm256_set_m128i(bytes(1), bytes(0));
                 let high = _mm256_set_m128i(bytes(3), bytes(2));
-                _mm512_xor_si512(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high), shift)
+                _mm512_xor_si512(
+                    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high),
+                    shift,
+                )
             });
         }
     }
 }
 
-/// Checks the operands of packing; gives the number of groups.
-fn strip_groups(x: &[f32], rows: usize, k: usize, out: &[u32]) -> usize {
-    assert!((1..=ROWS).contains(&rows) && x.len() >= rows * k && out.len().is_multiple_of(rows));
-    out.len() / rows
+/// Rows of activations on their way into a strip.
+struct Strip<'a> {
+    x: &'a [f32],
+    rows: usize,
+    k: usize,
 }
 
-/// Sixteen inputs of a row from `start` on, zeros beyond its end.
-///
-/// # Safety
-/// `row` must be readable for `k` values.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn load_inputs(row: *const f32, start: usize, k: usize) -> __m512 {
-    let left = k.saturating_sub(start);
-    if left >= 16 {
-        // SAFETY: sixteen more values.
-        unsafe { _mm512_loadu_ps(row.add(start)) }
-    } else {
-        // SAFETY: the mask ends with the row.
-        unsafe { _mm512_maskz_loadu_ps((1_u16 << left) - 1, row.wrapping_add(start)) }
+impl<'a> Strip<'a> {
+    fn new(x: &'a [f32], rows: usize, k: usize) -> Self {
+        assert!((1..=ROWS).contains(&rows) && x.len() >= rows * k);
+        Self { x, rows, k }
     }
-}
 
-/// Writes `out: [groups][rows]` from `elements(row, group)`, which gives 16 groups of a row.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn transpose_rows(rows: usize, groups: usize, out: &mut [u32], elements: impl Fn(usize, usize) -> __m512i) {
-    assert!(rows <= 16 && out.len() == rows * groups);
-    let lanes = ((1_u32 << rows) - 1) as u16;
-    for group in (0..groups).step_by(16) {
-        let mut block = [_mm512_setzero_si512(); 16];
-        for row in 0..rows {
-            block[row] = elements(row, group);
+    /// Sixteen inputs of a row, zeros beyond its end.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn load(&self, row: usize, input: usize) -> __m512 {
+        let left = self.k.saturating_sub(input);
+        let start = self.x.as_ptr().wrapping_add(row * self.k + input);
+        debug_assert!(row < self.rows);
+        if left >= 16 {
+            // SAFETY: the row has sixteen more values.
+            unsafe { _mm512_loadu_ps(start) }
+        } else {
+            // SAFETY: the mask ends with the row.
+            unsafe { _mm512_maskz_loadu_ps((1_u16 << left) - 1, start) }
         }
-        let block = transpose(block);
-        for (i, column) in block.iter().enumerate().take(groups - group) {
-            // SAFETY: `rows` lanes of a group that exists.
-            unsafe { _mm512_mask_storeu_epi32(out.as_mut_ptr().add((group + i) * rows).cast(), lanes, *column) };
+    }
+
+    /// Writes `out: [groups][rows]` from `elements(row, input)`, which gives 16 groups of `group` inputs.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn transpose(&self, group: usize, out: &mut [u32], elements: impl Fn(usize, usize) -> __m512i) {
+        let (rows, groups) = (self.rows, out.len() / self.rows);
+        let lanes = ((1_u32 << rows) - 1) as u16;
+        // So many rows at a time are too much for the hardware to follow, so the lines are asked for here: the first
+        // ones now, the others some way ahead.
+        let fetch = |row: usize, input: usize| {
+            let line = self.x.as_ptr().wrapping_add(row * self.k + input);
+            // SAFETY: a prefetch may point anywhere.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+        };
+        for row in 0..rows {
+            for input in (0..PACK_AHEAD).step_by(16) {
+                fetch(row, input);
+            }
+        }
+        for first in (0..groups).step_by(16) {
+            let mut block = [_mm512_setzero_si512(); 16];
+            for row in 0..rows {
+                for line in 0..group {
+                    fetch(row, first * group + line * 16 + PACK_AHEAD);
+                }
+                block[row] = elements(row, first * group);
+            }
+            let block = transpose(block);
+            for (i, column) in block.iter().enumerate().take(groups - first) {
+                // SAFETY: `rows` lanes of a group that exists.
+                unsafe {
+                    _mm512_mask_storeu_epi32(
+                        out.as_mut_ptr().add((first + i) * rows).cast(),
+                        lanes,
+                        *column,
+                    )
+                };
+            }
         }
     }
 }

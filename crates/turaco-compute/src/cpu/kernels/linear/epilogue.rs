@@ -77,6 +77,28 @@ pub(super) enum Sums<'a> {
     },
 }
 
+impl Sums<'_> {
+    /// The sums of one row as real numbers.
+    #[inline(always)]
+    fn row(&self, row: usize) -> [f32; PANEL] {
+        match self {
+            Self::Float(sums) => sums[row],
+            Self::Integer {
+                sums,
+                row_scales,
+                column_scales,
+            } => {
+                let (sums, scale) = (&sums[row], row_scales[row]);
+                let mut values = [0.0; PANEL];
+                for i in 0..PANEL {
+                    values[i] = sums[i] as f32 * (scale * column_scales[i]);
+                }
+                values
+            }
+        }
+    }
+}
+
 /// Applies the epilogue to a block and stores it.
 ///
 /// # Safety
@@ -102,61 +124,84 @@ pub(super) unsafe fn store(block: &Block<'_>) {
 /// As [`store`].
 #[inline(always)]
 unsafe fn store_with(block: &Block<'_>, activation: impl Fn(f32) -> f32) {
-    let &Block { rows, columns, n, first_row, first_column, epilogue, .. } = block;
-    let mut bias = [0.0; PANEL];
-    if let Some(all) = epilogue.bias {
-        bias[..columns].copy_from_slice(&all[first_column..first_column + columns]);
-    }
-    for row in 0..rows {
-        let mut values = match &block.sums {
-            Sums::Float(sums) => sums[row],
-            Sums::Integer { sums, row_scales, column_scales } => {
-                let (sums, scale) = (&sums[row], row_scales[row]);
-                let mut values = [0.0; PANEL];
-                for i in 0..PANEL {
-                    values[i] = sums[i] as f32 * (scale * column_scales[i]);
-                }
-                values
-            }
-        };
-        if epilogue.bias.is_some() {
-            add(&mut values, &bias);
-        }
-        for value in &mut values {
-            *value = activation(*value);
-        }
-        if epilogue.scale != 1.0 {
-            for value in &mut values {
-                *value *= epilogue.scale;
-            }
-        }
+    let &Block {
+        n,
+        columns,
+        first_row,
+        first_column,
+        epilogue,
+        ..
+    } = block;
+    let bias = epilogue
+        .bias
+        .map(|bias| widen(&bias[first_column..first_column + columns]));
+    for row in 0..block.rows {
         let start = (first_row + row) * n + first_column;
-        if let Some(residual) = epilogue.residual {
-            add_part(&mut values, &residual[start..start + columns]);
-        }
         // SAFETY: within the block, which is ours.
         let out = unsafe { std::slice::from_raw_parts_mut(block.out.add(start), columns) };
-        if epilogue.accumulate {
-            add_part(&mut values, out);
-        }
+        let residual = epilogue
+            .residual
+            .map(|residual| &residual[start..start + columns]);
+        // Where all 32 outputs exist, everything stays in registers.
         if let Ok(out) = <&mut [f32; PANEL]>::try_from(&mut *out) {
-            *out = values;
+            *out = finish(
+                block,
+                row,
+                &activation,
+                bias.as_ref(),
+                residual.and_then(<[f32]>::first_chunk),
+                out,
+            );
         } else {
+            let values = finish(
+                block,
+                row,
+                &activation,
+                bias.as_ref(),
+                residual.map(widen).as_ref(),
+                &widen(out),
+            );
             out.copy_from_slice(&values[..columns]);
         }
     }
 }
 
-/// Adds up to 32 values. The full width is a case of its own because its length is known to the compiler.
+/// One row of a block; `before` is what the output held.
 #[inline(always)]
-fn add_part(values: &mut [f32; PANEL], addend: &[f32]) {
-    if let Ok(addend) = addend.try_into() {
-        add(values, addend);
-    } else {
-        for (value, addend) in values.iter_mut().zip(addend) {
-            *value += addend;
+fn finish(
+    block: &Block<'_>,
+    row: usize,
+    activation: &impl Fn(f32) -> f32,
+    bias: Option<&[f32; PANEL]>,
+    residual: Option<&[f32; PANEL]>,
+    before: &[f32; PANEL],
+) -> [f32; PANEL] {
+    let mut values = block.sums.row(row);
+    if let Some(bias) = bias {
+        add(&mut values, bias);
+    }
+    for value in &mut values {
+        *value = activation(*value);
+    }
+    if block.epilogue.scale != 1.0 {
+        for value in &mut values {
+            *value *= block.epilogue.scale;
         }
     }
+    if let Some(residual) = residual {
+        add(&mut values, residual);
+    }
+    if block.epilogue.accumulate {
+        add(&mut values, before);
+    }
+    values
+}
+
+/// Up to 32 values, followed by zeros.
+fn widen(values: &[f32]) -> [f32; PANEL] {
+    let mut all = [0.0; PANEL];
+    all[..values.len()].copy_from_slice(values);
+    all
 }
 
 #[inline(always)]

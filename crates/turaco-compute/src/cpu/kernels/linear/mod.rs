@@ -60,7 +60,7 @@ const BLOCK_BYTES: usize = 640 << 10;
 
 /// Groups of inputs (of 4 bytes for each activation) that a tile runs over at a time, so that this part of a panel
 /// stays in the first-level cache for all tiles of a block.
-const TILE_GROUPS: usize = 192;
+const TILE_GROUPS: usize = 256;
 
 /// Bytes of weights worth a task of their own.
 const MIN_TASK_BYTES: usize = 48 << 10;
@@ -431,6 +431,9 @@ impl Call<'_> {
                 for strip in strips.clone() {
                     let rows = strip_rows(strip);
                     let strip_start = strip * height * groups;
+                    if start + count == groups {
+                        self.prefetch_output(strip * height, rows, panel);
+                    }
                     // SAFETY: the strip has `groups` groups of `rows` activations, the panel as many groups, and the
                     // sums have a place for each row. The kernel came with its instruction set.
                     unsafe {
@@ -465,6 +468,27 @@ impl Call<'_> {
                 .run(blocks * panels, &|task| one(task / panels, task % panels));
         }
         Ok(())
+    }
+
+    /// Asks for the part of the output that a tile will go to, while there is still work to do: its rows are too far
+    /// apart for the hardware to guess.
+    fn prefetch_output(&self, first_row: usize, rows: usize, panel: usize) {
+        #[cfg(target_arch = "x86_64")]
+        for row in first_row..first_row + rows {
+            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+            let line = self
+                .out
+                .get()
+                .wrapping_add(row * self.w.n() + panel * PANEL);
+            // SAFETY: a prefetch may point anywhere.
+            unsafe {
+                _mm_prefetch::<_MM_HINT_ET0>(line.cast());
+                _mm_prefetch::<_MM_HINT_ET0>(line.wrapping_add(PANEL / 2).cast());
+                _mm_prefetch::<_MM_HINT_ET0>(line.wrapping_add(PANEL - 1).cast());
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (first_row, rows, panel);
     }
 
     /// What sums of a panel start from: zeros, or what makes up for shifted activations.
