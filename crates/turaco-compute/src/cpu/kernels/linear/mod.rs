@@ -28,6 +28,11 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod simd128;
+
 #[cfg(test)]
 mod tests;
 
@@ -125,6 +130,14 @@ impl Kernels {
                 return Self::avx2(weight_type);
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        if isa >= Isa::Neon && crate::cpu::isa::Neon::new().is_some() {
+            return Self::neon(weight_type);
+        }
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        if isa >= Isa::Simd128 {
+            return Self::simd128(weight_type);
+        }
         let _ = isa;
         Self::scalar(weight_type)
     }
@@ -144,6 +157,46 @@ impl Kernels {
             left,
             store: scalar::store,
             pack: scalar::pack,
+        }
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    fn neon(weight_type: WeightType) -> Self {
+        let dot = std::arch::is_aarch64_feature_detected!("dotprod");
+        let (stream, tile, left): (Option<StreamFn>, TileFn, Left) = match weight_type {
+            WeightType::F32 => (Some(neon::stream_f32), neon::tile_f32, Left::Float),
+            WeightType::F16 => (Some(neon::stream_f16), neon::tile_f16, Left::Float),
+            WeightType::Bf16 => (Some(neon::stream_bf16), neon::tile_bf16, Left::Float),
+            WeightType::Int8 if dot => (None, neon::tile_int8_dot, Left::Int8 { shifted: false }),
+            WeightType::Int8 => (None, neon::tile_int8_widen, Left::Int8 { shifted: false }),
+        };
+        Self {
+            stream,
+            stream_rows: neon::STREAM_ROWS,
+            tile,
+            tile_rows: neon::ROWS,
+            left,
+            store: neon::store,
+            pack: neon::pack,
+        }
+    }
+
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    fn simd128(weight_type: WeightType) -> Self {
+        let (stream, tile, left): (Option<StreamFn>, TileFn, Left) = match weight_type {
+            WeightType::F32 => (Some(simd128::stream_f32), simd128::tile_f32, Left::Float),
+            WeightType::F16 => (Some(simd128::stream_f16), simd128::tile_f16, Left::Float),
+            WeightType::Bf16 => (Some(simd128::stream_bf16), simd128::tile_bf16, Left::Float),
+            WeightType::Int8 => (None, simd128::tile_int8, Left::Int8 { shifted: false }),
+        };
+        Self {
+            stream,
+            stream_rows: simd128::STREAM_ROWS,
+            tile,
+            tile_rows: simd128::ROWS,
+            left,
+            store: simd128::store,
+            pack: simd128::pack,
         }
     }
 
