@@ -353,8 +353,7 @@ impl<'a> Strip<'a> {
         // ones now, the others some way ahead.
         let fetch = |row: usize, input: usize| {
             let line = self.x.as_ptr().wrapping_add(row * self.k + input);
-            // SAFETY: a prefetch may point anywhere.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+            _mm_prefetch::<_MM_HINT_T0>(line.cast());
         };
         for row in 0..rows {
             for input in (0..PACK_AHEAD).step_by(16) {
