@@ -552,11 +552,13 @@ impl Machine<'_, '_, '_> {
             stride: *stride,
             padding: padding.0,
         };
-        for (sequence, windows) in windows
-            .chunks_exact_mut((out_rows * width).max(1))
-            .enumerate()
-        {
-            conv1d::windows(x.slice(sequence * rows, rows), geometry, windows);
+        if width > 0 {
+            over_rows(self.engine, out.rows, 1, windows, |range, windows| {
+                for (row, window) in range.zip(windows.chunks_exact_mut(width)) {
+                    let x = x.slice(row / out_rows * rows, rows);
+                    conv1d::window(x, geometry, row % out_rows, window);
+                }
+            });
         }
         let epilogue = linear::Epilogue {
             bias: bias.as_deref().map(vector).transpose()?,
@@ -626,7 +628,7 @@ impl Machine<'_, '_, '_> {
                 for (nth, &head) in heads.iter().enumerate() {
                     let first = (nth * q.len() + index * rows) * capacity;
                     let captured = &mut captured[first..][..rows * capacity];
-                    capture_scores(sequence, &shape, head, capacity, captured);
+                    capture_scores(self.engine, sequence, &shape, head, capacity, captured);
                 }
             });
         }

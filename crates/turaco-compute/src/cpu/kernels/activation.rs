@@ -107,7 +107,7 @@ fn activate_scalar(x: f32, activation: Activation) -> f32 {
 }
 
 /// Complementary error function: its Taylor series near zero, its continued fraction (Lentz from below) further out.
-fn erfc(x: f64) -> f64 {
+pub(crate) fn erfc(x: f64) -> f64 {
     if x < 0.0 {
         return 2.0 - erfc(-x);
     }

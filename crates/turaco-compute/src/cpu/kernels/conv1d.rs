@@ -11,20 +11,18 @@ pub(crate) struct Geometry {
     pub padding: usize,
 }
 
-/// Copy the `kernel` rows of every window to `out`; rows before and after the sequence are zeros.
-pub(crate) fn windows(x: Rows<'_>, geometry: Geometry, out: &mut [f32]) {
+/// Copy the `kernel` rows of window `index` to `out`; rows before and after the sequence are zeros.
+pub(crate) fn window(x: Rows<'_>, geometry: Geometry, index: usize, out: &mut [f32]) {
     let Geometry {
         kernel,
         stride,
         padding,
     } = geometry;
-    let width = x.cols();
-    for (index, window) in out.chunks_exact_mut((kernel * width).max(1)).enumerate() {
-        for (tap, target) in window.chunks_exact_mut(width).enumerate() {
-            match (index * stride + tap).checked_sub(padding) {
-                Some(row) if row < x.len() => target.copy_from_slice(x.row(row)),
-                _ => target.fill(0.0),
-            }
+    debug_assert_eq!(out.len(), kernel * x.cols());
+    for (tap, target) in out.chunks_exact_mut(x.cols().max(1)).enumerate() {
+        match (index * stride + tap).checked_sub(padding) {
+            Some(row) if row < x.len() => target.copy_from_slice(x.row(row)),
+            _ => target.fill(0.0),
         }
     }
 }

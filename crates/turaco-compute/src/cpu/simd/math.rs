@@ -121,3 +121,127 @@ pub(crate) fn tanh<S: Simd>(s: S, x: S::F32) -> S::F32 {
     let e = exp(s, s.mul(x, s.splat(-2.0)));
     s.sub(s.div(s.splat(2.0), s.add(one, e)), one)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::isa::Isa;
+    use crate::cpu::simd::{Kernel, dispatch};
+
+    #[derive(Clone, Copy, Debug)]
+    enum Function {
+        Exp,
+        Ln,
+        Gelu,
+        Sigmoid,
+        Tanh,
+    }
+
+    /// The function of up to 16 values; with plain Rust there is nothing to test.
+    struct Apply(Function, [f32; 16]);
+
+    impl Kernel for Apply {
+        type Output = Option<[f32; 16]>;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Self::Output {
+            let mut out = [0.0; 16];
+            for start in (0..16).step_by(S::LANES) {
+                let x = s.load(&self.1[start..]);
+                let value = match self.0 {
+                    Function::Exp => exp(s, x),
+                    Function::Ln => ln(s, x),
+                    Function::Gelu => gelu(s, x),
+                    Function::Sigmoid => sigmoid(s, x),
+                    Function::Tanh => tanh(s, x),
+                };
+                s.store(&mut out[start..], value);
+            }
+            Some(out)
+        }
+
+        fn run_scalar(self) -> Self::Output {
+            None
+        }
+    }
+
+    /// The largest error over `points` from `low` to `high`; `error` gets the argument and the value.
+    fn worst(function: Function, (low, high): (f64, f64), error: impl Fn(f64, f64) -> f64) -> f64 {
+        let points = 200_000;
+        let mut worst = 0.0_f64;
+        for isa in Isa::available() {
+            for first in (0..points).step_by(16) {
+                let x: [f32; 16] = std::array::from_fn(|i| {
+                    (low + (high - low) * (first + i) as f64 / f64::from(points as u32)) as f32
+                });
+                for (x, y) in x
+                    .into_iter()
+                    .zip(dispatch(isa, Apply(function, x)).into_iter().flatten())
+                {
+                    worst = worst.max(error(f64::from(x), f64::from(y)));
+                }
+            }
+        }
+        worst
+    }
+
+    #[test]
+    fn exp_is_accurate() {
+        let found = worst(Function::Exp, (-87.2, 88.6), |x, y| {
+            (y / x.exp() - 1.0).abs()
+        });
+        assert!(found < 2e-7, "{found}");
+        let edges = [
+            f32::NEG_INFINITY,
+            -1e30,
+            -87.4,
+            0.0,
+            -0.0,
+            1000.0,
+            f32::INFINITY,
+        ];
+        let mut x = [0.0; 16];
+        x[..7].copy_from_slice(&edges);
+        for isa in Isa::available() {
+            if let Some(y) = dispatch(isa, Apply(Function::Exp, x)) {
+                assert_eq!(y[..5], [0.0, 0.0, 0.0, 1.0, 1.0], "{isa:?}");
+                assert!(y[5] > 3e38 && y[6] > 3e38, "{isa:?}: {y:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn ln_is_accurate() {
+        let relative = |x: f64, y: f64| (y - x.ln()).abs() / x.ln().abs().max(1e-30);
+        for range in [
+            (1e-7, 1e-3),
+            (1e-3, 0.99),
+            (0.999, 1.0),
+            (1.001, 20.0),
+            (20.0, 1e6),
+        ] {
+            let found = worst(Function::Ln, range, relative);
+            assert!(found < 3e-7, "{range:?}: {found}");
+        }
+    }
+
+    #[test]
+    fn activations_are_accurate() {
+        // Relative to the result for negative arguments too; there the square in the exponent costs some digits.
+        let gelu = |x: f64| 0.5 * x * crate::cpu::kernels::activation::erfc(-x / 2.0_f64.sqrt());
+        let found = worst(Function::Gelu, (-1.0, 30.0), |x, y| {
+            (y - gelu(x)).abs() / gelu(x).abs().max(1e-30)
+        });
+        assert!(found < 4e-7, "{found}");
+        let found = worst(Function::Gelu, (-6.0, 0.0), |x, y| {
+            (y - gelu(x)).abs() / gelu(x).abs().max(1e-30)
+        });
+        assert!(found < 5e-6, "{found}");
+        let found = worst(Function::Sigmoid, (-80.0, 30.0), |x, y| {
+            (y * (1.0 + (-x).exp()) - 1.0).abs()
+        });
+        assert!(found < 3e-7, "{found}");
+        let found = worst(Function::Tanh, (-20.0, 20.0), |x, y| (y - x.tanh()).abs());
+        assert!(found < 3e-7, "{found}");
+    }
+}

@@ -27,7 +27,7 @@ use crate::graph::{AttentionShape, Mask};
 use self::product::Product as _;
 use self::product::Widened;
 use self::tiles::Tiles;
-use super::Rows;
+use super::{Rows, over_rows};
 
 /// Rows of one register tile.
 const TILE_ROWS: usize = 6;
@@ -268,23 +268,69 @@ fn vectorised(shape: &AttentionShape) -> bool {
 
 /// The scaled scores of one head of every query against all keys: `out[i][key]`, rows of `capacity` values.
 pub(crate) fn capture_scores<T: CacheNumber>(
+    engine: &Engine,
     sequence: Sequence<'_, T>,
     shape: &AttentionShape,
     head: usize,
     capacity: usize,
     out: &mut [f32],
 ) {
-    let head_dim = shape.head_dim;
-    let (panels, column) = sequence
-        .panels
-        .head(head / (shape.n_heads / shape.n_kv_heads), head_dim);
-    for (q, out) in sequence.q.iter().zip(out.chunks_exact_mut(capacity.max(1))) {
-        let q = &q[head * head_dim..][..head_dim];
-        for (block, out) in out[..sequence.n_keys].chunks_mut(BLOCK).enumerate() {
-            let scores = block_scores(q, &panels, column, block);
+    let (rows, n_keys) = (sequence.q.len(), sequence.n_keys);
+    assert!(n_keys <= capacity && out.len() == rows * capacity);
+    let kv_head = head / (shape.n_heads / shape.n_kv_heads);
+    let (panels, column) = sequence.panels.head(kv_head, shape.head_dim);
+    let weight = shape.head_dim / 8 + 1;
+    over_rows(engine, rows, weight, out, |range, out| {
+        for (row, out) in range.zip(out.chunks_exact_mut(capacity.max(1))) {
+            let capture = Capture {
+                q: &sequence.q.row(row)[head * shape.head_dim..][..shape.head_dim],
+                panels,
+                column,
+                scale: shape.scale,
+                out: &mut out[..n_keys],
+            };
+            dispatch(engine.isa, capture);
+        }
+    });
+}
+
+/// The scores of one query.
+struct Capture<'a, T> {
+    q: &'a [f32],
+    panels: Panels<'a, T>,
+    column: usize,
+    scale: f32,
+    out: &'a mut [f32],
+}
+
+impl<T: CacheNumber> Kernel for Capture<'_, T> {
+    type Output = ();
+
+    fn run_scalar(self) {
+        for (block, out) in self.out.chunks_mut(BLOCK).enumerate() {
+            let scores = block_scores(self.q, &self.panels, self.column, block);
             for (out, score) in out.iter_mut().zip(scores) {
-                *out = score * shape.scale;
+                *out = score * self.scale;
             }
+        }
+    }
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for (block, out) in self.out.chunks_mut(BLOCK).enumerate() {
+            let start = block * self.panels.stride + self.column * BLOCK;
+            let keys = &self.panels.keys[start..][..self.q.len() * BLOCK];
+            let mut scores = [0.0; BLOCK];
+            for first in (0..BLOCK).step_by(S::LANES) {
+                let mut sum = s.splat(0.0);
+                for (q, keys) in self.q.iter().zip(keys.as_chunks::<BLOCK>().0) {
+                    // SAFETY: lanes divide 16.
+                    let keys = unsafe { T::load(s, keys.as_ptr().add(first)) };
+                    sum = s.fma(s.splat(*q), keys, sum);
+                }
+                s.store(&mut scores[first..], s.mul(sum, s.splat(self.scale)));
+            }
+            out.copy_from_slice(&scores[..out.len()]);
         }
     }
 }
