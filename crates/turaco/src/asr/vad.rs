@@ -369,7 +369,7 @@ mod tests {
 
     #[test]
     fn other_rates_are_resampled_and_times_stay_true() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/silero/jfk.wav");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/audio/jfk.wav");
         let audio = Audio::open(path).unwrap();
         let options = VadOptions {
             min_silence_duration_ms: Some(160),
