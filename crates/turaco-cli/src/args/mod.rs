@@ -223,6 +223,10 @@ fn valued_switches(command: Command, only_on: bool) -> Command {
                 .get_default_values()
                 .first()
                 .is_some_and(|v| v == "true");
+            if matches!(arg.get_action(), ArgAction::Set) && !arg.is_require_equals_set() {
+                // `-1` after an option is its value, right or wrong.
+                return arg.allow_negative_numbers(true);
+            }
             if !matches!(arg.get_action(), ArgAction::SetTrue) || (only_on && !on) {
                 return arg;
             }

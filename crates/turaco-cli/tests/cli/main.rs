@@ -1,0 +1,10 @@
+//! The `turaco` program as users run it.
+
+mod config;
+mod documents;
+mod exit_codes;
+mod inputs;
+mod models;
+mod output;
+mod support;
+mod usage;

@@ -1,0 +1,73 @@
+//! `turaco models`.
+
+use crate::support::{Home, english_model, model, run};
+
+#[test]
+fn the_list_has_known_and_cached_models() {
+    let home = Home::new();
+    let text = home.run(["models", "list"]).stdout;
+    assert!(text.contains("tiny.en") && text.contains("large-v3-turbo"));
+    assert_eq!(home.run(["models", "list", "--cached"]).succeeds(), "");
+
+    // A model in the cache, as huggingface_hub lays it out.
+    let commit = "0123456789012345678901234567890123456789";
+    let repo = "hub/models--openai--whisper-tiny";
+    home.write(&format!("{repo}/refs/main"), commit);
+    for name in ["config.json", "model.safetensors"] {
+        let bytes = std::fs::read(model().join(name)).unwrap();
+        home.write(&format!("{repo}/snapshots/{commit}/{name}"), bytes);
+    }
+    let run = home.run(["models", "list", "--json"]);
+    let rows: serde_json::Value = serde_json::from_str(run.succeeds()).unwrap();
+    let rows = rows.as_array().unwrap();
+    let tiny = rows.iter().find(|row| row["name"] == "tiny").unwrap();
+    assert_eq!(tiny["id"], "openai/whisper-tiny");
+    assert!(tiny["missing"].is_array() && tiny["format"] == "safetensors");
+    let base = rows.iter().find(|row| row["name"] == "base").unwrap();
+    assert_eq!(
+        (&base["cached"], &base["path"]),
+        (&false.into(), &serde_json::Value::Null)
+    );
+
+    home.run(["models", "remove", "openai/whisper-tiny"])
+        .succeeds();
+    assert!(!home.path(repo).exists());
+    assert_ne!(
+        home.run(["models", "remove", "openai/whisper-tiny"]).code,
+        0
+    );
+}
+
+#[test]
+fn paths_are_printed_and_missing_ones_are_3() {
+    let home = Home::new();
+    let run_path = run(home.command(["models", "path"]).arg(model()));
+    assert_eq!(run_path.succeeds().trim(), model().to_str().unwrap());
+    home.run(["models", "path", "base"])
+        .fails(3, &["base", "models pull base"]);
+    home.run(["models", "path", "bsae.en"])
+        .fails(3, &["base.en"]);
+}
+
+#[test]
+fn info_says_what_a_model_is() {
+    let home = Home::new();
+    let facts = |path: &std::path::Path| -> serde_json::Value {
+        let run = run(home.command(["models", "info", "--json"]).arg(path));
+        serde_json::from_str(run.succeeds()).unwrap()
+    };
+    let multilingual = facts(model());
+    assert_eq!(multilingual["format"], "safetensors");
+    assert_eq!(multilingual["kind"], "whisper");
+    assert_eq!(multilingual["vocabulary"], 51_865);
+    assert_eq!(multilingual["multilingual"], true);
+    assert_eq!(multilingual["encoder"]["layers"], 1);
+    assert_eq!(multilingual["languages"].as_array().unwrap().len(), 99);
+    assert!(multilingual["size"].as_u64().unwrap() > 1_000_000);
+    assert_eq!(facts(english_model())["multilingual"], false);
+    let text = run(home.command(["models", "info"]).arg(model()));
+    assert!(
+        text.succeeds().contains("format         safetensors"),
+        "{text:?}"
+    );
+}
