@@ -5,6 +5,7 @@ pub mod asr;
 pub mod audio;
 pub mod cache;
 pub mod control;
+pub mod diagnostics;
 pub mod error;
 pub mod features;
 #[cfg(feature = "hub")]

@@ -1,10 +1,213 @@
-//! `turaco doctor`.
+//! `turaco doctor`: what there is to know about this machine when something does not work.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde_json::json;
+use turaco::cache::{CachedModel, Lookup, ModelCache};
+use turaco::diagnostics::{Check, Machine, self_test};
 
 use super::Context;
 use crate::args::DoctorArgs;
-use crate::exit::{Failure, Outcome};
+use crate::env;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::progress::size;
 
-/// Look at this machine.
-pub fn run(_args: &DoctorArgs, _context: &Context) -> Outcome {
-    Err(Failure::model("not part of this build").into())
+/// Look at this machine. A failed self test is a device that cannot be used.
+pub fn run(args: &DoctorArgs, context: &Context) -> Outcome {
+    let facts = Facts::collect(context)?;
+    let text = if args.json {
+        format!("{}\n", facts.json())
+    } else {
+        facts.text()
+    };
+    context.printer.result(text.as_bytes())?;
+    if facts.checks.iter().all(|check| check.passed) {
+        Ok(Exit::Success)
+    } else {
+        Ok(Exit::Device)
+    }
+}
+
+struct Facts {
+    machine: Machine,
+    threads: usize,
+    cache: PathBuf,
+    cached: Vec<CachedModel>,
+    search_path: Option<String>,
+    model: String,
+    /// Where the model is, or why it is not here.
+    found: Result<PathBuf, String>,
+    config: Option<PathBuf>,
+    ffmpeg: Option<PathBuf>,
+    variables: Vec<(&'static str, String)>,
+    checks: Vec<Check>,
+    test_seconds: f64,
+}
+
+impl Facts {
+    fn collect(context: &Context) -> Result<Self, Failure> {
+        let global = &context.global;
+        let machine = Machine::detect();
+        let cache = ModelCache::from_env()?;
+        let found = match cache.find(&global.model) {
+            Ok(Lookup::Found(found)) => Ok(found.path),
+            Ok(Lookup::Missing(missing)) => Err(missing.into_error(cache.root()).to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        let started = Instant::now();
+        let checks = self_test();
+        Ok(Self {
+            threads: match global.threads {
+                0 => machine.physical_cores,
+                threads => threads,
+            },
+            machine,
+            cached: cache.list().unwrap_or_default(),
+            cache: cache.root().to_path_buf(),
+            search_path: env::value(env::TURACO_MODEL_PATH),
+            model: global.model.clone(),
+            found,
+            config: global.config.clone(),
+            ffmpeg: in_path("ffmpeg"),
+            variables: variables(),
+            checks,
+            test_seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+
+    fn cached_bytes(&self) -> u64 {
+        self.cached.iter().map(|model| model.size).sum()
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let checks: Vec<_> = self
+            .checks
+            .iter()
+            .map(
+                |check| json!({"name": check.name, "passed": check.passed, "detail": check.detail}),
+            )
+            .collect();
+        let variables: serde_json::Map<_, _> = self
+            .variables
+            .iter()
+            .map(|(name, value)| ((*name).to_string(), value.as_str().into()))
+            .collect();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "os": self.machine.os,
+            "arch": self.machine.arch,
+            "cpu_features": self.machine.cpu_features,
+            "kernels": self.machine.kernels,
+            "chosen_kernels": self.machine.chosen_kernels,
+            "physical_cores": self.machine.physical_cores,
+            "threads": self.threads,
+            "device": self.machine.device,
+            "cache": self.cache.to_string_lossy(),
+            "cached_models": self.cached.len(),
+            "cached_bytes": self.cached_bytes(),
+            "model_path": self.search_path,
+            "model": self.model,
+            "model_file": self.found.as_ref().ok().map(|path| path.to_string_lossy()),
+            "model_missing": self.found.as_ref().err(),
+            "config": self.config.as_ref().map(|path| path.to_string_lossy()),
+            "ffmpeg": self.ffmpeg.as_ref().map(|path| path.to_string_lossy()),
+            "environment": variables,
+            "self_test": checks,
+            "passed": self.checks.iter().all(|check| check.passed),
+        })
+    }
+
+    fn text(&self) -> String {
+        let mut lines: Vec<(String, String)> = Vec::new();
+        let mut line = |name: &str, value: String| lines.push((name.into(), value));
+        line("turaco", env!("CARGO_PKG_VERSION").into());
+        line(
+            "system",
+            format!("{} {}", self.machine.os, self.machine.arch),
+        );
+        line("cpu features", self.machine.cpu_features.join(" "));
+        line(
+            "kernels",
+            format!(
+                "{} (of {})",
+                self.machine.chosen_kernels,
+                self.machine.kernels.join(", ")
+            ),
+        );
+        line("device", self.machine.device.clone());
+        line(
+            "threads",
+            format!(
+                "{} ({} physical cores)",
+                self.threads, self.machine.physical_cores
+            ),
+        );
+        line(
+            "model cache",
+            format!(
+                "{} ({} models, {})",
+                self.cache.display(),
+                self.cached.len(),
+                size(self.cached_bytes())
+            ),
+        );
+        if let Some(path) = &self.search_path {
+            line("model path", path.clone());
+        }
+        line(
+            "model",
+            match &self.found {
+                Ok(path) => format!("{} at {}", self.model, path.display()),
+                Err(why) => why.clone(),
+            },
+        );
+        if let Some(config) = &self.config {
+            line("config file", config.display().to_string());
+        }
+        line(
+            "ffmpeg",
+            match &self.ffmpeg {
+                Some(path) => path.display().to_string(),
+                None => {
+                    "not found (needed only for sound that the built-in decoder cannot read)".into()
+                }
+            },
+        );
+        for (name, value) in &self.variables {
+            line(name, value.clone());
+        }
+        for check in &self.checks {
+            let outcome = if check.passed { "ok" } else { "FAILED" };
+            line(check.name, format!("{outcome} ({})", check.detail));
+        }
+        line("self test", format!("{:.2} s", self.test_seconds));
+        let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        lines
+            .iter()
+            .map(|(name, value)| format!("{name:<width$}  {value}\n"))
+            .collect()
+    }
+}
+
+/// The variables that are set. Secrets are only said to be set.
+fn variables() -> Vec<(&'static str, String)> {
+    env::GROUPS
+        .iter()
+        .flat_map(|group| group.variables)
+        .flat_map(|variable| variable.name.split(", "))
+        .filter_map(|name| {
+            let value = env::value(name)?;
+            let secret = name == "HF_TOKEN" || (name.ends_with("_PROXY") && value.contains('@'));
+            Some((name, if secret { "(set)".into() } else { value }))
+        })
+        .collect()
+}
+
+/// A program on `PATH`.
+fn in_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(format!("{name}{}", std::env::consts::EXE_SUFFIX)))
+        .find(|program| program.is_file())
 }

@@ -78,6 +78,15 @@ fn table<'a>(text: &mut String, args: impl Iterator<Item = &'a Arg>) {
             default = vec![described.trim_end_matches(']').to_string()];
             meaning = rest.to_string();
         }
+        let values: Vec<String> = arg
+            .get_possible_values()
+            .iter()
+            .filter(|_| arg.get_action().takes_values() && !arg.is_require_equals_set())
+            .map(|value| value.get_name().to_string())
+            .collect();
+        if !values.is_empty() {
+            meaning.push_str(&format!(": {}", values.join(", ")));
+        }
         if let Some(variable) = arg.get_env() {
             meaning.push_str(&format!(" (`{}`)", variable.to_string_lossy()));
         }

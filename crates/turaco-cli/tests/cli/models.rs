@@ -71,3 +71,19 @@ fn info_says_what_a_model_is() {
         "{text:?}"
     );
 }
+
+#[test]
+fn the_doctor_finds_this_machine_well() {
+    let home = Home::new();
+    let text = home.run(["doctor"]);
+    for part in ["kernels", "model cache", "linear f32", "ok (", "ffmpeg"] {
+        assert!(text.succeeds().contains(part), "{part}: {text:?}");
+    }
+    let mut command = home.command(["doctor", "--json"]);
+    let run = run(command.env("HF_TOKEN", "hf_secret"));
+    let facts: serde_json::Value = serde_json::from_str(run.succeeds()).unwrap();
+    assert_eq!(facts["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(facts["passed"], true);
+    assert_eq!(facts["model"], "tiny.en");
+    assert!(!run.stdout.contains("hf_secret"));
+}

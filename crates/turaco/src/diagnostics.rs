@@ -1,0 +1,231 @@
+//! What this machine has, and whether it computes right; what `turaco doctor` shows.
+
+use std::sync::Arc;
+
+use turaco_compute::cpu::physical_cores;
+use turaco_compute::{
+    Bindings, CpuOptions, DType, Device, Epilogue, HostMatrix, Isa, StepBuilder, WeightType,
+};
+
+use crate::asr::VadOptions;
+use crate::asr::vad::speech_timestamps;
+use crate::features::{LogMel, MelFilterBank, N_FFT, SAMPLE_RATE};
+use crate::{Audio, Result};
+
+/// The processor and what is used of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Machine {
+    /// Operating system.
+    pub os: &'static str,
+    /// Architecture.
+    pub arch: &'static str,
+    /// Instruction set extensions that matter for speed, as the processor reports them.
+    pub cpu_features: Vec<&'static str>,
+    /// Tiers of kernels that can run here, slowest first.
+    pub kernels: Vec<&'static str>,
+    /// The tier that runs.
+    pub chosen_kernels: &'static str,
+    /// Cores that this process may use.
+    pub physical_cores: usize,
+    /// The device of `auto` with all defaults, for people.
+    pub device: String,
+}
+
+impl Machine {
+    /// Look at this machine.
+    pub fn detect() -> Self {
+        Self {
+            os: std::env::consts::OS,
+            arch: std::env::consts::ARCH,
+            cpu_features: cpu_features(),
+            kernels: Isa::available().into_iter().map(Isa::name).collect(),
+            chosen_kernels: Isa::best().name(),
+            physical_cores: physical_cores(),
+            device: Device::cpu(CpuOptions::default()).description(),
+        }
+    }
+}
+
+/// One part of the self test.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Check {
+    /// What was tried.
+    pub name: &'static str,
+    /// Whether it came out right.
+    pub passed: bool,
+    /// What came out.
+    pub detail: String,
+}
+
+/// Compare the kernels that run here with the plain ones, and see that features and voice activity detection give what
+/// they must. Takes well under a second.
+pub fn self_test() -> Vec<Check> {
+    [
+        // Largest difference relative to the largest value: rounding order, 8 bits of mantissa, 7 bits of integers.
+        ("linear f32", linear(WeightType::F32, 1e-5)),
+        ("linear bf16", linear(WeightType::Bf16, 2e-2)),
+        ("linear int8", linear(WeightType::Int8, 3e-2)),
+        ("log-mel of a tone", log_mel()),
+        ("no speech in silence", silence()),
+    ]
+    .into_iter()
+    .map(|(name, outcome)| match outcome {
+        Ok((passed, detail)) => Check {
+            name,
+            passed,
+            detail,
+        },
+        Err(error) => Check {
+            name,
+            passed: false,
+            detail: error.to_string(),
+        },
+    })
+    .collect()
+}
+
+/// A linear map by the fastest kernels and by the plain ones in f32.
+fn linear(weight_type: WeightType, tolerance: f32) -> Result<(bool, String)> {
+    // Odd sizes, so that tails are computed too.
+    let (rows, inputs, outputs) = (5, 131, 97);
+    let x = noise(rows * inputs, 1);
+    let weights = noise(outputs * inputs, 2);
+    let run = |isa: Isa, weight_type: WeightType| -> Result<Vec<f32>> {
+        let device = Device::cpu(CpuOptions {
+            isa: Some(isa),
+            ..CpuOptions::default()
+        });
+        let bytes: Vec<u8> = weights.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let source = HostMatrix {
+            dtype: DType::F32,
+            rows: outputs,
+            cols: inputs,
+            bytes: &bytes,
+            row_scales: None,
+        };
+        let matrix = Arc::new(device.matrix(&[source], weight_type)?);
+        let mut step = StepBuilder::new(&device);
+        let input = step.input(rows, inputs);
+        let output = step.linear(input, &matrix, Epilogue::default())?;
+        step.output(output);
+        let mut step = step.finish()?;
+        step.run(&mut Bindings {
+            inputs: &[&x],
+            ids: &[],
+            slots: &mut [],
+        })?;
+        Ok(step.output(0)?.to_vec())
+    };
+    let plain = run(Isa::Scalar, WeightType::F32)?;
+    let fast = run(Isa::best(), weight_type)?;
+    let largest = plain.iter().fold(0.0f32, |max, value| max.max(value.abs()));
+    let difference = plain
+        .iter()
+        .zip(&fast)
+        .map(|(a, b)| (a - b).abs())
+        // NaN counts as a difference.
+        .fold(0.0f32, |max, d| if d <= max { max } else { d });
+    let relative = difference / largest;
+    Ok((
+        relative <= tolerance,
+        format!("relative difference {relative:.1e}, allowed {tolerance:.0e}"),
+    ))
+}
+
+/// The loudest band of a tone holds the tone.
+fn log_mel() -> Result<(bool, String)> {
+    let frequency = 1000.0;
+    let samples: Vec<f32> = (0..16_000)
+        .map(|n| (n as f64 * frequency * std::f64::consts::TAU / 16_000.0).sin() as f32 * 0.5)
+        .collect();
+    let log_mel = LogMel::new(80);
+    let mel = log_mel.compute(&samples, 0);
+    let frame = mel.n_frames / 2;
+    let loudest = (0..mel.n_mels)
+        .max_by(|&a, &b| mel.row(a)[frame].total_cmp(&mel.row(b)[frame]))
+        .unwrap_or(0);
+    let bank = MelFilterBank::new(SAMPLE_RATE, N_FFT, 80, 0.0, 8000.0);
+    let (first, weights) = bank.band(loudest);
+    let bin = (frequency * N_FFT as f64 / f64::from(SAMPLE_RATE)).round() as usize;
+    let holds = (first..first + weights.len()).contains(&bin);
+    let finite = mel.data.iter().all(|value| value.is_finite());
+    Ok((holds && finite, format!("loudest band {loudest}")))
+}
+
+fn silence() -> Result<(bool, String)> {
+    let audio = Audio::from_samples(vec![0.0; 16_000], 16_000)?;
+    let spans = speech_timestamps(&audio, &VadOptions::default())?;
+    Ok((spans.is_empty(), format!("{} spans found", spans.len())))
+}
+
+/// Numbers between -0.5 and 0.5 that are the same everywhere.
+fn noise(len: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed;
+    (0..len)
+        .map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1u32 << 24) as f32 - 0.5
+        })
+        .collect()
+}
+
+#[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+fn cpu_features() -> Vec<&'static str> {
+    let mut found = Vec::new();
+    macro_rules! look_for {
+        ($($name:tt),*) => { $(if std::arch::is_x86_feature_detected!($name) { found.push($name); })* };
+    }
+    look_for!(
+        "sse4.2",
+        "avx",
+        "avx2",
+        "fma",
+        "f16c",
+        "avxvnni",
+        "avx512f",
+        "avx512bw",
+        "avx512vl",
+        "avx512dq",
+        "avx512vnni",
+        "avx512bf16",
+        "avx512fp16"
+    );
+    found
+}
+
+#[cfg(target_arch = "aarch64")]
+fn cpu_features() -> Vec<&'static str> {
+    let mut found = Vec::new();
+    macro_rules! look_for {
+        ($($name:tt),*) => { $(if std::arch::is_aarch64_feature_detected!($name) { found.push($name); })* };
+    }
+    look_for!("neon", "fp16", "dotprod", "i8mm", "bf16", "sve");
+    found
+}
+
+#[cfg(not(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")))]
+fn cpu_features() -> Vec<&'static str> {
+    Vec::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_computes_right() {
+        for check in self_test() {
+            assert!(check.passed, "{check:?}");
+        }
+    }
+
+    #[test]
+    fn the_chosen_kernels_are_the_last_of_those_that_run() {
+        let machine = Machine::detect();
+        assert_eq!(machine.kernels.last(), Some(&machine.chosen_kernels));
+        assert_eq!(machine.kernels[0], "scalar");
+    }
+}
