@@ -134,7 +134,7 @@ pub fn wav(seconds: f64) -> Vec<u8> {
 
 /// Real speech that comes with the repository.
 pub fn speech() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/silero/jfk.wav")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/audio/jfk.wav")
 }
 
 /// Sizes of a model with random weights: small enough to be made for each run of the tests.
