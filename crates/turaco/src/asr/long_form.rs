@@ -280,21 +280,17 @@ impl<'a> LongForm<'a> {
         let time_offset = span.time_offset;
         let after_offset =
             |segments: &[Segment]| end_of_words(segments).filter(|&e| e > time_offset);
-        if !single_timestamp_ending {
-            if let Some(end) = after_offset(segments) {
-                self.progress.seek = to_frames(end);
-            }
+        if !single_timestamp_ending && let Some(end) = after_offset(segments) {
+            self.progress.seek = to_frames(end);
         }
         if let Some(threshold) = self.options.hallucination_silence_threshold {
             let window_end = (span.seek + self.window_frames) as f64 / FRAMES_PER_SECOND;
-            if !single_timestamp_ending {
-                if let Some(end) = after_offset(segments) {
-                    self.progress.seek = if window_end - end > threshold {
-                        to_frames(end)
-                    } else {
-                        span.seek + span.n_frames
-                    };
-                }
+            if !single_timestamp_ending && let Some(end) = after_offset(segments) {
+                self.progress.seek = if window_end - end > threshold {
+                    to_frames(end)
+                } else {
+                    span.seek + span.n_frames
+                };
             }
             // Leading silence before something made up: start after it.
             let first = next_with_words(segments);

@@ -494,10 +494,10 @@ impl Transcriber {
             return invalid("max_new_tokens", "at least 1");
         }
         let config = self.model.config();
-        if let Some(tokens) = &options.initial_prompt_tokens {
-            if tokens.iter().any(|&token| token as usize >= config.n_vocab) {
-                return invalid("initial_prompt_tokens", "ids below the vocabulary's size");
-            }
+        if let Some(tokens) = &options.initial_prompt_tokens
+            && tokens.iter().any(|&token| token as usize >= config.n_vocab)
+        {
+            return invalid("initial_prompt_tokens", "ids below the vocabulary's size");
         }
         if options.task == Task::Translate {
             // large-v3-turbo and the distilled models have few decoder layers under a deep encoder, and were never

@@ -342,12 +342,12 @@ fn fit_to_segment(
         .get(1)
         .is_some_and(|second| second.end - first.start > max * 2.0);
     if after_pause && (first_too_long || both_too_long) {
-        if let [first, second, ..] = words {
-            if second.end - second.start > max {
-                let boundary = (second.end / 2.0).max(second.end - max);
-                first.end = boundary;
-                second.start = boundary;
-            }
+        if let [first, second, ..] = words
+            && second.end - second.start > max
+        {
+            let boundary = (second.end / 2.0).max(second.end - max);
+            first.end = boundary;
+            second.start = boundary;
         }
         words[0].start = (words[0].end - max).max(0.0);
     }

@@ -26,7 +26,7 @@ pub fn shared(name: &str) -> Option<PathBuf> {
 pub fn real_model(name: &'static str) -> PathBuf {
     static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _one_download_at_a_time = LOCK.lock().unwrap();
-    turaco::hub::ensure(name, false, &Control::new(), &mut |notice| {
+    turaco::hub::ensure(name, false, &Control::new(), &|notice| {
         eprintln!("{notice}")
     })
     .unwrap_or_else(|error| panic!("the tests need the weights of {name}: {error}"))
