@@ -21,12 +21,34 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// A cursor that starts at an absolute offset, at most the end; `what` lies there.
+    pub(super) fn at(
+        path: &'a Path,
+        bytes: &'a Bytes,
+        position: usize,
+        what: &str,
+    ) -> Result<Self> {
+        let mut cursor = Self::new(path, bytes);
+        if position > bytes.len() {
+            return Err(cursor.error(format!(
+                "file is truncated at byte {}: {what} would be at byte {position}",
+                bytes.len()
+            )));
+        }
+        cursor.position = position;
+        Ok(cursor)
+    }
+
     pub(super) fn position(&self) -> usize {
         self.position
     }
 
     pub(super) fn remaining(&self) -> usize {
         self.bytes.len() - self.position
+    }
+
+    pub(super) fn path(&self) -> &'a Path {
+        self.path
     }
 
     /// An error about this file; the message should name the offset where that helps.
@@ -74,6 +96,31 @@ impl<'a> Cursor<'a> {
         Ok(u32::from_le_bytes(self.array(what)?))
     }
 
+    pub(super) fn u64(&mut self, what: &str) -> Result<u64> {
+        Ok(u64::from_le_bytes(self.array(what)?))
+    }
+
+    /// A `u64` that counts or measures something.
+    pub(super) fn offset(&mut self, what: &str) -> Result<usize> {
+        let value = self.u64(what)?;
+        usize::try_from(value).map_err(|_| self.error(format!("{what}: {value} is too large")))
+    }
+
+    pub(super) fn f32(&mut self, what: &str) -> Result<f32> {
+        Ok(f32::from_le_bytes(self.array(what)?))
+    }
+
+    /// A non-negative `i32`.
+    pub(super) fn count(&mut self, what: &str) -> Result<usize> {
+        let value = i32::from_le_bytes(self.array(what)?);
+        usize::try_from(value).map_err(|_| {
+            self.error(format!(
+                "{what} at byte {} is {value}, expected a number from 0 up",
+                self.position - 4
+            ))
+        })
+    }
+
     /// A `u32` that counts or measures something.
     pub(super) fn size(&mut self, what: &str) -> Result<usize> {
         let value = self.u32(what)?;
@@ -98,5 +145,7 @@ mod tests {
             message,
             "file is truncated at byte 7: tensor count at byte 6 takes 4 bytes [f.bin]"
         );
+        assert!(Cursor::at(Path::new("f.bin"), &bytes, 7, "end").is_ok());
+        assert!(Cursor::at(Path::new("f.bin"), &bytes, 8, "end").is_err());
     }
 }

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Bytes, Weights, ct2, invalid, map, safetensors, unreadable};
+use super::{
+    Bytes, Weights, apr, ct2, ggml, invalid, map, printable, safetensors, torch, unreadable, zip,
+};
 use crate::Result;
 
 /// The weight formats that can be read.
@@ -13,6 +15,12 @@ pub enum Format {
     SafeTensors,
     /// A CTranslate2 folder (`model.bin`, `config.json`, vocabulary).
     CTranslate2,
+    /// whisper.cpp's `.bin`.
+    Ggml,
+    /// OpenAI's `.pt` or Hugging Face's `pytorch_model.bin`.
+    PyTorch,
+    /// `.apr` version 1.
+    Apr,
 }
 
 impl Format {
@@ -22,6 +30,9 @@ impl Format {
         match self {
             Self::SafeTensors => "safetensors",
             Self::CTranslate2 => "CTranslate2",
+            Self::Ggml => "ggml",
+            Self::PyTorch => "PyTorch",
+            Self::Apr => "apr",
         }
     }
 }
@@ -55,6 +66,12 @@ pub enum Extras {
     None,
     /// The header of a CTranslate2 file.
     CTranslate2(ct2::Header),
+    /// Sizes, filter bank and vocabulary of a whisper.cpp file.
+    Ggml(ggml::Header),
+    /// OpenAI's `dims`, empty for a plain state dictionary.
+    PyTorch(torch::Dimensions),
+    /// Sizes and vocabulary of an `.apr` file.
+    Apr(apr::Header),
 }
 
 /// Files in the folder of the weights: configuration and vocabulary.
@@ -130,10 +147,11 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
 }
 
 fn open_folder(folder: &Path) -> Result<Checkpoint> {
-    const KNOWN: [&str; 3] = [
+    const KNOWN: [&str; 4] = [
         "model.safetensors",
         "model.safetensors.index.json",
         "model.bin",
+        "pytorch_model.bin",
     ];
     if let Some(known) = KNOWN.iter().find(|name| folder.join(name).is_file()) {
         return open_file(&folder.join(known), folder);
@@ -193,7 +211,9 @@ fn open_file(file: &Path, path: &Path) -> Result<Checkpoint> {
         });
         return Err(invalid(
             file,
-            format!("this is {what}; expected safetensors or a CTranslate2 model.bin"),
+            format!(
+                "this is {what}; expected safetensors, CTranslate2, whisper.cpp ggml, OpenAI .pt or .apr"
+            ),
         ));
     };
     let (format, weights, extras) = match kind {
@@ -211,6 +231,18 @@ fn open_file(file: &Path, path: &Path) -> Result<Checkpoint> {
             let (header, weights) = ct2::parse(file, &bytes)?;
             (Format::CTranslate2, weights, Extras::CTranslate2(header))
         }
+        Kind::Ggml => {
+            let (header, weights) = ggml::parse(file, &bytes)?;
+            (Format::Ggml, weights, Extras::Ggml(header))
+        }
+        Kind::Zip => {
+            let (dimensions, weights) = torch::parse(file, &bytes)?;
+            (Format::PyTorch, weights, Extras::PyTorch(dimensions))
+        }
+        Kind::Apr => {
+            let (header, weights) = apr::parse(file, &bytes)?;
+            (Format::Apr, weights, Extras::Apr(header))
+        }
     };
     Ok(Checkpoint {
         format,
@@ -225,10 +257,22 @@ enum Kind {
     SafeTensors,
     SafeTensorsIndex,
     CTranslate2,
+    Ggml,
+    Zip,
+    Apr,
 }
 
 /// Which readable format the bytes are, from their beginning.
 fn sniff(bytes: &[u8]) -> Option<Kind> {
+    for (magic, kind) in [
+        (ggml::MAGIC, Kind::Ggml),
+        (zip::MAGIC, Kind::Zip),
+        (apr::MAGIC, Kind::Apr),
+    ] {
+        if bytes.starts_with(&magic) {
+            return Some(kind);
+        }
+    }
     if let Some((len, rest)) = bytes.split_first_chunk::<8>()
         && rest.first() == Some(&b'{')
         && (u64::from_le_bytes(*len) < 1 << 40 || len[0] != b'{')
@@ -266,12 +310,14 @@ fn foreign(bytes: &[u8]) -> Option<String> {
             "a Git LFS pointer, not the file itself (run `git lfs pull` in the clone)".into(),
         );
     }
-    let magics: [(&[u8], &str); 16] = [
+    let magics: [(&[u8], &str); 15] = [
         (b"GGUF", "a GGUF file"),
-        (b"lmgg", "a whisper.cpp ggml file"),
         (b"fmgg", "an old ggml file (ggmf) of another program"),
         (b"tjgg", "an old ggml file (ggjt) of another program"),
-        (b"PK\x03\x04", "a ZIP archive"),
+        (
+            b"APR",
+            "an .apr file of a later layout (version 1 is supported)",
+        ),
         (b"\x1f\x8b", "gzip-compressed data (unpack it first)"),
         (
             b"\x28\xb5\x2f\xfd",
@@ -322,11 +368,75 @@ fn listing(names: &[std::ffi::OsString]) -> String {
     let mut text = names
         .iter()
         .take(8)
-        .map(|name| super::printable(&name.to_string_lossy()))
+        .map(|name| printable(&name.to_string_lossy()))
         .collect::<Vec<_>>()
         .join(", ");
     if names.len() > 8 {
         text.push_str(&format!(", … ({} files)", names.len()));
     }
     format!("found {text}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(content: &[u8]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.bin");
+        std::fs::write(&path, content).unwrap();
+        open(&path).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn says_what_was_found_instead() {
+        for (content, part) in [
+            (&b""[..], "an empty file"),
+            (b"GGUF\x03\0\0\0", "a GGUF file"),
+            (b"<!DOCTYPE html><html>", "an HTML page"),
+            (b"\n  <HTML><body>", "an HTML page"),
+            (
+                b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+                "Git LFS pointer",
+            ),
+            (b"\x1f\x8b\x08\0\0", "gzip"),
+            (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "old layout"),
+            (b"{\"a\": 1}", "a JSON file"),
+            (b"APR\0\0\0\0\0", "later layout"),
+            (b"RIFF\0\0\0\0WAVE", "RIFF"),
+            (b"\x01\x02\x03", "unknown kind (first bytes 01 02 03)"),
+        ] {
+            let message = message(content);
+            assert!(message.contains(part), "{message}");
+            assert!(message.contains("model.bin"), "{message}");
+        }
+        assert!(message(b"PK\x03\x04").contains("end record"));
+    }
+
+    #[test]
+    fn folders_are_searched() {
+        let folder = tempfile::tempdir().unwrap();
+        let empty = open(folder.path()).unwrap_err().to_string();
+        assert!(empty.contains("it is empty"), "{empty}");
+        std::fs::write(folder.path().join("readme.txt"), "hello").unwrap();
+        let text = open(folder.path()).unwrap_err().to_string();
+        assert!(text.contains("found readme.txt"), "{text}");
+        let safetensors = [&2u64.to_le_bytes()[..], b"{}"].concat();
+        std::fs::write(folder.path().join("any.safetensors"), &safetensors).unwrap();
+        let checkpoint = open(folder.path()).unwrap();
+        assert_eq!(checkpoint.format, Format::SafeTensors);
+        assert_eq!(checkpoint.path, folder.path());
+        std::fs::write(folder.path().join("other.bin"), &safetensors).unwrap();
+        let two = open(folder.path()).unwrap_err().to_string();
+        assert!(two.contains("any.safetensors, other.bin"), "{two}");
+        // A usual name wins over others.
+        std::fs::write(folder.path().join("model.safetensors"), &safetensors).unwrap();
+        assert!(open(folder.path()).is_ok());
+        assert!(
+            open(&folder.path().join("none"))
+                .unwrap_err()
+                .to_string()
+                .contains("cannot read")
+        );
+    }
 }

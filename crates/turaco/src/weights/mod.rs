@@ -7,16 +7,23 @@
 //! Weight files are untrusted: every reader checks lengths, offsets and counts before using them, allocates nothing
 //! whose size it has not compared with the file's, and says file, tensor and byte offset when something is wrong.
 
+pub mod apr;
 pub mod ct2;
 mod cursor;
-mod dequant;
 pub mod detect;
+mod finite;
+pub mod ggml;
+mod pickle;
 pub mod safetensors;
+pub mod torch;
+mod zip;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use turaco_compute::{HostMatrix, quant};
 
 pub use turaco_compute::{Bytes, DType};
 
@@ -96,10 +103,28 @@ impl Tensor {
         self.shape.first().copied().unwrap_or(1)
     }
 
+    /// The tensor as a matrix for a device: all axes after the first are columns.
+    #[must_use]
+    pub fn matrix(&self) -> HostMatrix<'_> {
+        let rows = self.n_rows();
+        HostMatrix {
+            dtype: self.dtype,
+            rows,
+            cols: self.len() / rows.max(1),
+            bytes: &self.bytes,
+            row_scales: self.row_scales.as_deref(),
+        }
+    }
+
     /// All values as `f32`, scales applied: the reference that packed weights are compared with.
+    ///
+    /// # Panics
+    /// When the fields contradict each other, which no reader's do.
     #[must_use]
     pub fn to_f32(&self) -> Vec<f32> {
-        let mut values = dequant::to_f32(self.dtype, &self.bytes);
+        let mut values = vec![0.0; self.len()];
+        quant::dequantize(self.dtype, &self.bytes, &mut values)
+            .expect("shape and bytes of a tensor fit each other");
         if let Some(scales) = &self.row_scales {
             let row_len = self.len() / scales.len().max(1);
             if row_len > 0 {
@@ -163,7 +188,7 @@ impl Tensor {
     /// Whether every value (for integer types: every scale) is a finite number.
     #[must_use]
     pub fn is_finite(&self) -> bool {
-        dequant::is_finite(self.dtype, &self.bytes)
+        finite::is_finite(self.dtype, &self.bytes)
             && self
                 .row_scales
                 .as_ref()

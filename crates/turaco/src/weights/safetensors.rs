@@ -5,11 +5,13 @@
 //! no holes, no overlaps, nothing behind the last.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::path::{Component, Path};
+use std::{fmt, io};
 
+use half::{bf16, f16};
 use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde_json::json;
 
 use super::{Bytes, DType, Tensor, Weights, invalid, map, printable, unreadable};
 use crate::Result;
@@ -175,6 +177,70 @@ pub fn read_sharded(path: &Path) -> Result<Weights> {
         }
     }
     Ok(weights)
+}
+
+/// Writes a safetensors file of `tensors` (canonical name, tensor) with all numbers converted to `dtype`, which is `F32`, `F16`
+/// or `Bf16`. One tensor is in memory at a time.
+///
+/// # Errors
+/// When `out` fails; `InvalidData` when a value does not fit into `dtype`, `InvalidInput` for another `dtype`.
+pub fn write(
+    out: &mut impl io::Write,
+    tensors: &[(String, &Tensor)],
+    dtype: DType,
+) -> io::Result<()> {
+    let type_name = match dtype {
+        DType::F32 => "F32",
+        DType::F16 => "F16",
+        DType::Bf16 => "BF16",
+        other => {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("cannot write {other} (f32, f16 and bf16 are possible)"),
+            ));
+        }
+    };
+    let mut header = serde_json::Map::new();
+    header.insert("__metadata__".into(), json!({"format": "pt"}));
+    let mut end = 0;
+    for (name, tensor) in tensors {
+        let begin = end;
+        end += tensor.len() * dtype.block_bytes();
+        header.insert(
+            name.clone(),
+            json!({"dtype": type_name, "shape": tensor.shape, "data_offsets": [begin, end]}),
+        );
+    }
+    let mut header = serde_json::to_vec(&header)?;
+    // The data begins at a multiple of eight, for readers that cast instead of copying.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(&header)?;
+    for (name, tensor) in tensors {
+        let values = tensor.to_f32();
+        let bytes: Vec<u8> = match dtype {
+            DType::F16 => values
+                .iter()
+                .flat_map(|&value| f16::from_f32(value).to_le_bytes())
+                .collect(),
+            DType::Bf16 => values
+                .iter()
+                .flat_map(|&value| bf16::from_f32(value).to_le_bytes())
+                .collect(),
+            _ => values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect(),
+        };
+        if !super::finite::is_finite(dtype, &bytes) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("tensor `{name}` has values that do not fit into {dtype}; use bf16 or f32"),
+            ));
+        }
+        out.write_all(&bytes)?;
+    }
+    Ok(())
 }
 
 fn dtype(name: &str) -> std::result::Result<DType, String> {
@@ -361,6 +427,28 @@ mod tests {
             assert!(read(&bytes.into()).is_err());
         }
         assert!(read(&file("{}", &[])).unwrap().is_empty());
+    }
+
+    #[test]
+    fn written_files_are_read_back() {
+        let a = Tensor::from_f32(&[2, 2], &[1.0, -0.5, 3.25, 0.0]);
+        let b = Tensor::from_f32(&[1], &[70_000.0]);
+        let write_to = |tensors: &[(&str, &Tensor)], dtype| {
+            let mut bytes = Vec::new();
+            let tensors: Vec<(String, &Tensor)> = tensors
+                .iter()
+                .map(|&(name, tensor)| (name.to_owned(), tensor))
+                .collect();
+            write(&mut bytes, &tensors, dtype).map(|()| Bytes::from(bytes))
+        };
+        for dtype in [DType::F32, DType::F16, DType::Bf16] {
+            let weights = read(&write_to(&[("a", &a)], dtype).unwrap()).unwrap();
+            let found = weights.get("a", &[2, 2]).unwrap();
+            assert_eq!((found.dtype, found.to_f32()), (dtype, a.to_f32()));
+        }
+        let error = write_to(&[("a", &a), ("b", &b)], DType::F16).unwrap_err();
+        assert!(error.to_string().contains("`b` has values that do not fit"));
+        assert!(write_to(&[("a", &a)], DType::I8).is_err());
     }
 
     #[test]

@@ -10,11 +10,15 @@
 //! "Robust Speech Recognition via Large-Scale Weak Supervision" (Radford et al., 2022); the behaviour follows
 //! `whisper/model.py` of openai-whisper 20250625.
 
+pub mod checkpoint;
 pub mod config;
+pub mod convert;
 mod decoder;
 mod encoder;
 pub mod names;
 mod session;
+#[cfg(test)]
+mod testing;
 pub mod vocabulary;
 
 use std::sync::Arc;
@@ -27,8 +31,9 @@ use crate::{Control, Result};
 use decoder::Decoder;
 use encoder::Encoder;
 
+pub use checkpoint::WhisperCheckpoint;
 pub use config::{GenerationDefaults, WhisperConfig};
-pub use names::WhisperCheckpoint;
+pub use names::expected_tensors;
 pub use vocabulary::{TokenEncoding, VocabularySource};
 
 pub use session::{Alignment, Choice, Chosen, Sequence, Session, Window};

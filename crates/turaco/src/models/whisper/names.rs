@@ -1,91 +1,13 @@
-//! From a checkpoint of any format to Whisper's tensors under one set of names.
+//! What each format calls Whisper's tensors.
 //!
 //! Inside the engine, tensors have the names of Hugging Face's `WhisperForConditionalGeneration` without the leading
-//! `model.`; the tables here say what OpenAI (also whisper.cpp) and CTranslate2 call them. A checkpoint that has passed
-//! [`WhisperCheckpoint::open`] holds every tensor in the shape that its configuration demands, and finite.
+//! `model.`; the tables here say what OpenAI (also whisper.cpp), CTranslate2 and whisper.apr call them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::config::{GenerationDefaults, WhisperConfig};
-use super::vocabulary::{self, VocabularySource};
-use crate::weights::{self, Checkpoint, Extras, Format, Tensor, Weights, invalid};
+use super::config::WhisperConfig;
+use crate::weights::{self, Tensor, Weights, invalid};
 use crate::{Error, Result};
-
-/// Everything that is needed to build a Whisper model, validated.
-#[derive(Debug, Clone)]
-pub struct WhisperCheckpoint {
-    /// What to call the model: its Hugging Face id where the path is inside the hub's cache, else from the file name.
-    pub name: String,
-    /// The file or folder.
-    pub path: PathBuf,
-    /// Its format.
-    pub format: Format,
-    /// Sizes.
-    pub config: WhisperConfig,
-    /// Stored or default generation settings.
-    pub generation: GenerationDefaults,
-    /// All tensors under their canonical names; see [`expected_tensors`].
-    pub weights: Weights,
-    /// Where the vocabulary can be had, if the checkpoint brings one.
-    pub vocab: Option<VocabularySource>,
-    /// Oddities that were passed over, for the user to know.
-    pub notes: Vec<String>,
-}
-
-impl WhisperCheckpoint {
-    /// Opens a Whisper model of any readable format.
-    ///
-    /// # Errors
-    /// When it cannot be read, is no Whisper model, or lacks anything; names file, tensor or key.
-    pub fn open(path: &Path) -> Result<Self> {
-        Self::from_checkpoint(weights::open(path)?)
-    }
-
-    /// As [`WhisperCheckpoint::open`], from weights that are open already.
-    ///
-    /// # Errors
-    /// When it is no Whisper model, or lacks anything; names file, tensor or key.
-    pub fn from_checkpoint(checkpoint: Checkpoint) -> Result<Self> {
-        let name = display_name(&checkpoint.path);
-        let path = checkpoint.weights.path().to_path_buf();
-        let stored_config = match checkpoint.format {
-            Format::SafeTensors => checkpoint.sidecars.json("config.json")?,
-            _ => None,
-        };
-        if let Some(json) = &stored_config
-            && json.contains_key("model_type")
-        {
-            // Says the family before complaining about its tensor names.
-            WhisperConfig::from_hugging_face(&checkpoint.sidecars.path("config.json"), json)?;
-        }
-        let scheme = Scheme::of(&checkpoint)?;
-        let config = config(&checkpoint, scheme, stored_config.as_ref())?;
-        let weights = rename(&checkpoint.weights, scheme, &config)?;
-
-        let mut notes = Vec::new();
-        let mut generation = GenerationDefaults::for_model(&config, &name);
-        if matches!(checkpoint.format, Format::SafeTensors | Format::CTranslate2) {
-            let mut heads_known = false;
-            for file in ["generation_config.json", "config.json"] {
-                if let Some(json) = checkpoint.sidecars.json(file)? {
-                    let file_path = checkpoint.sidecars.path(file);
-                    notes.extend(generation.merge(&config, &file_path, &json, &mut heads_known)?);
-                }
-            }
-        }
-        let vocab = vocabulary::find(&checkpoint, &config)?;
-        Ok(Self {
-            name,
-            path,
-            format: checkpoint.format,
-            config,
-            generation,
-            weights,
-            vocab,
-            notes,
-        })
-    }
-}
 
 /// Canonical names and shapes of all tensors of a model of that size.
 #[must_use]
@@ -98,63 +20,56 @@ pub fn expected_tensors(config: &WhisperConfig) -> Vec<(String, Vec<usize>)> {
 
 /// Who named the tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scheme {
+pub(super) enum Scheme {
     /// Hugging Face transformers, with or without `model.` in front.
     HuggingFace { prefix: &'static str },
     /// openai/whisper, also whisper.cpp.
     OpenAi,
     /// CTranslate2.
     CTranslate2,
+    /// whisper.apr: Hugging Face's modules, OpenAI's tables without a leaf.
+    Apr,
 }
 
 impl Scheme {
-    fn of(checkpoint: &Checkpoint) -> Result<Self> {
-        let weights = &checkpoint.weights;
+    /// Recognises the scheme by one tensor that every Whisper has.
+    pub(super) fn of(weights: &Weights) -> Result<Self> {
         let schemes = [
             Self::HuggingFace { prefix: "model." },
+            Self::Apr,
             Self::HuggingFace { prefix: "" },
             Self::OpenAi,
             Self::CTranslate2,
         ];
-        let found = schemes.into_iter().find(|scheme| {
-            // The position table is named differently by each.
-            let slot = Slot::top(
-                "encoder.embed_positions",
-                "encoder.positional_embedding",
-                "encoder/position_encodings/encodings",
-                Leaf::Table,
-                vec![],
-            );
-            weights.find(&scheme.name(&slot)).is_some()
-        });
-        if let Extras::CTranslate2(header) = &checkpoint.extras
-            && header.spec != "WhisperSpec"
-        {
-            return Err(invalid(
-                weights.path(),
-                format!(
-                    "this is a CTranslate2 model of kind `{}`, expected `WhisperSpec`",
-                    weights::printable(&header.spec)
-                ),
-            ));
-        }
-        found.ok_or_else(|| {
-            let some: Vec<String> = weights
-                .names()
-                .take(3)
-                .map(|name| format!("`{}`", weights::printable(name)))
-                .collect();
-            invalid(
-                weights.path(),
-                format!(
-                    "this is no Whisper model: of its {} tensors none is an encoder position table (first: {})",
-                    weights.len(),
-                    if some.is_empty() { "none".into() } else { some.join(", ") }
-                ),
-            )
-        })
+        let telling = [
+            Slot::in_layer("encoder", 0, &LAYER[6], Leaf::Weight, vec![]),
+            Slot::outside(&TOP[0], Leaf::Table, vec![]),
+        ];
+        schemes
+            .into_iter()
+            .find(|scheme| {
+                telling
+                    .iter()
+                    .all(|slot| weights.find(&scheme.name(slot)).is_some())
+            })
+            .ok_or_else(|| {
+                let some: Vec<String> = weights
+                    .names()
+                    .take(3)
+                    .map(|name| format!("`{}`", weights::printable(name)))
+                    .collect();
+                invalid(
+                    weights.path(),
+                    format!(
+                        "this is no Whisper model: none of its {} tensors has the name of an encoder's (first: {})",
+                        weights.len(),
+                        if some.is_empty() { "none".into() } else { some.join(", ") }
+                    ),
+                )
+            })
     }
 
+    /// The name of a tensor in this scheme.
     fn name(self, slot: &Slot) -> String {
         let leaf = |weight: &'static str, bias: &'static str| match slot.leaf {
             Leaf::Weight => weight,
@@ -163,6 +78,10 @@ impl Scheme {
         };
         match self {
             Self::HuggingFace { prefix } => format!("{prefix}{}", slot.canonical()),
+            Self::Apr if slot.layer.is_none() && slot.module.canonical.contains("embed") => {
+                slot.module.openai.to_owned()
+            }
+            Self::Apr => slot.canonical(),
             Self::OpenAi => {
                 let module = slot.module.openai;
                 let leaf = leaf(".weight", ".bias");
@@ -185,6 +104,32 @@ impl Scheme {
             }
         }
     }
+
+    /// What the tensors of a layer begin with.
+    fn layer_prefix(self, side: &str, i: usize) -> String {
+        match self {
+            Self::HuggingFace { prefix } => format!("{prefix}{side}.layers.{i}."),
+            Self::Apr => format!("{side}.layers.{i}."),
+            Self::OpenAi => format!("{side}.blocks.{i}."),
+            Self::CTranslate2 => format!("{side}/layer_{i}/"),
+        }
+    }
+
+    /// Number of layers that the file has on one side, counted from 0 without gaps.
+    pub(super) fn count_layers(self, weights: &Weights, side: &'static str) -> usize {
+        (0..)
+            .take_while(|&i| {
+                let slot = Slot::in_layer(side, i, &LAYER[6], Leaf::Weight, vec![]);
+                weights.find(&self.name(&slot)).is_some()
+            })
+            .count()
+    }
+
+    /// Inner width of the MLPs on one side: no format but Hugging Face's stores it as a number.
+    pub(super) fn ffn_width(self, weights: &Weights, side: &'static str) -> Result<usize> {
+        let slot = Slot::in_layer(side, 0, &LAYER[6], Leaf::Weight, vec![]);
+        Ok(weights.require(&self.name(&slot))?.n_rows())
+    }
 }
 
 /// What a tensor is within its module.
@@ -192,12 +137,12 @@ impl Scheme {
 enum Leaf {
     Weight,
     Bias,
-    /// The only tensor of a table of positions or tokens.
+    /// The only tensor of a table of positions.
     Table,
 }
 
 /// A module's name in every scheme, without the layer's prefix.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Module {
     canonical: &'static str,
     openai: &'static str,
@@ -206,30 +151,88 @@ struct Module {
     stacked: Option<(usize, usize)>,
 }
 
+const fn module(canonical: &'static str, openai: &'static str, ct2: &'static str) -> Module {
+    Module {
+        canonical,
+        openai,
+        ct2,
+        stacked: None,
+    }
+}
+
+const fn stacked(
+    canonical: &'static str,
+    openai: &'static str,
+    ct2: &'static str,
+    index: usize,
+    parts: usize,
+) -> Module {
+    Module {
+        canonical,
+        openai,
+        ct2,
+        stacked: Some((index, parts)),
+    }
+}
+
+/// Outside of the layers.
+#[rustfmt::skip]
+static TOP: [Module; 7] = [
+    module("encoder.embed_positions", "encoder.positional_embedding", "encoder/position_encodings/encodings"),
+    module("decoder.embed_positions", "decoder.positional_embedding", "decoder/position_encodings/encodings"),
+    module("decoder.embed_tokens", "decoder.token_embedding", "decoder/embeddings"),
+    module("encoder.conv1", "encoder.conv1", "encoder/conv1"),
+    module("encoder.conv2", "encoder.conv2", "encoder/conv2"),
+    module("encoder.layer_norm", "encoder.ln_post", "encoder/layer_norm"),
+    module("decoder.layer_norm", "decoder.ln", "decoder/layer_norm"),
+];
+
+/// In each layer; the encoder has no cross attention, the last five.
+#[rustfmt::skip]
+static LAYER: [Module; 13] = [
+    module("self_attn_layer_norm", "attn_ln", "self_attention/layer_norm"),
+    stacked("self_attn.q_proj", "attn.query", "self_attention/linear_0", 0, 3),
+    stacked("self_attn.k_proj", "attn.key", "self_attention/linear_0", 1, 3),
+    stacked("self_attn.v_proj", "attn.value", "self_attention/linear_0", 2, 3),
+    module("self_attn.out_proj", "attn.out", "self_attention/linear_1"),
+    module("final_layer_norm", "mlp_ln", "ffn/layer_norm"),
+    module("fc1", "mlp.0", "ffn/linear_0"),
+    module("fc2", "mlp.2", "ffn/linear_1"),
+    module("encoder_attn_layer_norm", "cross_attn_ln", "attention/layer_norm"),
+    module("encoder_attn.q_proj", "cross_attn.query", "attention/linear_0"),
+    stacked("encoder_attn.k_proj", "cross_attn.key", "attention/linear_1", 0, 2),
+    stacked("encoder_attn.v_proj", "cross_attn.value", "attention/linear_1", 1, 2),
+    module("encoder_attn.out_proj", "cross_attn.out", "attention/linear_2"),
+];
+
 /// One tensor that a model has to have.
 struct Slot {
     layer: Option<(&'static str, usize)>,
-    module: Module,
+    module: &'static Module,
     leaf: Leaf,
     shape: Vec<usize>,
 }
 
 impl Slot {
-    fn top(
-        canonical: &'static str,
-        openai: &'static str,
-        ct2: &'static str,
+    fn outside(module: &'static Module, leaf: Leaf, shape: Vec<usize>) -> Self {
+        Self {
+            layer: None,
+            module,
+            leaf,
+            shape,
+        }
+    }
+
+    fn in_layer(
+        side: &'static str,
+        i: usize,
+        module: &'static Module,
         leaf: Leaf,
         shape: Vec<usize>,
     ) -> Self {
         Self {
-            layer: None,
-            module: Module {
-                canonical,
-                openai,
-                ct2,
-                stacked: None,
-            },
+            layer: Some((side, i)),
+            module,
             leaf,
             shape,
         }
@@ -248,217 +251,63 @@ impl Slot {
     }
 }
 
-/// All tensors of a model, in the order of its tree.
+/// All tensors of a model.
 fn slots(config: &WhisperConfig) -> Vec<Slot> {
-    let WhisperConfig {
-        n_mels,
-        n_audio_ctx,
-        n_text_ctx,
-        n_vocab,
-        ..
-    } = *config;
     let state = config.n_audio_state;
+    let [
+        audio_positions,
+        text_positions,
+        tokens,
+        conv1,
+        conv2,
+        audio_norm,
+        text_norm,
+    ] = &TOP;
     let mut slots = vec![
-        Slot::top(
-            "encoder.embed_positions",
-            "encoder.positional_embedding",
-            "encoder/position_encodings/encodings",
+        Slot::outside(
+            audio_positions,
             Leaf::Table,
-            vec![n_audio_ctx, state],
+            vec![config.n_audio_ctx, state],
         ),
-        Slot::top(
-            "decoder.embed_positions",
-            "decoder.positional_embedding",
-            "decoder/position_encodings/encodings",
-            Leaf::Table,
-            vec![n_text_ctx, state],
-        ),
-        // OpenAI and CTranslate2 have a module with a weight here, not a bare table.
-        Slot::top(
-            "decoder.embed_tokens",
-            "decoder.token_embedding",
-            "decoder/embeddings",
-            Leaf::Weight,
-            vec![n_vocab, state],
-        ),
-        Slot::top(
-            "encoder.conv1",
-            "encoder.conv1",
-            "encoder/conv1",
-            Leaf::Weight,
-            vec![state, n_mels, 3],
-        ),
-        Slot::top(
-            "encoder.conv1",
-            "encoder.conv1",
-            "encoder/conv1",
-            Leaf::Bias,
-            vec![state],
-        ),
-        Slot::top(
-            "encoder.conv2",
-            "encoder.conv2",
-            "encoder/conv2",
-            Leaf::Weight,
-            vec![state, state, 3],
-        ),
-        Slot::top(
-            "encoder.conv2",
-            "encoder.conv2",
-            "encoder/conv2",
-            Leaf::Bias,
-            vec![state],
-        ),
+        Slot::outside(text_positions, Leaf::Table, vec![config.n_text_ctx, state]),
+        Slot::outside(tokens, Leaf::Weight, vec![config.n_vocab, state]),
     ];
-    for leaf in [Leaf::Weight, Leaf::Bias] {
-        slots.push(Slot::top(
-            "encoder.layer_norm",
-            "encoder.ln_post",
-            "encoder/layer_norm",
-            leaf,
-            vec![state],
-        ));
-        slots.push(Slot::top(
-            "decoder.layer_norm",
-            "decoder.ln",
-            "decoder/layer_norm",
-            leaf,
-            vec![state],
-        ));
-    }
-    let module = |canonical, openai, ct2, stacked| Module {
-        canonical,
-        openai,
-        ct2,
-        stacked,
-    };
-    for (side, n_layers, ffn) in [
-        ("encoder", config.n_audio_layers, config.n_audio_ffn),
-        ("decoder", config.n_text_layers, config.n_text_ffn),
+    for (module, weight_shape) in [
+        (conv1, vec![state, config.n_mels, 3]),
+        (conv2, vec![state, state, 3]),
+        (audio_norm, vec![state]),
+        (text_norm, vec![state]),
     ] {
-        let mut modules = vec![
-            (
-                module(
-                    "self_attn_layer_norm",
-                    "attn_ln",
-                    "self_attention/layer_norm",
-                    None,
-                ),
-                None,
-            ),
-            (
-                module(
-                    "self_attn.q_proj",
-                    "attn.query",
-                    "self_attention/linear_0",
-                    Some((0, 3)),
-                ),
-                Some((state, state)),
-            ),
-            (
-                module(
-                    "self_attn.k_proj",
-                    "attn.key",
-                    "self_attention/linear_0",
-                    Some((1, 3)),
-                ),
-                Some((state, state)),
-            ),
-            (
-                module(
-                    "self_attn.v_proj",
-                    "attn.value",
-                    "self_attention/linear_0",
-                    Some((2, 3)),
-                ),
-                Some((state, state)),
-            ),
-            (
-                module(
-                    "self_attn.out_proj",
-                    "attn.out",
-                    "self_attention/linear_1",
-                    None,
-                ),
-                Some((state, state)),
-            ),
-            (
-                module("final_layer_norm", "mlp_ln", "ffn/layer_norm", None),
-                None,
-            ),
-            (
-                module("fc1", "mlp.0", "ffn/linear_0", None),
-                Some((ffn, state)),
-            ),
-            (
-                module("fc2", "mlp.2", "ffn/linear_1", None),
-                Some((state, ffn)),
-            ),
-        ];
-        if side == "decoder" {
-            modules.extend([
-                (
-                    module(
-                        "encoder_attn_layer_norm",
-                        "cross_attn_ln",
-                        "attention/layer_norm",
-                        None,
-                    ),
-                    None,
-                ),
-                (
-                    module(
-                        "encoder_attn.q_proj",
-                        "cross_attn.query",
-                        "attention/linear_0",
-                        None,
-                    ),
-                    Some((state, state)),
-                ),
-                (
-                    module(
-                        "encoder_attn.k_proj",
-                        "cross_attn.key",
-                        "attention/linear_1",
-                        Some((0, 2)),
-                    ),
-                    Some((state, state)),
-                ),
-                (
-                    module(
-                        "encoder_attn.v_proj",
-                        "cross_attn.value",
-                        "attention/linear_1",
-                        Some((1, 2)),
-                    ),
-                    Some((state, state)),
-                ),
-                (
-                    module(
-                        "encoder_attn.out_proj",
-                        "cross_attn.out",
-                        "attention/linear_2",
-                        None,
-                    ),
-                    Some((state, state)),
-                ),
-            ]);
-        }
+        slots.push(Slot::outside(module, Leaf::Weight, weight_shape));
+        slots.push(Slot::outside(module, Leaf::Bias, vec![state]));
+    }
+    for (side, n_layers, ffn, modules) in [
+        (
+            "encoder",
+            config.n_audio_layers,
+            config.n_audio_ffn,
+            &LAYER[..8],
+        ),
+        (
+            "decoder",
+            config.n_text_layers,
+            config.n_text_ffn,
+            &LAYER[..],
+        ),
+    ] {
         for i in 0..n_layers {
-            for &(module, linear) in &modules {
-                let weight_shape =
-                    linear.map_or_else(|| vec![state], |(out, inner)| vec![out, inner]);
-                let n_out = weight_shape[0];
-                let slot = |leaf, shape| Slot {
-                    layer: Some((side, i)),
-                    module,
-                    leaf,
-                    shape,
+            for module in modules {
+                let weight_shape = match module.canonical {
+                    norm if norm.ends_with("layer_norm") => vec![state],
+                    "fc1" => vec![ffn, state],
+                    "fc2" => vec![state, ffn],
+                    _ => vec![state, state],
                 };
-                slots.push(slot(Leaf::Weight, weight_shape));
+                let bias_shape = vec![weight_shape[0]];
+                slots.push(Slot::in_layer(side, i, module, Leaf::Weight, weight_shape));
                 // Keys have no bias: softmax would cancel it.
                 if !module.canonical.ends_with("k_proj") {
-                    slots.push(slot(Leaf::Bias, vec![n_out]));
+                    slots.push(Slot::in_layer(side, i, module, Leaf::Bias, bias_shape));
                 }
             }
         }
@@ -466,100 +315,13 @@ fn slots(config: &WhisperConfig) -> Vec<Slot> {
     slots
 }
 
-/// The sizes, from the place where this format keeps them.
-fn config(
-    checkpoint: &Checkpoint,
-    scheme: Scheme,
-    stored: Option<&serde_json::Map<String, serde_json::Value>>,
-) -> Result<WhisperConfig> {
-    match &checkpoint.extras {
-        Extras::None => {
-            let path = checkpoint.sidecars.path("config.json");
-            let json = stored.ok_or_else(|| {
-                invalid(
-                    &path,
-                    format!(
-                        "config.json is missing beside the {} weights",
-                        checkpoint.format
-                    ),
-                )
-            })?;
-            WhisperConfig::from_hugging_face(&path, json)
-        }
-        Extras::CTranslate2(_) => ct2_config(&checkpoint.weights, scheme),
-    }
-}
-
-/// CTranslate2 stores only the numbers of heads; the rest is in the shapes.
-fn ct2_config(weights: &Weights, scheme: Scheme) -> Result<WhisperConfig> {
-    let shape = |name: &str, rank: usize| -> Result<&[usize]> {
-        let tensor = weights.require(name)?;
-        if tensor.shape.len() != rank {
-            return Err(invalid(
-                weights.path(),
-                format!(
-                    "tensor `{name}` has shape {}, expected {rank} axes",
-                    weights::shape_text(&tensor.shape)
-                ),
-            ));
-        }
-        Ok(&tensor.shape)
-    };
-    let audio = shape("encoder/position_encodings/encodings", 2)?;
-    let text = shape("decoder/position_encodings/encodings", 2)?;
-    let heads = |side: &str, state: usize| -> Result<usize> {
-        let name = format!("{side}/num_heads");
-        match weights.find(&name) {
-            Some(tensor) if tensor.len() == 1 => {
-                let value = tensor.to_f32()[0];
-                // Whole and small numbers are exact in f32.
-                if (1.0..=4096.0).contains(&value) && value.fract() == 0.0 {
-                    return Ok(value as usize);
-                }
-                Err(invalid(
-                    weights.path(),
-                    format!("`{name}` is {value}, expected a positive whole number"),
-                ))
-            }
-            Some(_) => Err(invalid(
-                weights.path(),
-                format!("`{name}` is not a single number"),
-            )),
-            // Early conversions do not store it; every published Whisper has heads of 64.
-            None => Ok((state / 64).max(1)),
-        }
-    };
-    let count_layers = |side: &str| {
-        (0..)
-            .take_while(|i| {
-                weights
-                    .find(&format!("{side}/layer_{i}/ffn/linear_0/weight"))
-                    .is_some()
-            })
-            .count()
-    };
-    debug_assert_eq!(scheme, Scheme::CTranslate2);
-    let config = WhisperConfig {
-        n_mels: shape("encoder/conv1/weight", 3)?[1],
-        n_audio_ctx: audio[0],
-        n_audio_state: audio[1],
-        n_audio_heads: heads("encoder", audio[1])?,
-        n_audio_layers: count_layers("encoder"),
-        n_audio_ffn: shape("encoder/layer_0/ffn/linear_0/weight", 2)?[0],
-        n_text_ctx: text[0],
-        n_text_state: text[1],
-        n_text_heads: heads("decoder", text[1])?,
-        n_text_layers: count_layers("decoder"),
-        n_text_ffn: shape("decoder/layer_0/ffn/linear_0/weight", 2)?[0],
-        n_vocab: shape("decoder/embeddings/weight", 2)?[0],
-    };
-    config.validate(weights.path())?;
-    Ok(config)
-}
-
 /// Takes every tensor of the model out of `source`, under canonical names.
-fn rename(source: &Weights, scheme: Scheme, config: &WhisperConfig) -> Result<Weights> {
+///
+/// # Errors
+/// Names the tensor that is missing, has a wrong shape, is not finite, or does not belong to a model of that size.
+pub(super) fn rename(source: &Weights, scheme: Scheme, config: &WhisperConfig) -> Result<Weights> {
     let path = source.path();
+    reject_surplus(source, scheme, config)?;
     let mut renamed = Weights::new(path);
     for slot in slots(config) {
         let name = scheme.name(&slot);
@@ -577,7 +339,6 @@ fn rename(source: &Weights, scheme: Scheme, config: &WhisperConfig) -> Result<We
         }
         renamed.insert(slot.canonical(), tensor)?;
     }
-    reject_surplus(source, scheme, config)?;
     Ok(renamed)
 }
 
@@ -628,9 +389,8 @@ fn unstack(
             .rows(index * n_rows..(index + 1) * n_rows)
             .ok_or_else(|| shape_error(&stacked, &stacked_shape, name, path))
     };
-    // The converter fills the keys' share of the bias with zeros, since there is none.
-    let key_index = parts - 2;
-    if slot.leaf == Leaf::Bias && rows(key_index)?.to_f32().iter().any(|&value| value != 0.0) {
+    // The converter fills the keys' share of the bias (the last but one part) with zeros, since there is none.
+    if slot.leaf == Leaf::Bias && rows(parts - 2)?.to_f32().iter().any(|&value| value != 0.0) {
         return Err(invalid(
             path,
             format!("tensor `{name}` has a bias for the keys, which Whisper does not have"),
@@ -646,11 +406,7 @@ fn reject_surplus(source: &Weights, scheme: Scheme, config: &WhisperConfig) -> R
         ("encoder", config.n_audio_layers),
         ("decoder", config.n_text_layers),
     ] {
-        let prefix = match scheme {
-            Scheme::HuggingFace { prefix } => format!("{prefix}{side}.layers.{n_layers}."),
-            Scheme::OpenAi => format!("{side}.blocks.{n_layers}."),
-            Scheme::CTranslate2 => format!("{side}/layer_{n_layers}/"),
-        };
+        let prefix = scheme.layer_prefix(side, n_layers);
         if let Some(name) = source.names().find(|name| name.starts_with(&prefix)) {
             return Err(invalid(
                 source.path(),
@@ -670,15 +426,13 @@ fn reject_surplus(source: &Weights, scheme: Scheme, config: &WhisperConfig) -> R
             "decoder/projection/weight",
             "decoder/embeddings/weight".to_owned(),
         ),
-        Scheme::OpenAi => return Ok(()),
+        Scheme::OpenAi | Scheme::Apr => return Ok(()),
     };
-    if let (Some(projection_tensor), Some(embedding_tensor)) =
-        (source.find(projection), source.find(&embedding))
-    {
-        let same = projection_tensor.dtype == embedding_tensor.dtype
-            && projection_tensor.shape == embedding_tensor.shape
-            && (projection_tensor.bytes.as_ptr() == embedding_tensor.bytes.as_ptr()
-                || projection_tensor.bytes[..] == embedding_tensor.bytes[..]);
+    if let (Some(stored), Some(shared)) = (source.find(projection), source.find(&embedding)) {
+        let same = stored.dtype == shared.dtype
+            && stored.shape == shared.shape
+            && (stored.bytes.as_ptr() == shared.bytes.as_ptr()
+                || stored.bytes[..] == shared.bytes[..]);
         if !same {
             return Err(invalid(
                 source.path(),
@@ -689,109 +443,99 @@ fn reject_surplus(source: &Weights, scheme: Scheme, config: &WhisperConfig) -> R
     Ok(())
 }
 
-/// A name for people: `org/name` for a path in the hub's cache, else the name of the folder or file without what every
-/// such name has (`ggml-`, the ending).
-fn display_name(path: &Path) -> String {
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-    let hub_id = absolute.components().find_map(|component| {
-        component
-            .as_os_str()
-            .to_str()?
-            .strip_prefix("models--")
-            .map(|id| id.replacen("--", "/", 1))
-    });
-    if let Some(id) = hub_id {
-        return id;
-    }
-    let generic = [
-        "model.safetensors",
-        "model.safetensors.index.json",
-        "model.bin",
-        "pytorch_model.bin",
-    ];
-    let file_name = |path: &Path| {
-        path.file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default()
-    };
-    let name = file_name(&absolute);
-    if generic.contains(&name.as_str()) {
-        return absolute.parent().map(file_name).unwrap_or_default();
-    }
-    let stem = [".safetensors", ".bin", ".pt", ".apr"]
+/// The name in `scheme` of the tensor with that canonical name, for tests that write files.
+#[cfg(test)]
+pub(super) fn name_in(config: &WhisperConfig, scheme: Scheme, canonical: &str) -> String {
+    slots(config)
         .iter()
-        .find_map(|ending| name.strip_suffix(ending))
-        .unwrap_or(&name);
-    stem.strip_prefix("ggml-").unwrap_or(stem).to_owned()
+        .find(|slot| slot.canonical() == canonical)
+        .map(|slot| scheme.name(slot))
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use turaco_compute::DType;
 
-    /// A file or folder outside of the repository, if it is there.
-    fn shared(path: &str) -> Option<PathBuf> {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../../../shared")
-            .join(path);
-        if !path.exists() {
-            eprintln!("skipped: {} is absent", path.display());
-            return None;
+    fn config() -> WhisperConfig {
+        WhisperConfig {
+            n_mels: 80,
+            n_audio_ctx: 1500,
+            n_audio_state: 384,
+            n_audio_heads: 6,
+            n_audio_layers: 4,
+            n_audio_ffn: 1536,
+            n_text_ctx: 448,
+            n_text_state: 384,
+            n_text_heads: 6,
+            n_text_layers: 4,
+            n_text_ffn: 1536,
+            n_vocab: 51_865,
         }
-        Some(path)
     }
 
     #[test]
-    fn tiny_random_has_the_same_tensors_in_every_format() {
-        let Some(folder) = shared("golden/whisper/tiny-random") else {
-            return;
+    fn tiny_has_167_tensors() {
+        let tensors = expected_tensors(&config());
+        assert_eq!(tensors.len(), 167);
+        let values: usize = tensors
+            .iter()
+            .map(|(_, shape)| shape.iter().product::<usize>())
+            .sum();
+        // 37.2 M learned ones and the encoder's table.
+        assert_eq!(values, 37_184_640 + 1500 * 384);
+    }
+
+    #[test]
+    fn names_of_every_scheme() {
+        let slots = slots(&config());
+        let find = |canonical: &str| {
+            slots
+                .iter()
+                .find(|slot| slot.canonical() == canonical)
+                .unwrap()
         };
-        let reference = WhisperCheckpoint::open(&folder).unwrap();
-        assert_eq!(reference.format, Format::SafeTensors);
-        assert_eq!(reference.config.n_mels, 128);
-        assert_eq!(reference.config.n_text_layers, 3);
-        assert_eq!(reference.generation.alignment_heads, [(1, 0), (2, 1)]);
-        assert_eq!(
-            reference.generation.language_ids.as_ref().map(Vec::len),
-            Some(100)
-        );
-        assert!(matches!(
-            reference.vocab,
-            Some(VocabularySource::TokenizerJson(_))
-        ));
-        for (path, format) in [("ct2-int8", Format::CTranslate2)] {
-            let other = WhisperCheckpoint::open(&folder.join(path)).unwrap();
-            assert_eq!(other.format, format);
-            assert_eq!(other.config, reference.config);
+        for (canonical, openai, ct2, apr) in [
+            (
+                "decoder.embed_tokens.weight",
+                "decoder.token_embedding.weight",
+                "decoder/embeddings/weight",
+                "decoder.token_embedding",
+            ),
+            (
+                "encoder.embed_positions.weight",
+                "encoder.positional_embedding",
+                "encoder/position_encodings/encodings",
+                "encoder.positional_embedding",
+            ),
+            (
+                "decoder.layers.3.encoder_attn.v_proj.bias",
+                "decoder.blocks.3.cross_attn.value.bias",
+                "decoder/layer_3/attention/linear_1/bias",
+                "decoder.layers.3.encoder_attn.v_proj.bias",
+            ),
+            (
+                "encoder.layers.0.final_layer_norm.bias",
+                "encoder.blocks.0.mlp_ln.bias",
+                "encoder/layer_0/ffn/layer_norm/beta",
+                "encoder.layers.0.final_layer_norm.bias",
+            ),
+            (
+                "decoder.layer_norm.weight",
+                "decoder.ln.weight",
+                "decoder/layer_norm/gamma",
+                "decoder.layer_norm.weight",
+            ),
+        ] {
+            let slot = find(canonical);
+            assert_eq!(Scheme::OpenAi.name(slot), openai);
+            assert_eq!(Scheme::CTranslate2.name(slot), ct2);
+            assert_eq!(Scheme::Apr.name(slot), apr);
+            let prefix = "model.";
             assert_eq!(
-                other.generation.suppress_tokens,
-                reference.generation.suppress_tokens
+                Scheme::HuggingFace { prefix }.name(slot),
+                format!("model.{canonical}")
             );
-            assert_eq!(other.weights.len(), reference.weights.len());
-            for (name, shape) in expected_tensors(&reference.config) {
-                let expected = reference.weights.get(&name, &shape).unwrap().to_f32();
-                let tensor = other.weights.get(&name, &shape).unwrap();
-                let found = tensor.to_f32();
-                let step = match tensor.dtype {
-                    DType::I8 => 1.0 / 127.0,
-                    _ => 0.0,
-                };
-                let row_len = expected.len() / shape[0];
-                for (row, (expected, found)) in expected
-                    .chunks_exact(row_len)
-                    .zip(found.chunks_exact(row_len))
-                    .enumerate()
-                {
-                    let largest = expected.iter().fold(0.0f32, |a, b| a.max(b.abs()));
-                    for (a, b) in expected.iter().zip(found) {
-                        assert!(
-                            (a - b).abs() <= largest * step * 0.501,
-                            "{format} {name} row {row}: {a} and {b}"
-                        );
-                    }
-                }
-            }
         }
     }
 }

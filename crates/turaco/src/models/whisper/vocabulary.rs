@@ -5,7 +5,7 @@ use std::path::Path;
 use super::config::WhisperConfig;
 use crate::Result;
 use crate::tokenizer::{Vocabulary, WhisperTokenizer};
-use crate::weights::{Bytes, Checkpoint, invalid};
+use crate::weights::{Bytes, Checkpoint, Extras, invalid};
 
 /// A vocabulary as the checkpoint stores it, for the tokenizer to read.
 #[derive(Debug, Clone)]
@@ -43,7 +43,47 @@ pub enum TokenEncoding {
 pub(super) fn find(
     checkpoint: &Checkpoint,
     config: &WhisperConfig,
+    notes: &mut Vec<String>,
 ) -> Result<Option<VocabularySource>> {
+    match &checkpoint.extras {
+        Extras::None | Extras::CTranslate2(_) => beside(checkpoint, config),
+        Extras::PyTorch(dimensions) if dimensions.is_empty() => beside(checkpoint, config),
+        // OpenAI's files rely on the vocabularies of its package.
+        Extras::PyTorch(_) => Ok(None),
+        Extras::Ggml(header) if header.vocabulary.is_empty() => Ok(None),
+        Extras::Ggml(header) => Ok(Some(VocabularySource::TokenList {
+            tokens: header.vocabulary.clone(),
+            encoding: TokenEncoding::RawBytes,
+        })),
+        Extras::Apr(header) => {
+            let Some(tokens) = &header.vocabulary else {
+                return Ok(None);
+            };
+            // The format does not say in which alphabet tokens are; the one of a single space tells.
+            let encoding = match tokens.get(SPACE_TOKEN).map(Vec::as_slice) {
+                Some(b" ") => TokenEncoding::RawBytes,
+                Some(space) if space == "Ġ".as_bytes() => TokenEncoding::Gpt2Alphabet,
+                _ => {
+                    notes.push(format!(
+                        "the vocabulary in {} is not in Whisper's order and is not used",
+                        checkpoint.weights.path().display()
+                    ));
+                    return Ok(None);
+                }
+            };
+            Ok(Some(VocabularySource::TokenList {
+                tokens: tokens.iter().take(config.n_vocab).cloned().collect(),
+                encoding,
+            }))
+        }
+    }
+}
+
+/// Id of a single space in both of Whisper's vocabularies.
+const SPACE_TOKEN: usize = 220;
+
+/// The vocabulary in the files beside the weights.
+fn beside(checkpoint: &Checkpoint, config: &WhisperConfig) -> Result<Option<VocabularySource>> {
     let sidecars = &checkpoint.sidecars;
     if let Some(json) = sidecars.get("tokenizer.json")? {
         return Ok(Some(VocabularySource::TokenizerJson(json)));

@@ -1,0 +1,389 @@
+//! Writing a checkpoint of any format as a Hugging Face folder.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::checkpoint::WhisperCheckpoint;
+use super::vocabulary::{TokenEncoding, VocabularySource};
+use crate::tokenizer::bpe::byte_of_gpt2_char;
+use crate::tokenizer::languages::LANGUAGES;
+use crate::weights::{DType, safetensors};
+use crate::{Error, Result};
+
+/// Writes `checkpoint` as the folder `folder`: `model.safetensors` with all numbers as `dtype` (`F32`, `F16` or `Bf16`),
+/// `config.json`, `generation_config.json`, `preprocessor_config.json` and the vocabulary in the form it was found in.
+///
+/// The folder appears whole or not at all: everything is written to a hidden folder beside it, which is renamed at the
+/// end, and removed when anything fails.
+///
+/// # Errors
+/// When `folder` exists and is not empty, or the file system refuses (full disk, no permission); names the file.
+pub fn write_hugging_face(
+    checkpoint: &WhisperCheckpoint,
+    folder: &Path,
+    dtype: DType,
+) -> Result<()> {
+    if !matches!(dtype, DType::F32 | DType::F16 | DType::Bf16) {
+        return Err(Error::InvalidOption {
+            option: "compute_type",
+            message: format!("cannot convert to {dtype}; f32, f16 and bf16 are possible"),
+        });
+    }
+    let is_free = match fs::read_dir(folder) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
+    if !is_free {
+        let exists = io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "it exists already and is not empty",
+        );
+        return Err(failed("create", folder, exists));
+    }
+    let partial = PartialFolder::create(folder)?;
+
+    let weights_path = partial.path.join("model.safetensors");
+    let tensors: Vec<_> = checkpoint
+        .weights
+        .iter()
+        .map(|(name, tensor)| (format!("model.{name}"), tensor))
+        .collect();
+    write_file(&weights_path, |out| {
+        safetensors::write(out, &tensors, dtype)
+    })?;
+    for (name, value) in [
+        ("config.json", config_json(checkpoint, dtype)),
+        ("generation_config.json", generation_json(checkpoint)),
+        ("preprocessor_config.json", preprocessor_json(checkpoint)),
+    ] {
+        write_file(&partial.path.join(name), |out| {
+            serde_json::to_writer_pretty(&mut *out, &value)?;
+            out.write_all(b"\n")
+        })?;
+    }
+    for (name, content) in vocabulary_files(checkpoint) {
+        write_file(&partial.path.join(name), |out| out.write_all(&content))?;
+    }
+    partial.publish(folder)
+}
+
+fn failed(action: &'static str, path: &Path, source: io::Error) -> Error {
+    Error::Io {
+        action,
+        path: path.to_path_buf(),
+        source,
+    }
+}
+
+/// Creates a file and makes sure that its content has reached the disk: a full one may only be noticed then.
+fn write_file(
+    path: &Path,
+    content: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<()> {
+    let write = || -> io::Result<()> {
+        let mut out = BufWriter::with_capacity(1 << 20, File::create_new(path)?);
+        content(&mut out)?;
+        out.into_inner()
+            .map_err(io::IntoInnerError::into_error)?
+            .sync_all()
+    };
+    write().map_err(|source| failed("write", path, source))
+}
+
+/// A folder under construction, removed when dropped.
+struct PartialFolder {
+    path: PathBuf,
+}
+
+impl PartialFolder {
+    /// Makes a hidden sibling of `folder`, so that renaming stays on one file system.
+    fn create(folder: &Path) -> Result<Self> {
+        let absolute =
+            std::path::absolute(folder).map_err(|source| failed("create", folder, source))?;
+        let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
+            let no_name = io::Error::new(io::ErrorKind::InvalidInput, "no name for a folder");
+            return Err(failed("create", folder, no_name));
+        };
+        fs::create_dir_all(parent).map_err(|source| failed("create", parent, source))?;
+        let mut attempt = 0u32;
+        loop {
+            let mut hidden = std::ffi::OsString::from(".");
+            hidden.push(name);
+            hidden.push(format!(".partial-{}-{attempt}", std::process::id()));
+            let path = parent.join(hidden);
+            match fs::create_dir(&path) {
+                Ok(()) => return Ok(Self { path }),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempt < 1000 => {
+                    attempt += 1;
+                }
+                Err(source) => return Err(failed("create", &path, source)),
+            }
+        }
+    }
+
+    /// Gives the folder its name.
+    fn publish(self, folder: &Path) -> Result<()> {
+        // An empty folder of that name is in the way on some systems; a full one stays and makes the renaming fail.
+        if folder.is_dir() {
+            fs::remove_dir(folder).map_err(|source| failed("replace", folder, source))?;
+        }
+        fs::rename(&self.path, folder).map_err(|source| failed("create", folder, source))
+    }
+}
+
+impl Drop for PartialFolder {
+    fn drop(&mut self) {
+        // After publishing there is nothing left under this name. A failure here has nobody to tell.
+        drop(fs::remove_dir_all(&self.path));
+    }
+}
+
+fn config_json(checkpoint: &WhisperCheckpoint, dtype: DType) -> Value {
+    let config = &checkpoint.config;
+    let ids = Ids::of(checkpoint);
+    json!({
+        "architectures": ["WhisperForConditionalGeneration"],
+        "model_type": "whisper",
+        "d_model": config.n_audio_state,
+        "vocab_size": config.n_vocab,
+        "num_mel_bins": config.n_mels,
+        "encoder_layers": config.n_audio_layers,
+        "decoder_layers": config.n_text_layers,
+        "num_hidden_layers": config.n_audio_layers,
+        "encoder_attention_heads": config.n_audio_heads,
+        "decoder_attention_heads": config.n_text_heads,
+        "encoder_ffn_dim": config.n_audio_ffn,
+        "decoder_ffn_dim": config.n_text_ffn,
+        "max_source_positions": config.n_audio_ctx,
+        "max_target_positions": config.n_text_ctx,
+        "activation_function": "gelu",
+        "scale_embedding": false,
+        "is_encoder_decoder": true,
+        "tie_word_embeddings": true,
+        "bos_token_id": ids.eot,
+        "eos_token_id": ids.eot,
+        "pad_token_id": ids.eot,
+        "decoder_start_token_id": ids.sot,
+        "torch_dtype": match dtype {
+            DType::F16 => "float16",
+            DType::Bf16 => "bfloat16",
+            _ => "float32",
+        },
+    })
+}
+
+fn generation_json(checkpoint: &WhisperCheckpoint) -> Value {
+    let config = &checkpoint.config;
+    let generation = &checkpoint.generation;
+    let ids = Ids::of(checkpoint);
+    let mut json = json!({
+        "alignment_heads": generation.alignment_heads,
+        "bos_token_id": ids.eot,
+        "eos_token_id": ids.eot,
+        "pad_token_id": ids.eot,
+        "decoder_start_token_id": ids.sot,
+        "is_multilingual": config.is_multilingual(),
+        "max_initial_timestamp_index": 50,
+        "max_length": config.n_text_ctx,
+        "no_timestamps_token_id": ids.translate + 5,
+        "prev_sot_token_id": ids.translate + 3,
+    });
+    let more = [
+        ("suppress_tokens", &generation.suppress_tokens),
+        ("begin_suppress_tokens", &generation.begin_suppress_tokens),
+    ];
+    for (key, list) in more {
+        if let Some(list) = list {
+            json[key] = json!(list);
+        }
+    }
+    if config.is_multilingual() {
+        let languages: Map<String, Value> = LANGUAGES
+            .iter()
+            .zip(ids.sot + 1..ids.translate)
+            .map(|((code, _), id)| (format!("<|{code}|>"), id.into()))
+            .collect();
+        json["lang_to_id"] = languages.into();
+        json["task_to_id"] = json!({"translate": ids.translate, "transcribe": ids.translate + 1});
+    }
+    json
+}
+
+/// The special tokens that Whisper's vocabularies have at fixed places.
+struct Ids {
+    eot: usize,
+    sot: usize,
+    translate: usize,
+}
+
+impl Ids {
+    fn of(checkpoint: &WhisperCheckpoint) -> Self {
+        let config = &checkpoint.config;
+        let eot = 50_256 + usize::from(config.is_multilingual());
+        Self {
+            eot,
+            sot: eot + 1,
+            translate: eot + 2 + config.num_languages(),
+        }
+    }
+}
+
+fn preprocessor_json(checkpoint: &WhisperCheckpoint) -> Value {
+    json!({
+        "feature_extractor_type": "WhisperFeatureExtractor",
+        "processor_class": "WhisperProcessor",
+        "feature_size": checkpoint.config.n_mels,
+        "sampling_rate": 16_000,
+        "hop_length": 160,
+        "n_fft": 400,
+        "chunk_length": 30,
+        "n_samples": 480_000,
+        "nb_max_frames": 3000,
+        "padding_side": "right",
+        "padding_value": 0.0,
+        "return_attention_mask": false,
+    })
+}
+
+/// Names and contents of the files of the vocabulary.
+fn vocabulary_files(checkpoint: &WhisperCheckpoint) -> Vec<(&'static str, Vec<u8>)> {
+    match &checkpoint.vocab {
+        None => Vec::new(),
+        Some(VocabularySource::TokenizerJson(json)) => vec![("tokenizer.json", json.to_vec())],
+        Some(VocabularySource::VocabJsonMerges {
+            vocab,
+            merges,
+            added_tokens,
+        }) => {
+            let mut files = vec![
+                ("vocab.json", vocab.to_vec()),
+                ("merges.txt", merges.to_vec()),
+            ];
+            files.extend(
+                added_tokens
+                    .as_ref()
+                    .map(|added| ("added_tokens.json", added.to_vec())),
+            );
+            files
+        }
+        // A plain list, as CTranslate2 has it.
+        Some(VocabularySource::TokenList { tokens, encoding }) => {
+            let alphabet = gpt2_alphabet();
+            let texts: Value = tokens
+                .iter()
+                .map(|token| match encoding {
+                    TokenEncoding::RawBytes => token
+                        .iter()
+                        .map(|&byte| alphabet[usize::from(byte)])
+                        .collect::<String>(),
+                    TokenEncoding::Gpt2Alphabet => String::from_utf8_lossy(token).into_owned(),
+                })
+                .collect();
+            vec![("vocabulary.json", texts.to_string().into_bytes())]
+        }
+    }
+}
+
+/// GPT-2's character for every byte.
+fn gpt2_alphabet() -> [char; 256] {
+    let mut alphabet = ['\0'; 256];
+    for character in ('\0'..='\u{17f}').filter(|&c| byte_of_gpt2_char(c).is_some()) {
+        if let Some(byte) = byte_of_gpt2_char(character) {
+            alphabet[usize::from(byte)] = character;
+        }
+    }
+    alphabet
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::whisper::testing;
+
+    #[test]
+    fn a_written_folder_is_the_same_model() {
+        let model = testing::RandomModel::new(7);
+        let folder = tempfile::tempdir().unwrap();
+        let source = model.write_ggml(&folder.path().join("ggml-x.bin"), 1);
+        let original = WhisperCheckpoint::open(&source).unwrap();
+        for dtype in [DType::F32, DType::F16, DType::Bf16] {
+            let target = folder.path().join("deep/er").join(dtype.name());
+            write_hugging_face(&original, &target, dtype).unwrap();
+            let written = WhisperCheckpoint::open(&target).unwrap();
+            assert_eq!(written.config, original.config);
+            assert_eq!(
+                written.generation.alignment_heads,
+                original.generation.alignment_heads
+            );
+            let tolerance = match dtype {
+                DType::Bf16 => 1.0 / 256.0,
+                DType::F16 => 1.0 / 2048.0,
+                _ => 0.0,
+            };
+            testing::assert_same_tensors(&original, &written, tolerance);
+            let Some(VocabularySource::TokenList { tokens, encoding }) = written.vocab else {
+                panic!("the vocabulary is lost")
+            };
+            assert_eq!(encoding, TokenEncoding::Gpt2Alphabet);
+            assert_eq!(tokens[1], "Ġa".as_bytes());
+            // Nothing else is left beside it.
+            let n_entries = fs::read_dir(target.parent().unwrap()).unwrap().count();
+            assert_eq!(
+                n_entries,
+                match dtype {
+                    DType::F32 => 1,
+                    DType::F16 => 2,
+                    _ => 3,
+                }
+            );
+        }
+    }
+
+    #[test]
+    fn failures_leave_nothing_behind() {
+        let model = testing::RandomModel::new(8);
+        let folder = tempfile::tempdir().unwrap();
+        let source = model.write_ggml(&folder.path().join("ggml-x.bin"), 1);
+        let mut original = WhisperCheckpoint::open(&source).unwrap();
+        let count = || fs::read_dir(folder.path()).unwrap().count();
+
+        let message = write_hugging_face(&original, folder.path(), DType::F32)
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("cannot create"), "{message}");
+        assert!(write_hugging_face(&original, &folder.path().join("x"), DType::I8).is_err());
+        assert!(write_hugging_face(&original, &source, DType::F32).is_err());
+        assert_eq!(count(), 1);
+
+        // The last tensor in order of names does not fit into f16: everything before it has been written by then.
+        let huge = crate::weights::Tensor::from_f32(&[1], &[1e6]);
+        original.weights.insert("z".into(), huge).unwrap();
+        let error =
+            write_hugging_face(&original, &folder.path().join("x"), DType::F16).unwrap_err();
+        assert!(matches!(
+            error,
+            Error::Io {
+                action: "write",
+                ..
+            }
+        ));
+        assert_eq!(count(), 1);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_an_error() {
+        let result = safetensors::write(
+            &mut File::options().write(true).open("/dev/full").unwrap(),
+            &[(
+                "a".to_owned(),
+                &crate::weights::Tensor::from_f32(&[1], &[1.0]),
+            )],
+            DType::F32,
+        );
+        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::StorageFull);
+    }
+}
