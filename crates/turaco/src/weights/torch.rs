@@ -275,6 +275,17 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn reads_what_pytorch_wrote() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../testdata/weights/torch-small.pt");
+        let (dims, weights) = read(std::fs::read(path).unwrap()).unwrap();
+        assert_eq!(dims, Dimensions::from([("n_mels".to_owned(), 80)]));
+        let a = weights.get("a", &[3, 2]).unwrap().to_f32();
+        assert_eq!(a, [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+        assert_eq!(weights.get("b", &[2]).unwrap().to_f32(), [0.0, 0.0]);
+    }
+
+    #[test]
     fn tensors_outside_of_their_storage_are_errors() {
         let values = [0.0; 6];
         let message = |offset, shape: &[usize], strides: &[usize]| {
