@@ -276,8 +276,8 @@ pub(crate) mod tests {
 
     #[test]
     fn reads_what_pytorch_wrote() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../../testdata/weights/torch-small.pt");
+        let path =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/weights/torch-small.pt");
         let (dims, weights) = read(std::fs::read(path).unwrap()).unwrap();
         assert_eq!(dims, Dimensions::from([("n_mels".to_owned(), 80)]));
         let a = weights.get("a", &[3, 2]).unwrap().to_f32();
