@@ -92,8 +92,12 @@ pub fn interrupted() -> Stop {
 }
 
 fn concerns_one_input(failure: &Failure) -> bool {
-    matches!(failure.exit, Exit::InputFailed | Exit::NoInput)
-        && failure.code != Printer::STDOUT_FAILED
+    match failure.exit {
+        Exit::InputFailed | Exit::NoInput => failure.code != Printer::STDOUT_FAILED,
+        // A channel that one file has and another has not.
+        Exit::Usage => failure.path.is_some(),
+        _ => false,
+    }
 }
 
 struct Shared {
@@ -159,13 +163,11 @@ impl Shared {
                 .printer
                 .warning(&format!("{} of {total} inputs failed", failures.len()));
         }
-        let none_read =
-            failures.len() == total && failures.iter().all(|failure| failure.exit == Exit::NoInput);
-        Ok(if none_read {
-            Exit::NoInput
-        } else {
-            Exit::InputFailed
-        })
+        let alike = |exit| failures.iter().all(|failure| failure.exit == exit);
+        let common = [Exit::NoInput, Exit::Usage]
+            .into_iter()
+            .find(|&exit| failures.len() == total && alike(exit));
+        Ok(common.unwrap_or(Exit::InputFailed))
     }
 }
 

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use turaco::cache::{Lookup, ModelCache};
-use turaco::hub;
+use turaco::hub::Hub;
 use turaco::{ComputeType, Error, LoadOptions, Transcriber};
 
 use crate::args::GlobalArgs;
 use crate::commands::Context;
+use crate::env;
 use crate::exit::{Exit, Failure};
 use crate::printer::Level;
 use crate::progress::{Bar, Unit};
@@ -21,15 +22,30 @@ pub fn load_options(global: &GlobalArgs) -> Result<LoadOptions, Failure> {
         .threads(global.threads))
 }
 
+/// Where models are looked for.
+pub fn cache(global: &GlobalArgs) -> Result<ModelCache, Failure> {
+    let cache = ModelCache::from_env()?;
+    let Some(folder) = &global.model_dir else {
+        return Ok(cache);
+    };
+    let others = std::env::var_os(env::TURACO_MODEL_PATH).unwrap_or_default();
+    let others: Vec<PathBuf> = std::env::split_paths(&others)
+        .filter(|path| !path.as_os_str().is_empty())
+        .collect();
+    Ok(cache.with_search_path(std::iter::once(folder.clone()).chain(others)))
+}
+
 /// The files of a model, downloaded if they are not here.
 pub fn find(name: &str, context: &Context) -> Result<PathBuf, Failure> {
-    // Without a bar for what is here already.
-    if let Lookup::Found(found) = ModelCache::from_env()?.find(name)? {
+    let cache = cache(&context.global)?;
+    // Neither a bar nor a client for what is here already.
+    if let Lookup::Found(found) = cache.find(name)? {
         return Ok(found.path);
     }
     let bar = Bar::new(&context.printer, name, Unit::Bytes);
     let control = bar.watch(&context.control);
-    let path = hub::ensure(name, context.global.offline, &control, &|message| {
+    let offline = context.global.offline;
+    let path = Hub::from_env()?.ensure(&cache, name, offline, &control, &|message| {
         context.printer.note(message);
     });
     bar.finish();
@@ -44,18 +60,20 @@ pub fn download_failure(error: Error) -> Failure {
     }
 }
 
+/// Model files that cannot be read are a model that cannot be used.
+pub fn model_failure(error: Error) -> Failure {
+    match &error {
+        Error::Io { .. } => Failure::from(error).exit(Exit::Model),
+        _ => error.into(),
+    }
+}
+
 /// Load the model of the command line, downloaded if it is not here.
 pub fn load(options: &LoadOptions, context: &Context) -> Result<Transcriber, Failure> {
     let printer = &context.printer;
     let path = find(&context.global.model, context)?;
     let transcriber =
-        Transcriber::load_path(&path, options, &context.control).map_err(|error| {
-            match &error {
-                // Model files that cannot be read are a model that cannot be used.
-                Error::Io { .. } => Failure::from(error).exit(Exit::Model),
-                _ => error.into(),
-            }
-        })?;
+        Transcriber::load_path(&path, options, &context.control).map_err(model_failure)?;
     for note in transcriber.notes() {
         printer.message(Level::Verbose, note);
     }

@@ -177,10 +177,7 @@ impl From<Error> for Failure {
             Error::InvalidOption { option, message } => Self::new(
                 Exit::Usage,
                 code,
-                format!(
-                    "invalid value for `--{}`: {message}",
-                    option.replace('_', "-")
-                ),
+                format!("invalid value for `{}`: {message}", spelling(option)),
             ),
             Error::Model { path, message } => Self::new(Exit::Model, code, message).at(path),
             Error::ModelNotFound { .. } | Error::UnsupportedTask { .. } => {
@@ -204,6 +201,29 @@ impl From<Error> for Failure {
         failure.hint = hint;
         failure
     }
+}
+
+/// The library's name of an option as the user writes it.
+fn spelling(option: &str) -> String {
+    if option.starts_with(|first: char| first.is_ascii_uppercase()) {
+        // An environment variable.
+        return option.to_string();
+    }
+    let prefix = if is_vad_parameter(option) { "vad-" } else { "" };
+    format!("--{prefix}{}", option.replace('_', "-"))
+}
+
+/// Whether an option is one of `vad_parameters`, which have a prefix on the command line.
+fn is_vad_parameter(option: &str) -> bool {
+    [
+        "threshold",
+        "neg_threshold",
+        "min_speech_duration_ms",
+        "max_speech_duration_s",
+        "min_silence_duration_ms",
+        "speech_pad_ms",
+    ]
+    .contains(&option)
 }
 
 /// Why a command ended before its end.
@@ -296,13 +316,19 @@ mod tests {
 
     #[test]
     fn option_names_are_shown_as_the_command_line_spells_them() {
-        let failure = Failure::from(Error::InvalidOption {
-            option: "beam_size",
-            message: "0 is too small".into(),
-        });
-        assert_eq!(
-            failure.to_string(),
-            "invalid value for `--beam-size`: 0 is too small"
-        );
+        for (option, shown) in [
+            ("beam_size", "--beam-size"),
+            ("neg_threshold", "--vad-neg-threshold"),
+            ("HF_ENDPOINT", "HF_ENDPOINT"),
+        ] {
+            let failure = Failure::from(Error::InvalidOption {
+                option,
+                message: "0 is too small".into(),
+            });
+            assert_eq!(
+                failure.to_string(),
+                format!("invalid value for `{shown}`: 0 is too small")
+            );
+        }
     }
 }

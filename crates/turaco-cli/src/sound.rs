@@ -66,11 +66,14 @@ fn decode(input: &Input, options: &DecodeOptions) -> Result<Audio, Failure> {
     } else {
         AudioSource::open(&input.path, options)
     };
-    audio
-        .and_then(AudioSource::collect_audio)
-        .map_err(|error| match &error {
-            // What a reader cannot open is an input that cannot be read, not one that failed on the way.
-            Error::Io { .. } => Failure::from(error).exit(Exit::NoInput),
-            _ => error.into(),
-        })
+    audio.and_then(AudioSource::collect_audio).map_err(|error| {
+        let io = matches!(error, Error::Io { .. });
+        let mut failure = Failure::from(error);
+        if io {
+            // What cannot be opened is an input that cannot be read, not one that failed on the way.
+            failure.exit = Exit::NoInput;
+        }
+        failure.path.get_or_insert_with(|| input.path.clone());
+        failure
+    })
 }

@@ -53,6 +53,10 @@ pub struct GlobalArgs {
     #[arg(short, long, global = true, value_name = "MODEL", env = env::TURACO_MODEL, default_value = DEFAULT_MODEL)]
     pub model: String,
 
+    /// Also look for models in DIR
+    #[arg(long, global = true, value_name = "DIR")]
+    pub model_dir: Option<PathBuf>,
+
     /// auto, cpu, cuda[:N], vulkan[:N], metal or webgpu; auto = the best that works
     #[arg(long, global = true, value_name = "DEVICE", env = env::TURACO_DEVICE, default_value = "auto", value_parser = values::parse_device)]
     pub device: String,

@@ -52,11 +52,11 @@ pub enum ModelsCommand {
         /// Path, name or Hugging Face id
         #[arg(value_name = "IN")]
         input: String,
-        /// Folder to write; must not exist
+        /// Folder to write; must not exist or be empty
         #[arg(value_name = "OUT")]
         output: PathBuf,
         /// Number format of the weights
-        #[arg(long = "type", value_name = "TYPE", value_enum, default_value = "int8")]
+        #[arg(long = "type", value_name = "TYPE", value_enum, default_value = "bf16")]
         weight_type: WeightFormat,
     },
     /// Remove downloaded models from the cache
@@ -73,7 +73,7 @@ pub struct ConvertArgs {
     /// Path, name or Hugging Face id
     #[arg(value_name = "IN")]
     pub input: String,
-    /// Folder to write; must not exist
+    /// Folder to write; must not exist or be empty
     #[arg(value_name = "OUT")]
     pub output: PathBuf,
     /// File format to write
@@ -100,16 +100,4 @@ pub enum WeightFormat {
     #[value(alias = "bfloat16")]
     Bf16,
     Int8,
-}
-
-impl WeightFormat {
-    /// As the option spells it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-            Self::Int8 => "int8",
-        }
-    }
 }

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use serde_json::json;
-use turaco::cache::{CachedModel, Lookup, ModelCache};
+use turaco::cache::{CachedModel, Lookup};
 use turaco::diagnostics::{Check, Machine, self_test};
 
 use super::Context;
 use crate::args::DoctorArgs;
+use crate::engine;
 use crate::env;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::progress::size;
@@ -49,7 +50,7 @@ impl Facts {
     fn collect(context: &Context) -> Result<Self, Failure> {
         let global = &context.global;
         let machine = Machine::detect();
-        let cache = ModelCache::from_env()?;
+        let cache = engine::cache(&context.global)?;
         let found = match cache.find(&global.model) {
             Ok(Lookup::Found(found)) => Ok(found.path),
             Ok(Lookup::Missing(missing)) => Err(missing.into_error(cache.root()).to_string()),

@@ -6,13 +6,17 @@ use std::path::Path;
 
 use serde_json::json;
 use turaco::Error;
-use turaco::cache::{ALIASES, CachedModel, Lookup, ModelCache};
+use turaco::cache::{ALIASES, CachedModel, Lookup};
 use turaco::hub::Hub;
+use turaco::models::whisper::WhisperCheckpoint;
+use turaco::models::whisper::convert::write_hugging_face;
+use turaco::weights::DType;
 
 use super::Context;
 use crate::args::{ModelsArgs, ModelsCommand, WeightFormat};
 use crate::engine;
 use crate::exit::{Exit, Failure, Outcome, Stop};
+use crate::printer::Level;
 use crate::progress::{Bar, Unit, size};
 
 /// Do what the subcommand says.
@@ -40,7 +44,7 @@ struct Row {
 }
 
 fn list(as_json: bool, only_cached: bool, context: &Context) -> Outcome {
-    let cache = ModelCache::from_env()?;
+    let cache = engine::cache(&context.global)?;
     let mut cached = cache.list()?;
     let mut rows = Vec::new();
     for alias in ALIASES {
@@ -116,7 +120,7 @@ fn row_json(row: &Row) -> serde_json::Value {
 
 fn path(name: Option<&str>, context: &Context) -> Outcome {
     let name = name.unwrap_or(&context.global.model);
-    let cache = ModelCache::from_env()?;
+    let cache = engine::cache(&context.global)?;
     match cache.find(name)? {
         Lookup::Found(found) => {
             context
@@ -131,7 +135,7 @@ fn path(name: Option<&str>, context: &Context) -> Outcome {
 }
 
 fn pull(names: &[String], context: &Context) -> Outcome {
-    let cache = ModelCache::from_env()?;
+    let cache = engine::cache(&context.global)?;
     if context.global.offline {
         return Err(Stop::from(Error::Offline {
             model: names.first().cloned().unwrap_or_default(),
@@ -163,7 +167,7 @@ fn pull(names: &[String], context: &Context) -> Outcome {
 }
 
 fn remove(names: &[String], context: &Context) -> Outcome {
-    let cache = ModelCache::from_env()?;
+    let cache = engine::cache(&context.global)?;
     let mut failures = 0;
     for name in names {
         match cache.remove(name) {
@@ -186,12 +190,26 @@ fn remove(names: &[String], context: &Context) -> Outcome {
     })
 }
 
-/// Write a copy in another format.
+/// Write a copy as a Hugging Face folder with numbers of another size.
 fn convert(input: &str, output: &Path, weights: WeightFormat, context: &Context) -> Outcome {
-    let _ = (input, output, context);
-    Err(Failure::model(format!(
-        "writing {} weights is not supported",
-        weights.name()
-    ))
-    .into())
+    let dtype = match weights {
+        WeightFormat::F32 => DType::F32,
+        WeightFormat::F16 => DType::F16,
+        WeightFormat::Bf16 => DType::Bf16,
+        WeightFormat::Int8 => {
+            return Err(Failure::model(
+                "int8 weights cannot be written: safetensors has no form for them",
+            )
+            .hint("`--compute-type int8` makes them while loading, from any model")
+            .into());
+        }
+    };
+    let path = engine::find(input, context)?;
+    let checkpoint = WhisperCheckpoint::open(&path).map_err(engine::model_failure)?;
+    for note in &checkpoint.notes {
+        context.printer.message(Level::Verbose, note);
+    }
+    write_hugging_face(&checkpoint, output, dtype)?;
+    context.printer.result_line(&output.display().to_string())?;
+    Ok(Exit::Success)
 }

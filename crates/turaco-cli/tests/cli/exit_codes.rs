@@ -82,6 +82,21 @@ fn no_readable_input_is_4() {
 }
 
 #[test]
+fn what_one_file_lacks_does_not_stop_the_others() {
+    let home = Home::new();
+    home.write("mono.wav", wav(0.3));
+    home.run(["vad", "--channel=1", "mono.wav"])
+        .fails(2, &["--channel", "[mono.wav]"]);
+    let mut stereo = wav(0.3);
+    stereo[22] = 2;
+    stereo[32] = 4;
+    home.write("stereo.wav", stereo);
+    let run = home.run(["vad", "--json", "--channel=1", "mono.wav", "stereo.wav"]);
+    assert_eq!(run.code, 1, "{run:?}");
+    assert!(run.stdout.contains("stereo.wav"), "{run:?}");
+}
+
+#[test]
 fn the_network_is_5() {
     let home = Home::new();
     home.write("a.wav", wav(0.5));

@@ -43,6 +43,18 @@ fn paths_are_printed_and_missing_ones_are_3() {
     let home = Home::new();
     let run_path = run(home.command(["models", "path"]).arg(model()));
     assert_eq!(run_path.succeeds().trim(), model().to_str().unwrap());
+    let folder = home.path("more");
+    std::fs::create_dir_all(folder.join("base")).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(model().join(name), folder.join("base").join(name)).unwrap();
+    }
+    home.write("more/base/tokenizer.json", "{}");
+    let mut command = home.command(["models", "path", "base", "--model_dir"]);
+    let found = run(command.arg(&folder));
+    assert_eq!(
+        found.succeeds().trim(),
+        folder.join("base").to_str().unwrap()
+    );
     home.run(["models", "path", "base"])
         .fails(3, &["base", "models pull base"]);
     home.run(["models", "path", "bsae.en"])
@@ -86,4 +98,37 @@ fn the_doctor_finds_this_machine_well() {
     assert_eq!(facts["passed"], true);
     assert_eq!(facts["model"], "tiny.en");
     assert!(!run.stdout.contains("hf_secret"));
+}
+
+#[test]
+fn converted_models_are_smaller_and_still_models() {
+    let home = Home::new();
+    let size = |name: &str| std::fs::metadata(home.path(name)).unwrap().len();
+    run(home.command(["models", "convert"]).arg(model()).arg("wide")).succeeds();
+    run(home
+        .command(["models", "quantize", "--type=f16"])
+        .arg(model())
+        .arg("narrow"))
+    .succeeds();
+    assert!(size("narrow/model.safetensors") < size("wide/model.safetensors") * 6 / 10);
+    let info = home.run(["models", "info", "--json", "narrow"]);
+    let facts: serde_json::Value = serde_json::from_str(info.succeeds()).unwrap();
+    assert_eq!(facts["multilingual"], true);
+    assert!(facts["dtypes"].as_object().unwrap().len() == 1, "{facts}");
+
+    // What is there already is not written over.
+    run(home.command(["models", "convert"]).arg(model()).arg("wide"))
+        .fails(1, &["[wide]", "exists already"]);
+    run(home
+        .command(["models", "quantize", "--type=int8"])
+        .arg(model())
+        .arg("tiny8"))
+    .fails(
+        3,
+        &[
+            "int8 weights cannot be written",
+            "hint: `--compute-type int8`",
+        ],
+    );
+    assert!(!home.path("tiny8").exists());
 }

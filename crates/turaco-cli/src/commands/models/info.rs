@@ -5,22 +5,24 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use turaco::cache::ModelCache;
 use turaco::models::whisper::WhisperCheckpoint;
 use turaco::weights;
 
 use crate::commands::Context;
+use crate::engine;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::progress::size;
 
 /// Describe a model: from its files alone, nothing is loaded.
 pub fn run(name: Option<&str>, as_json: bool, context: &Context) -> Outcome {
     let name = name.unwrap_or(&context.global.model);
-    let path = ModelCache::from_env()?.path(name).map_err(|error| {
-        Failure::from(error).hint(format!(
-            "`turaco models pull {name}` downloads a known model"
-        ))
-    })?;
+    let path = engine::cache(&context.global)?
+        .path(name)
+        .map_err(|error| {
+            Failure::from(error).hint(format!(
+                "`turaco models pull {name}` downloads a known model"
+            ))
+        })?;
     let facts = facts(&path)?;
     if as_json {
         context.printer.result_line(&facts.to_string())?;
@@ -57,7 +59,7 @@ pub fn run(name: Option<&str>, as_json: bool, context: &Context) -> Outcome {
 }
 
 fn facts(path: &Path) -> Result<Value, Failure> {
-    let checkpoint = weights::open(path)?;
+    let checkpoint = weights::open(path).map_err(engine::model_failure)?;
     let mut dtypes: BTreeMap<String, usize> = BTreeMap::new();
     let mut parameters = 0u64;
     for (_, tensor) in checkpoint.weights.iter() {
