@@ -51,7 +51,7 @@ pub const PREPEND_PUNCTUATIONS: &str = "\"'“¿([{-";
 pub const APPEND_PUNCTUATIONS: &str = "\"'.。,，!！?？:：”)]}、";
 
 /// Options of [`Transcriber::transcribe`](crate::Transcriber::transcribe). Names and defaults are the same on
-/// every surface; the origin of each is in `docs/reference/options.md`.
+/// every surface; `docs/reference/cli.md` lists them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
