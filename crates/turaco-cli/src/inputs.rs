@@ -265,17 +265,33 @@ fn matches(path: &Path) -> Option<Vec<PathBuf>> {
     if !pattern.contains(['*', '?', '[']) {
         return None;
     }
-    let options = glob::MatchOptions {
-        require_literal_leading_dot: true,
-        ..glob::MatchOptions::default()
-    };
-    let paths = glob::glob_with(pattern, options).ok()?;
+    // Not `require_literal_leading_dot`: with it, glob 0.3 panics in a directory that holds a name which is not UTF-8.
+    let paths = glob::glob(pattern).ok()?;
     Some(
         paths
             .filter_map(Result::ok)
-            .filter(|path| path.is_file())
+            .filter(|found| path_is_meant(path, found) && found.is_file())
             .collect(),
     )
+}
+
+/// Hidden files and directories are meant only by a part of the pattern that itself starts with a dot.
+fn path_is_meant(pattern: &Path, found: &Path) -> bool {
+    let is_hidden = |part: &OsStr| part.to_string_lossy().starts_with('.');
+    let dotted: Vec<_> = pattern
+        .components()
+        .filter(|part| is_hidden(part.as_os_str()))
+        .filter_map(|part| glob::Pattern::new(&part.as_os_str().to_string_lossy()).ok())
+        .collect();
+    found
+        .components()
+        .map(std::path::Component::as_os_str)
+        .filter(|part| is_hidden(part))
+        .all(|part| {
+            dotted
+                .iter()
+                .any(|dotted| dotted.matches(&part.to_string_lossy()))
+        })
 }
 
 #[cfg(test)]
@@ -349,6 +365,34 @@ mod tests {
         fs::write(at("list"), format!("{}\0", at("b.wav").display())).unwrap();
         given.null = true;
         assert_eq!(stems(&collect(&given).unwrap()), ["b"]);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn patterns_pass_by_names_that_are_not_utf8_and_hidden_ones() {
+        use std::os::unix::ffi::OsStrExt;
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at(".git")).unwrap();
+        for name in ["a.wav", ".b.wav", ".git/c.wav"] {
+            fs::write(at(name), "x").unwrap();
+        }
+        // Some file systems refuse such names.
+        let _ = fs::write(folder.path().join(OsStr::from_bytes(b"\xff.wav")), "x");
+
+        // The temporary directory's own name starts with a dot.
+        let found = |pattern: &str| {
+            let inputs = collect(&args(&[at(pattern)])).unwrap();
+            inputs
+                .found
+                .iter()
+                .map(|input| input.stem.clone())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(found("*.wav"), ["a"]);
+        assert_eq!(found("*/*.wav"), Vec::<String>::new());
+        assert_eq!(found(".g*/*.wav"), ["c"]);
+        assert_eq!(found(".*.wav"), [".b"]);
     }
 
     #[test]

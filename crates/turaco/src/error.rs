@@ -83,6 +83,12 @@ pub enum Error {
     Cancelled,
 }
 
+/// Whether a path lies in a hub cache (`models--ORG--NAME/...`), whose files can be fetched again.
+fn is_cached(path: &std::path::Path) -> bool {
+    path.components()
+        .any(|part| part.as_os_str().to_string_lossy().starts_with("models--"))
+}
+
 impl Error {
     /// What the user can do about it, if that is known.
     pub fn hint(&self) -> Option<String> {
@@ -90,7 +96,13 @@ impl Error {
             Self::ModelNotFound { .. } => Some(
                 "give a path, a name such as `tiny.en` or `large-v3-turbo`, or a Hugging Face id `org/name`; `turaco models list` shows all names".into(),
             ),
-            Self::Model { .. } => Some("the file may be incomplete: remove it and run `turaco models pull` again".into()),
+            Self::Model { path, .. } if is_cached(path) => {
+                Some("the file may be incomplete: remove it and run `turaco models pull` again".into())
+            }
+            // It may be something else that the user holds dear: no advice to remove it.
+            Self::Model { .. } => Some(
+                "the file may be incomplete or of another kind: get it again, or give a name such as `tiny.en`".into(),
+            ),
             Self::Audio { .. } => Some(
                 "supported: wav flac mp3 aac/m4a ogg/vorbis opus webm/mkv aiff caf; for raw PCM say `--raw s16le:16000:1`".into(),
             ),

@@ -137,7 +137,10 @@ impl TokenRules {
         if sampled.is_empty() {
             clear(allowed, 0..begin);
             if let Some(max) = self.max_initial_timestamp {
-                clear(allowed, begin.saturating_add(max + 1)..self.n_vocab);
+                clear(
+                    allowed,
+                    begin.saturating_add(max).saturating_add(1)..self.n_vocab,
+                );
             }
         }
     }
@@ -206,6 +209,13 @@ mod tests {
     #[test]
     fn first_token_is_an_early_timestamp() {
         assert_eq!(allowed(&rules(), &[]), (20..=25).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_limit_beyond_the_window_is_no_limit() {
+        let mut rules = rules();
+        rules.max_initial_timestamp = Some(u32::MAX);
+        assert_eq!(allowed(&rules, &[]), (20..=40).collect::<Vec<_>>());
     }
 
     #[test]

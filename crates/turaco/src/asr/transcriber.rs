@@ -99,6 +99,12 @@ pub struct LoadOptions {
     pub threads: usize,
 }
 
+/// More threads than this are a mistake; some systems end the program when memory for their stacks is short.
+const MAX_THREADS: usize = 1024;
+
+/// More beams or samples than this are a mistake: each has its own keys and values in memory.
+const MAX_BRANCHES: usize = 256;
+
 impl LoadOptions {
     /// All defaults.
     pub fn new() -> Self {
@@ -127,6 +133,12 @@ impl LoadOptions {
     }
 
     fn open_device(&self) -> Result<Device> {
+        if self.threads > MAX_THREADS {
+            return Err(Error::InvalidOption {
+                option: "threads",
+                message: format!("{} is outside 0 to {MAX_THREADS}", self.threads),
+            });
+        }
         match self.device.as_deref().unwrap_or("auto") {
             "auto" | "cpu" => Ok(Device::cpu(CpuOptions {
                 threads: self.threads,
@@ -440,11 +452,13 @@ impl Transcriber {
             })
         };
         let mut warnings = Vec::new();
-        if options.beam_size == 0 {
-            return invalid("beam_size", "at least 1");
-        }
-        if options.best_of == 0 {
-            return invalid("best_of", "at least 1");
+        for (option, value) in [
+            ("beam_size", options.beam_size),
+            ("best_of", options.best_of),
+        ] {
+            if !(1..=MAX_BRANCHES).contains(&value) {
+                return invalid(option, &format!("{value} is outside 1 to {MAX_BRANCHES}"));
+            }
         }
         if options.batch_size == 0 {
             return invalid("batch_size", "at least 1");
