@@ -160,6 +160,9 @@ fn options(config: &str) -> TranscribeOptions {
         "greedy_words" => options.word_timestamps = true,
         "greedy_notimestamps" => options.without_timestamps = Some(true),
         "greedy_clip" => options.clip_timestamps = vec![1.5, 4.25],
+        "greedy_prompt" => {
+            options.initial_prompt = Some("A speech of President Kennedy, 1961.".into());
+        }
         "beam5" => options.beam_size = 5,
         "beam3_patience2" => (options.beam_size, options.patience) = (3, 2.0),
         "beam5_lenpen06" => (options.beam_size, options.length_penalty) = (5, Some(0.6)),
@@ -297,6 +300,7 @@ transcript_tests! {
     tiny_en_words: "tiny.en" "greedy_words";
     tiny_en_without_timestamps: "tiny.en" "greedy_notimestamps";
     tiny_en_clip: "tiny.en" "greedy_clip";
+    tiny_en_prompt: "tiny.en" "greedy_prompt";
     tiny_en_beam: "tiny.en" "beam5";
     tiny_en_patience: "tiny.en" "beam3_patience2";
     tiny_en_length_penalty: "tiny.en" "beam5_lenpen06";

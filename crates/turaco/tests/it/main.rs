@@ -8,3 +8,5 @@ mod hub;
 mod mock_hub;
 #[cfg(feature = "hub")]
 mod support;
+#[cfg(feature = "hub")]
+mod whisper_options;
