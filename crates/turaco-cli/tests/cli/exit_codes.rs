@@ -33,6 +33,35 @@ fn wrong_usage_is_2() {
 }
 
 #[test]
+fn absurd_numbers_are_2_and_no_crash() {
+    let home = Home::new();
+    home.write("a.wav", wav(0.5));
+    for (option, value) in [
+        ("--threads", "100000"),
+        ("--beam-size", "100000"),
+        ("--best-of", "100000"),
+    ] {
+        let mut command = home.command(["transcribe", "a.wav", option, value, "-m"]);
+        run(command.arg(model())).fails(2, &[option, "is outside"]);
+    }
+}
+
+#[test]
+fn a_broken_tokenizer_is_3_and_named_where_it_is() {
+    let home = Home::new();
+    home.write("a.wav", wav(0.5));
+    for file in ["model.safetensors", "config.json"] {
+        home.write(
+            &format!("m/{file}"),
+            std::fs::read(model().join(file)).unwrap(),
+        );
+    }
+    home.write("m/tokenizer.json", "{");
+    home.run(["transcribe", "a.wav", "-m", "m"])
+        .fails(3, &["m/tokenizer.json]"]);
+}
+
+#[test]
 fn a_model_that_cannot_be_used_is_3() {
     let home = Home::new();
     home.write("a.wav", wav(0.5));

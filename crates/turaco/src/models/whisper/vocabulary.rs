@@ -137,24 +137,30 @@ fn beside(checkpoint: &Checkpoint, config: &WhisperConfig) -> Result<Option<Voca
 }
 
 impl VocabularySource {
-    /// The tokenizer of a vocabulary found in `path` for a model of `n_vocab` tokens.
+    /// The tokenizer of a vocabulary found in `path`, a folder or the weights in it, for a model of `n_vocab` tokens.
     ///
     /// # Errors
     /// A vocabulary that is broken or belongs to another model.
     pub fn tokenizer(&self, path: &Path, n_vocab: usize) -> Result<WhisperTokenizer> {
+        // Files beside the weights lie in their folder.
+        let folder = if path.is_file() {
+            path.parent().unwrap_or(path)
+        } else {
+            path
+        };
         let vocabulary = match self {
             Self::TokenizerJson(json) => {
-                Vocabulary::from_tokenizer_json(&path.join("tokenizer.json"), json)?
+                Vocabulary::from_tokenizer_json(&folder.join("tokenizer.json"), json)?
             }
             Self::VocabJsonMerges {
                 vocab,
                 merges,
                 added_tokens,
             } => {
-                let added_path = path.join("added_tokens.json");
+                let added_path = folder.join("added_tokens.json");
                 Vocabulary::from_vocab_and_merges(
-                    (&path.join("vocab.json"), vocab),
-                    (&path.join("merges.txt"), merges),
+                    (&folder.join("vocab.json"), vocab),
+                    (&folder.join("merges.txt"), merges),
                     added_tokens
                         .as_ref()
                         .map(|json| (added_path.as_path(), &json[..])),
