@@ -322,7 +322,7 @@ mod tests {
             ("jfk-noise20s", "8000", "jfk-noise20s-8k"),
         ] {
             let path = format!(
-                "{}/../../testdata/silero/{clip}.wav",
+                "{}/../../testdata/audio/{clip}.wav",
                 env!("CARGO_MANIFEST_DIR")
             );
             let audio = Audio::open(path).unwrap();

@@ -383,7 +383,7 @@ mod tests {
     }
 
     fn clip() -> Vec<f32> {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/silero/jfk.wav");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/audio/jfk.wav");
         crate::audio::Audio::open(path).unwrap().into_samples()
     }
 

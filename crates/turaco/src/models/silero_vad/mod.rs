@@ -449,7 +449,7 @@ mod tests {
     }
 
     fn clip(name: &str) -> Vec<f32> {
-        let audio = Audio::open(format!("{TESTDATA}/{name}.wav")).unwrap();
+        let audio = Audio::open(format!("{TESTDATA}/../audio/{name}.wav")).unwrap();
         audio.into_samples()
     }
 
