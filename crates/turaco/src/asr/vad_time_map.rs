@@ -5,6 +5,7 @@
 
 use super::segment::Segment;
 use super::vad::Span;
+use super::words::round2;
 
 /// The samples of all spans, one after the other; what lies beyond the end of `samples` is left out.
 pub fn collect_speech(samples: &[f32], spans: &[Span]) -> Vec<f32> {
@@ -137,13 +138,8 @@ impl TimeMap {
     /// `time` with the silence before span number `span`; behind the last span the last one counts.
     fn shift(&self, time: f64, span: usize) -> f64 {
         let silence = self.silence_before.get(span).or(self.silence_before.last());
-        round_to_centiseconds(silence.unwrap_or(&0.0) + time)
+        round2(silence.unwrap_or(&0.0) + time)
     }
-}
-
-/// Python's `round(seconds, 2)`: the decimal nearest to the exact value.
-fn round_to_centiseconds(seconds: f64) -> f64 {
-    format!("{seconds:.2}").parse().unwrap_or(seconds)
 }
 
 #[cfg(test)]
