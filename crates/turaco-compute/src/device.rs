@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::graph::Graph;
+use crate::graph::{Graph, Work};
 use crate::step::Bindings;
+use crate::storage::Bytes;
 
 /// How a device stores the weight matrices of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -23,6 +24,34 @@ pub enum WeightType {
     Bf16,
     /// Signed bytes with one scale per output row; activations are quantised per row where that is faster.
     Int8,
+    /// Signed bytes with one scale per 32 inputs of a row; activations are quantised alike.
+    Q8,
+    /// Four bits with one scale and one minimum per 32 inputs of a row; activations are quantised to bytes.
+    Q4,
+}
+
+impl WeightType {
+    /// All types, the most exact first.
+    pub const ALL: [Self; 6] = [
+        Self::F32,
+        Self::F16,
+        Self::Bf16,
+        Self::Int8,
+        Self::Q8,
+        Self::Q4,
+    ];
+
+    /// The short name that options and tables use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+            Self::Q8 => "q8",
+            Self::Q4 => "q4",
+        }
+    }
 }
 
 /// A row-major matrix `[rows, cols]` on the host, in any stored format.
@@ -38,22 +67,43 @@ pub struct HostMatrix<'a> {
     pub bytes: &'a [u8],
     /// One factor per row for integer types: value = q * scale.
     pub row_scales: Option<&'a [f32]>,
+    /// The storage of `bytes`, for devices that can keep it instead of a copy.
+    pub storage: Option<&'a Bytes>,
 }
 
 /// A weight matrix on a device; made by [`Device::matrix`].
 pub struct Matrix {
     rows: usize,
     cols: usize,
+    weight_type: WeightType,
+    bytes: usize,
     storage: Box<dyn Any + Send + Sync>,
 }
 
 impl Matrix {
-    pub(crate) fn new(rows: usize, cols: usize, storage: Box<dyn Any + Send + Sync>) -> Self {
+    pub(crate) fn new(
+        (rows, cols): (usize, usize),
+        weight_type: WeightType,
+        bytes: usize,
+        storage: Box<dyn Any + Send + Sync>,
+    ) -> Self {
         Self {
             rows,
             cols,
+            weight_type,
+            bytes,
             storage,
         }
+    }
+
+    /// How the numbers are stored.
+    pub fn weight_type(&self) -> WeightType {
+        self.weight_type
+    }
+
+    /// Bytes that a product with the whole matrix reads.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Outputs (or entries of an embedding table).
@@ -242,7 +292,8 @@ pub(crate) trait Backend: Send + Sync {
     fn write_buffer(&self, buffer: &mut StateBuffer, values: &[f32]) -> Result<()>;
     /// Read a buffer.
     fn read_buffer(&self, buffer: &StateBuffer) -> Result<Vec<f32>>;
-    /// Prepare a graph for replay: plan scratch memory, build the flat list of calls.
+    /// Prepare a graph for replay: plan scratch memory, build the flat list of calls. The scopes of the graph are
+    /// measured by the device while [`crate::trace`] records.
     fn compile(&self, graph: Graph) -> Result<Box<dyn Executable>>;
 }
 
@@ -256,6 +307,8 @@ pub(crate) trait Executable: Send {
     fn id_output(&self, index: usize) -> Result<&[u32]>;
     /// Bytes of scratch memory held.
     fn scratch_bytes(&self) -> usize;
+    /// What a run has to do at least.
+    fn work(&self) -> &Arc<Work>;
 }
 
 /// A handle to one piece of hardware; clones are the same device.

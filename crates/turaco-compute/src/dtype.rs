@@ -1,5 +1,7 @@
 //! Number formats of stored tensors.
 
+use crate::device::WeightType;
+
 /// How the numbers of a stored tensor are laid out in bytes.
 ///
 /// The block types follow ggml: 32 consecutive values of a row share one block.
@@ -34,6 +36,9 @@ pub enum DType {
     Q5_1,
     /// ggml `q8_0`: f16 scale, 32 signed bytes, value = d q.
     Q8_0,
+    /// A whole matrix in the order in which kernels read it, see [`crate::cpu::packed`]. Its values cannot be taken apart
+    /// without its shape: [`DType::bytes_for`] knows no length for it, [`crate::quant::dequantize`] refuses it.
+    Panels(WeightType),
 }
 
 impl DType {
@@ -57,12 +62,13 @@ impl DType {
             Self::Q5_0 => 22,
             Self::Q5_1 => 24,
             Self::Q8_0 => 34,
+            Self::Panels(_) => 0,
         }
     }
 
-    /// Bytes of `len` values, or `None` if that is no whole number of blocks or overflows.
+    /// Bytes of `len` values, or `None` if that is no whole number of blocks or overflows (and for panels).
     pub const fn bytes_for(self, len: usize) -> Option<usize> {
-        if !len.is_multiple_of(self.block_len()) {
+        if !len.is_multiple_of(self.block_len()) || matches!(self, Self::Panels(_)) {
             return None;
         }
         (len / self.block_len()).checked_mul(self.block_bytes())
@@ -85,6 +91,12 @@ impl DType {
             Self::Q5_0 => "q5_0",
             Self::Q5_1 => "q5_1",
             Self::Q8_0 => "q8_0",
+            Self::Panels(WeightType::F32) => "f32 panels",
+            Self::Panels(WeightType::F16) => "f16 panels",
+            Self::Panels(WeightType::Bf16) => "bf16 panels",
+            Self::Panels(WeightType::Int8) => "int8 panels",
+            Self::Panels(WeightType::Q8) => "q8 panels",
+            Self::Panels(WeightType::Q4) => "q4 panels",
         }
     }
 }

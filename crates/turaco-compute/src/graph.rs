@@ -9,7 +9,8 @@
 
 use std::sync::Arc;
 
-use crate::device::{Matrix, Vector};
+use crate::device::{Matrix, Vector, WeightType};
+use crate::trace::Detail;
 
 /// An f32 matrix `[rows, cols]` that exists while a step runs. A value can be a window of columns of another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -295,10 +296,56 @@ pub struct ChooseTokens {
     pub k: usize,
 }
 
+/// Operations `first..end` of a graph under one name, for [`crate::trace`].
+#[derive(Debug, Clone)]
+pub(crate) struct Scope {
+    pub name: Arc<str>,
+    pub detail: Detail,
+    pub first: usize,
+    pub end: usize,
+}
+
+/// What a run of a step has to do at least, whatever the device: the floor of its time is the larger of the bytes over
+/// the bandwidth and the operations over the arithmetic peak.
+///
+/// Left out: activations, keys and values in caches and the operations on them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Bytes of weights of linear maps and convolutions.
+    pub weight_bytes: u64,
+    /// Multiplications and additions, by the type of the numbers that are multiplied.
+    pub operations: Vec<(WeightType, u64)>,
+}
+
+impl Work {
+    /// Operations of all types.
+    pub fn total_operations(&self) -> u64 {
+        self.operations.iter().map(|(_, count)| count).sum()
+    }
+
+    fn add(&mut self, weight_type: WeightType, count: usize) {
+        let count = count as u64;
+        match self.operations.iter_mut().find(|(t, _)| *t == weight_type) {
+            Some((_, sum)) => *sum += count,
+            None => self.operations.push((weight_type, count)),
+        }
+    }
+
+    fn add_product(&mut self, rows: usize, weight: &Matrix) {
+        self.weight_bytes += weight.bytes() as u64;
+        self.add(
+            weight.weight_type(),
+            2 * rows * weight.rows() * weight.cols(),
+        );
+    }
+}
+
 /// A recorded forward pass.
 #[derive(Debug, Default)]
 pub(crate) struct Graph {
     pub ops: Vec<Op>,
+    /// Named parts; an outer one comes before those inside.
+    pub scopes: Vec<Scope>,
     pub values: Vec<(Value, ValueSource)>,
     pub ids: Vec<(Ids, IdsSource)>,
     pub slots: Vec<SlotKind>,
@@ -306,4 +353,63 @@ pub(crate) struct Graph {
     pub outputs: Vec<Value>,
     /// u32 lists that the host reads after a run, in order.
     pub id_outputs: Vec<Ids>,
+}
+
+impl Graph {
+    /// What a run has to do. `attention` is the type to which attention inside the step rounds its inputs.
+    pub fn work(&self, attention: WeightType) -> Work {
+        let mut work = Work::default();
+        for op in &self.ops {
+            match op {
+                Op::Linear { x, weight, .. } => work.add_product(x.rows(), weight),
+                Op::Conv1d { weight, out, .. } => work.add_product(out.rows(), weight),
+                Op::Lstm { x, w_ih, w_hh, .. } => {
+                    work.add_product(x.rows(), w_ih);
+                    work.add_product(x.rows(), w_hh);
+                }
+                Op::Attention {
+                    q,
+                    k,
+                    n_sequences,
+                    shape,
+                    ..
+                } => {
+                    let keys = k.rows() / n_sequences;
+                    work.add(
+                        attention,
+                        4 * q.rows() * keys * shape.n_heads * shape.head_dim,
+                    );
+                }
+                _ => {}
+            }
+        }
+        work
+    }
+}
+
+impl Op {
+    /// The name of the method that records it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Embedding { .. } => "embedding",
+            Self::Linear { .. } => "linear",
+            Self::Conv1d { .. } => "conv1d",
+            Self::LayerNorm { .. } => "layer_norm",
+            Self::RmsNorm { .. } => "rms_norm",
+            Self::Rope { .. } => "rope",
+            Self::Attention { .. } => "attention",
+            Self::CacheAppend { .. } => "cache_append",
+            Self::CachedAttention { .. } => "cached_attention",
+            Self::SwiGlu { .. } => "swiglu",
+            Self::Activate { .. } => "activate",
+            Self::Add { .. } => "add",
+            Self::AddTable { .. } => "add_table",
+            Self::GatherRows { .. } => "gather_rows",
+            Self::Transpose { .. } => "transpose",
+            Self::Softmax { .. } => "softmax",
+            Self::Magnitude { .. } => "magnitude",
+            Self::Lstm { .. } => "lstm",
+            Self::ChooseTokens { .. } => "choose_tokens",
+        }
+    }
 }

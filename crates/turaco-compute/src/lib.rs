@@ -5,9 +5,11 @@ pub mod device;
 pub mod dtype;
 pub mod error;
 pub mod graph;
+pub mod measure;
 pub mod quant;
 pub mod step;
 pub mod storage;
+pub mod trace;
 
 pub use cpu::isa::Isa;
 pub use cpu::{CpuOptions, Precision};
@@ -16,6 +18,6 @@ pub use device::{
 };
 pub use dtype::DType;
 pub use error::{Error, Result};
-pub use graph::{Activation, AttentionShape, ChooseTokens, Ids, Mask, Slot, Value};
+pub use graph::{Activation, AttentionShape, ChooseTokens, Ids, Mask, Slot, Value, Work};
 pub use step::{Bindings, ConvShape, Epilogue, SlotBinding, Step, StepBuilder};
 pub use storage::Bytes;

@@ -67,8 +67,37 @@ pub fn dequantize(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
                 *value = scale * f32::from(q as i8);
             }
         }),
+        // Refused above: no length fits.
+        DType::Panels(_) => {}
     }
     Ok(())
+}
+
+/// The scale and the quants (as stored, nibbles without sign) of one ggml block; `None` for other types and lengths.
+pub(crate) fn block_quants(dtype: DType, block: &[u8]) -> Option<(f16, [i8; BLOCK])> {
+    if dtype.block_len() != BLOCK || block.len() != dtype.block_bytes() {
+        return None;
+    }
+    let scale = f16::from_le_bytes([block[0], block[1]]);
+    let mut quants = [0; BLOCK];
+    match dtype {
+        DType::Q8_0 => quants
+            .iter_mut()
+            .zip(&block[2..])
+            .for_each(|(quant, &byte)| *quant = byte as i8),
+        DType::Q4_0 => nibbles(&block[2..], |i, q| quants[i] = q as i8),
+        DType::Q4_1 => nibbles(&block[4..], |i, q| quants[i] = q as i8),
+        DType::Q5_0 => {
+            let high = fifth_bits(block, 2);
+            nibbles(&block[6..], |i, q| quants[i] = (q | high(i)) as i8);
+        }
+        DType::Q5_1 => {
+            let high = fifth_bits(block, 4);
+            nibbles(&block[8..], |i, q| quants[i] = (q | high(i)) as i8);
+        }
+        _ => return None,
+    }
+    Some((scale, quants))
 }
 
 fn each<const SIZE: usize>(bytes: &[u8], out: &mut [f32], value: impl Fn([u8; SIZE]) -> f32) {

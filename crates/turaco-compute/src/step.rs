@@ -1,13 +1,15 @@
 //! Recording a forward pass once and replaying it for every token.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::device::{Device, Executable, KvCache, Matrix, StateBuffer, Vector};
 use crate::error::{Error, Result};
 use crate::graph::{
-    Activation, AttentionShape, ChooseTokens, Graph, Ids, IdsSource, Mask, Op, Slot, SlotKind,
-    Value, ValueSource,
+    Activation, AttentionShape, ChooseTokens, Graph, Ids, IdsSource, Mask, Op, Scope, Slot,
+    SlotKind, Value, ValueSource, Work,
 };
+use crate::trace::{self, Detail};
 
 /// Records operations; [`finish`](Self::finish) turns them into a [`Step`].
 ///
@@ -17,6 +19,7 @@ use crate::graph::{
 pub struct StepBuilder {
     device: Device,
     graph: Graph,
+    name: Option<&'static str>,
     n_inputs: usize,
     n_id_inputs: usize,
 }
@@ -77,9 +80,54 @@ impl StepBuilder {
         Self {
             device: device.clone(),
             graph: Graph::default(),
+            name: None,
             n_inputs: 0,
             n_id_inputs: 0,
         }
+    }
+
+    /// Call the step `name`: its runs are spans of this name while [`trace`] records.
+    #[must_use]
+    pub fn named(mut self, name: &'static str) -> Self {
+        self.name = Some(name);
+        self
+    }
+
+    /// Call what `record` records `name`, for traces of layers ([`Detail::Layers`]). Scopes nest.
+    pub fn scope<T, E>(
+        &mut self,
+        name: &str,
+        record: impl FnOnce(&mut Self) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        self.named_part(name, Detail::Layers, record)
+    }
+
+    /// As [`scope`](Self::scope), for a part that is a stage of the whole work ([`Detail::Stages`]).
+    pub fn stage<T, E>(
+        &mut self,
+        name: &str,
+        record: impl FnOnce(&mut Self) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        self.named_part(name, Detail::Stages, record)
+    }
+
+    fn named_part<T, E>(
+        &mut self,
+        name: &str,
+        detail: Detail,
+        record: impl FnOnce(&mut Self) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        let first = self.graph.ops.len();
+        let index = self.graph.scopes.len();
+        self.graph.scopes.push(Scope {
+            name: name.into(),
+            detail,
+            first,
+            end: first,
+        });
+        let recorded = record(self);
+        self.graph.scopes[index].end = self.graph.ops.len();
+        recorded
     }
 
     /// An f32 matrix that the host gives to every run, in the order of these calls.
@@ -698,6 +746,7 @@ impl StepBuilder {
         let executable = self.device.0.compile(self.graph)?;
         Ok(Step {
             executable,
+            name: self.name,
             slots,
             inputs,
             id_inputs,
@@ -807,6 +856,7 @@ pub struct Bindings<'run, 'state> {
 /// A forward pass that can be replayed; owns its scratch memory and allocates nothing while it runs.
 pub struct Step {
     executable: Box<dyn Executable>,
+    name: Option<&'static str>,
     slots: Vec<SlotKind>,
     inputs: Vec<usize>,
     id_inputs: Vec<usize>,
@@ -854,7 +904,25 @@ impl Step {
                 ),
             )
         })?;
-        self.executable.run(bindings)
+        match self.name {
+            Some(name) if trace::detail() != Detail::Off => self.run_recorded(name, bindings),
+            _ => self.executable.run(bindings),
+        }
+    }
+
+    #[cold]
+    fn run_recorded(&mut self, name: &'static str, bindings: &mut Bindings<'_, '_>) -> Result<()> {
+        let begin = Instant::now();
+        self.executable.run(bindings)?;
+        let times = (begin, Instant::now());
+        let work = Arc::clone(self.executable.work());
+        trace::record(name.into(), Detail::Stages, times, Some(work));
+        Ok(())
+    }
+
+    /// What a run has to do at least.
+    pub fn work(&self) -> &Work {
+        self.executable.work()
     }
 
     /// Output number `index` of the last run, rows after rows.

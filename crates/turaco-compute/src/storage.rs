@@ -59,6 +59,10 @@ impl Bytes {
         if metadata.len() == 0 {
             return Ok(Self::default());
         }
+        if cfg!(target_family = "wasm") {
+            // Nothing can be mapped there.
+            return std::fs::read(path).map(Self::from);
+        }
         // SAFETY: the mapping is private and read-only, so Rust code cannot write through it. Another process that
         // truncates or rewrites the file while it is mapped breaks the immutability that `&[u8]` assumes; no API of
         // the system prevents that without copying gigabytes, and the documentation above makes it the caller's duty.
@@ -165,12 +169,22 @@ mod tests {
     }
 
     #[test]
+    #[cfg(panic = "unwind")]
     #[should_panic(expected = "outside of 3 bytes")]
     fn slicing_outside_panics() {
         let _ = Bytes::from(vec![1, 2, 3]).slice(2..4);
     }
 
     #[test]
+    fn reads_files() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let bytes = Bytes::map(&folder.join("Cargo.toml")).unwrap();
+        assert!(bytes.starts_with(b"[package]"));
+        assert!(Bytes::map(folder).is_err());
+    }
+
+    #[test]
+    #[cfg(not(target_family = "wasm"))]
     fn maps_files() {
         let path = std::env::temp_dir().join(format!("turaco-storage-{}", std::process::id()));
         std::fs::write(&path, b"weights").unwrap();

@@ -84,9 +84,16 @@ pub(crate) struct Panels<'a, T> {
     pub stride: usize,
     /// Numbers from all blocks of one head to those of the next; 0 if heads are columns of the same blocks.
     pub head_stride: usize,
+    /// Positions, a multiple of [`TILE_KEYS`], after which storage begins again: position `p` is where `p % period` is.
+    pub period: usize,
 }
 
 impl<'a, T> Panels<'a, T> {
+    /// Where the block of position `position` begins.
+    pub(crate) fn place(&self, position: usize) -> usize {
+        position % self.period / BLOCK * self.stride
+    }
+
     /// Where head `head` is, and its first column there.
     pub(crate) fn head(self, head: usize, head_dim: usize) -> (Self, usize) {
         if self.head_stride == 0 {
@@ -120,6 +127,8 @@ pub(crate) struct Planes<T> {
     layer: usize,
     /// Numbers of one block.
     stride: usize,
+    /// Positions.
+    period: usize,
     format: std::marker::PhantomData<T>,
 }
 
@@ -199,6 +208,7 @@ impl<T: CacheNumber> Planes<T> {
             values: Buffer::zeroed(bytes, "a value cache")?,
             layer,
             stride,
+            period: positions.unwrap_or(0),
             format: std::marker::PhantomData,
         })
     }
@@ -211,6 +221,7 @@ impl<T: CacheNumber> Planes<T> {
             values: &self.values.as_slice()[range],
             stride: self.stride,
             head_stride: 0,
+            period: self.period,
         }
     }
 

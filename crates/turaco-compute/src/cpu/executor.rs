@@ -1,6 +1,7 @@
 //! Replay of a planned graph: a loop over its operations.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::cpu::Precision;
 use crate::cpu::arena::{Arena, View};
@@ -19,10 +20,11 @@ use crate::cpu::packed::Shared;
 use crate::cpu::plan::{Details, IdsPlace, Plan};
 use crate::cpu::pool::Pool;
 use crate::cpu::simd::dispatch;
-use crate::device::{Executable, KvCache, Matrix, Vector};
+use crate::device::{Executable, KvCache, Matrix, Vector, WeightType};
 use crate::error::{Error, Result};
-use crate::graph::{Activation, AttentionShape, Graph, Ids, Mask, Op, Value};
+use crate::graph::{Activation, AttentionShape, Graph, Ids, Mask, Op, Scope, Value, Work};
 use crate::step::{Bindings, SlotBinding};
+use crate::trace::{self, Detail, Name};
 
 /// What runs the kernels.
 pub(crate) struct Engine {
@@ -39,6 +41,8 @@ pub(crate) struct CpuExecutable {
     engine: Arc<Engine>,
     linear_scratch: LinearScratch,
     ops: Vec<Op>,
+    scopes: Vec<Scope>,
+    work: Arc<Work>,
     plan: Plan,
     arena: Arena,
     given_ids: Vec<u32>,
@@ -57,7 +61,9 @@ impl CpuExecutable {
             arena: Arena::new(plan.arena_len)?,
             given_ids: vec![0; plan.ids_len.0],
             computed_ids: vec![0; plan.ids_len.1],
+            work: Arc::new(graph.work(attention_type(engine.isa, plan.rounds))),
             ops: graph.ops,
+            scopes: graph.scopes,
             plan,
         })
     }
@@ -84,8 +90,13 @@ impl Executable for CpuExecutable {
             computed_ids: &mut self.computed_ids,
             slots: bindings.slots,
         };
-        for (op, details) in self.ops.iter().zip(&self.plan.details) {
-            machine.run(op, details)?;
+        match trace::detail() {
+            Detail::Off => {
+                for (op, details) in self.ops.iter().zip(&self.plan.details) {
+                    machine.run(op, details)?;
+                }
+            }
+            detail => machine.run_recorded(&self.ops, &self.scopes, detail)?,
         }
         for &(from, to) in &self.plan.output_copies {
             let ([target], readable) = self.arena.split([to]);
@@ -122,6 +133,19 @@ impl Executable for CpuExecutable {
 
     fn scratch_bytes(&self) -> usize {
         self.arena.bytes()
+    }
+
+    fn work(&self) -> &Arc<Work> {
+        &self.work
+    }
+}
+
+/// The type to which attention inside a step rounds its inputs.
+fn attention_type(isa: Isa, rounds: bool) -> WeightType {
+    if rounds && isa == Isa::Avx512Dot {
+        WeightType::Bf16
+    } else {
+        WeightType::F32
     }
 }
 
@@ -204,6 +228,35 @@ impl Machine<'_, '_, '_> {
 
     fn place(&self, ids: Ids) -> IdsPlace {
         self.plan.ids[ids.id as usize]
+    }
+
+    /// All operations, with spans for the scopes (and the operations) that are as fine as `detail`.
+    #[cold]
+    fn run_recorded(&mut self, ops: &[Op], scopes: &[Scope], detail: Detail) -> Result<()> {
+        let mut scopes = scopes
+            .iter()
+            .filter(|scope| scope.detail <= detail && scope.first < scope.end)
+            .peekable();
+        let mut open: Vec<(&Scope, Instant)> = Vec::new();
+        let plan = self.plan;
+        for (index, (op, details)) in ops.iter().zip(&plan.details).enumerate() {
+            while let Some(scope) = scopes.next_if(|scope| scope.first == index) {
+                open.push((scope, Instant::now()));
+            }
+            if detail >= Detail::Operations {
+                let begin = Instant::now();
+                self.run(op, details)?;
+                let times = (begin, Instant::now());
+                trace::record(op.name().into(), Detail::Operations, times, None);
+            } else {
+                self.run(op, details)?;
+            }
+            while let Some((scope, begin)) = open.pop_if(|(scope, _)| scope.end == index + 1) {
+                let name = Name::Shared(Arc::clone(&scope.name));
+                trace::record(name, scope.detail, (begin, Instant::now()), None);
+            }
+        }
+        Ok(())
     }
 
     fn run(&mut self, op: &Op, details: &Details) -> Result<()> {
@@ -596,41 +649,47 @@ impl Machine<'_, '_, '_> {
         let score_view = scores.as_ref().map_or(View::default(), |(_, value)| {
             self.plan.views[value.id as usize]
         });
-        let ([target, captured], readable) = self.arena.split([out, score_view]);
+        let ([target, captured, scratch], readable) =
+            self.arena.split([out, score_view, details.scratch]);
         let q = readable.rows(self.plan.views[q.id as usize]);
         let rows = q.len() / n_sequences;
         let heads = scores.as_ref().map_or(&[][..], |(heads, _)| heads);
         let appended = details.appended / n_sequences;
-        for index in 0..*n_sequences {
-            let (cache, shape): (&KvCache, AttentionShape) = match &self.slots[slot.0] {
-                SlotBinding::Write(caches) => (&*caches[index], *shape),
-                SlotBinding::Read(caches) => (
-                    caches[index],
-                    AttentionShape {
-                        mask: Mask::Full,
-                        ..*shape
-                    },
-                ),
+        let mut index = 0;
+        while index < *n_sequences {
+            // Neighbours that read the same cache, such as beams, are one sequence with more queries.
+            let (cache, shape, same): (&KvCache, AttentionShape, usize) = match &self.slots[slot.0]
+            {
+                SlotBinding::Write(caches) => (&*caches[index], *shape, 1),
+                SlotBinding::Read(caches) => {
+                    let same = caches[index..]
+                        .iter()
+                        .take_while(|cache| std::ptr::eq(**cache, caches[index]))
+                        .count();
+                    let mask = Mask::Full;
+                    (caches[index], AttentionShape { mask, ..*shape }, same)
+                }
                 SlotBinding::Buffer(_) => return Ok(()),
             };
             let n_keys = cache.len() + appended;
-            let q_rows = q.slice(index * rows, rows);
-            let target = &mut target[index * rows * out.cols..][..rows * out.cols];
+            let q_rows = q.slice(index * rows, same * rows);
+            let target = &mut target[index * rows * out.cols..][..same * rows * out.cols];
             with_planes!(cache.storage::<CpuCache>()?, planes => {
                 let sequence = Sequence {
                     q: q_rows,
                     panels: planes.layer(*layer),
-                    n_keys,
+                    keys: (0, n_keys),
                     first_position: cache.len(),
                 };
-                attention(self.engine, sequence, &shape, target);
+                attention(self.engine, sequence, rows, &shape, scratch, target);
                 let capacity = score_view.cols;
                 for (nth, &head) in heads.iter().enumerate() {
                     let first = (nth * q.len() + index * rows) * capacity;
-                    let captured = &mut captured[first..][..rows * capacity];
+                    let captured = &mut captured[first..][..same * rows * capacity];
                     capture_scores(self.engine, sequence, &shape, head, capacity, captured);
                 }
             });
+            index += same;
         }
         Ok(())
     }

@@ -2,10 +2,12 @@
 
 use std::sync::OnceLock;
 
-use crate::cpu::packed::{MatrixSource, PackedMatrix};
+use crate::cpu::packed::{MatrixSource, PANEL, PackedMatrix};
 use crate::cpu::pool::Pool;
 use crate::device::{HostMatrix, WeightType};
+use crate::dtype::DType;
 use crate::error::Result;
+use crate::storage::Bytes;
 
 /// A packed matrix. Tables that are added as they are get widened once, when they are first used so.
 pub(crate) struct CpuMatrix {
@@ -20,17 +22,10 @@ impl CpuMatrix {
         weight_type: WeightType,
         pool: &Pool,
     ) -> Result<Self> {
-        let sources: Vec<MatrixSource<'_>> = sources
-            .iter()
-            .map(|source| MatrixSource {
-                dtype: source.dtype,
-                n: source.rows,
-                k: source.cols,
-                bytes: source.bytes,
-                row_scales: source.row_scales,
-            })
-            .collect();
-        let packed = PackedMatrix::pack_stacked(&sources, weight_type, pool)?;
+        let packed = match stored(sources, weight_type) {
+            Some((cols, parts)) => PackedMatrix::from_stored(weight_type, cols, &parts, pool)?,
+            None => pack(sources, weight_type, pool)?,
+        };
         Ok(Self {
             packed,
             table: OnceLock::new(),
@@ -44,13 +39,51 @@ impl CpuMatrix {
 
     /// All values as f32, row after row.
     pub(crate) fn table(&self) -> &[f32] {
-        self.table.get_or_init(|| {
-            let (rows, cols) = (self.packed.n(), self.packed.k());
-            let mut values = vec![0.0; rows * cols];
-            for (row, out) in values.chunks_exact_mut(cols).enumerate() {
-                self.packed.row_f32(row, out);
-            }
-            values
-        })
+        self.table.get_or_init(|| self.packed.values())
     }
+}
+
+/// Columns and parts of sources that are packed as they are wanted, and can be kept where they are.
+fn stored(
+    sources: &[HostMatrix<'_>],
+    weight_type: WeightType,
+) -> Option<(usize, Vec<(usize, Bytes)>)> {
+    let cols = sources.first()?.cols;
+    let last = sources.len() - 1;
+    let part = |(index, source): (usize, &HostMatrix<'_>)| {
+        let whole_panels = index == last || source.rows.is_multiple_of(PANEL);
+        let fits = source.dtype == DType::Panels(weight_type) && source.cols == cols;
+        (fits && whole_panels).then(|| Some((source.rows, source.storage?.clone())))?
+    };
+    let parts = sources.iter().enumerate().map(part);
+    Some((cols, parts.collect::<Option<_>>()?))
+}
+
+/// Packs row-major sources; those that are panels of another type are taken apart first.
+fn pack(sources: &[HostMatrix<'_>], weight_type: WeightType, pool: &Pool) -> Result<PackedMatrix> {
+    let opened = sources
+        .iter()
+        .map(|source| match source.dtype {
+            DType::Panels(stored) => {
+                let bytes = source.storage.cloned();
+                let bytes = bytes.unwrap_or_else(|| source.bytes.to_vec().into());
+                let parts = [(source.rows, bytes)];
+                let matrix = PackedMatrix::from_stored(stored, source.cols, &parts, pool)?;
+                Ok(Some(matrix.values()))
+            }
+            _ => Ok(None),
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let sources: Vec<MatrixSource<'_>> = sources
+        .iter()
+        .zip(&opened)
+        .map(|(source, values)| MatrixSource {
+            dtype: values.as_ref().map_or(source.dtype, |_| DType::F32),
+            n: source.rows,
+            k: source.cols,
+            bytes: values.as_deref().map_or(source.bytes, bytemuck::cast_slice),
+            row_scales: source.row_scales,
+        })
+        .collect();
+    PackedMatrix::pack_stacked(&sources, weight_type, pool)
 }

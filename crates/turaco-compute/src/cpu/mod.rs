@@ -87,8 +87,9 @@ impl Backend for CpuBackend {
 
     fn matrix(&self, sources: &[HostMatrix<'_>], weight_type: WeightType) -> Result<Matrix> {
         let matrix = CpuMatrix::new(sources, weight_type, &self.engine.pool)?;
-        let (rows, cols) = (matrix.packed().n(), matrix.packed().k());
-        Ok(Matrix::new(rows, cols, Box::new(matrix)))
+        let packed = matrix.packed();
+        let (shape, bytes) = ((packed.n(), packed.k()), packed.bytes());
+        Ok(Matrix::new(shape, weight_type, bytes, Box::new(matrix)))
     }
 
     fn vector(&self, values: &[f32]) -> Result<Vector> {
@@ -177,5 +178,12 @@ pub fn physical_cores() -> usize {
 
 /// Whether the processor multiplies bf16 matrices by itself.
 pub fn has_bf16_products() -> bool {
-    isa::Isa::best() == isa::Isa::Avx512Dot
+    #[cfg(target_arch = "aarch64")]
+    {
+        std::arch::is_aarch64_feature_detected!("bf16")
+    }
+    #[cfg(not(target_arch = "aarch64"))]
+    {
+        isa::Isa::best() == isa::Isa::Avx512Dot
+    }
 }

@@ -3,6 +3,7 @@
 use crate::cpu::Precision;
 use crate::cpu::arena::{LINE, View};
 use crate::cpu::cache::{CpuCache, head_panel_len};
+use crate::cpu::kernels::attention::split_len;
 use crate::cpu::matrix::CpuMatrix;
 use crate::device::{KvCache, Matrix, StateBuffer, Vector, WeightType};
 use crate::error::{Error, Result};
@@ -288,7 +289,7 @@ fn rounds(graph: &Graph, precision: Precision) -> Result<bool> {
     for op in &graph.ops {
         if let Op::Linear { weight, .. } = op {
             let weight_type = weight.storage::<CpuMatrix>()?.packed().weight_type();
-            if !matches!(weight_type, WeightType::Bf16 | WeightType::Int8) {
+            if weight_type != WeightType::Bf16 && !weight_type.is_integer() {
                 return Ok(false);
             }
             any = true;
@@ -560,6 +561,13 @@ fn scratch_shape(graph: &Graph, op: &Op) -> (usize, usize) {
             2 * shape.n_kv_heads,
             head_panel_len(shape.head_dim, k.rows() / n_sequences),
         ),
+        // What ranges of keys give.
+        Op::CachedAttention {
+            q,
+            n_sequences,
+            shape,
+            ..
+        } => (1, split_len(q.rows(), q.rows() / n_sequences, shape)),
         // Cosines and sines.
         Op::Rope { x, head_dim, .. } => (x.rows(), *head_dim),
         _ => (0, 0),

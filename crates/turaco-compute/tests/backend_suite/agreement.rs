@@ -505,7 +505,8 @@ fn lstm_agrees_and_carries_its_state() {
                 result
             };
             let whole = run(&[6]);
-            assert_close(&run(&[1, 2, 3]), &whole, 1e-6, "in pieces");
+            // One row and several take different kernels, which add in different orders.
+            assert_close(&run(&[1, 2, 3]), &whole, 4e-6, "in pieces");
             whole
         });
     }

@@ -4,3 +4,4 @@ mod agreement;
 mod choosing;
 mod meaning;
 mod support;
+mod tracing;

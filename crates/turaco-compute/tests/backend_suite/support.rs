@@ -57,6 +57,7 @@ pub fn matrix(device: &Device, rows: usize, cols: usize, values: &[f32]) -> Arc<
         cols,
         bytes: &bytes,
         row_scales: None,
+        storage: None,
     };
     device.matrix(&[source], WeightType::F32).unwrap()
 }

@@ -62,6 +62,18 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
+    fn prefetch(self, line: *const u8) {
+        // SAFETY: a prefetch of any address has no effect but on speed; its intrinsic is not stable.
+        unsafe {
+            std::arch::asm!(
+                "prfm pldl1keep, [{line}]",
+                line = in(reg) line,
+                options(nostack, readonly, preserves_flags),
+            );
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load_ptr(self, from: *const f32) -> float32x4_t {
         // SAFETY: `self` proves the instructions, the caller the memory.
         unsafe { vld1q_f32(from) }

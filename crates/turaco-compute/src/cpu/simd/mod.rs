@@ -7,6 +7,8 @@
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 pub(crate) mod math;
+#[cfg(test)]
+pub(crate) mod plain;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod wasm32;
 #[cfg(target_arch = "x86_64")]
@@ -37,6 +39,9 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// `to` must be writable for a whole vector.
     unsafe fn store_ptr(self, to: *mut f32, value: Self::F32);
+    /// Ask for a cache line that is going to be read; any address is allowed.
+    #[inline(always)]
+    fn prefetch(self, _line: *const u8) {}
     /// Widened to f32.
     ///
     /// # Safety
@@ -80,7 +85,8 @@ pub(crate) trait Simd: Copy {
     fn mask_from_bits(self, bits: u32) -> Self::Mask;
     /// Bit `i` is lane `i`.
     fn mask_bits(self, mask: Self::Mask) -> u32;
-    /// 2 to the power of the integer `n` that was added to [`math::ROUND`] to give `shifted`, for `n` of -126 to 127.
+    /// 2 to the power of the integer `n` that was added to [`math::ROUND`] to give `shifted`, for `n` of -126 to 127; 0
+    /// for -127.
     fn power_of_two(self, shifted: Self::F32) -> Self::F32;
     /// For positive normal numbers: `(m, e)` with `a = m 2^e` and `m` from 1 to below 2.
     fn split_exponent(self, a: Self::F32) -> (Self::F32, Self::F32);

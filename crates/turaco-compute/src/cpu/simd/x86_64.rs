@@ -84,6 +84,12 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch(self, line: *const u8) {
+        // SAFETY: a prefetch of any address has no effect but on speed.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+    }
+
+    #[inline(always)]
     unsafe fn load_ptr(self, from: *const f32) -> __m256 {
         // SAFETY: `self` proves the instructions, the caller the memory.
         unsafe { _mm256_loadu_ps(from) }
@@ -159,6 +165,12 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn mask_bits(self, mask: __mmask16) -> u32 {
         u32::from(mask)
+    }
+
+    #[inline(always)]
+    fn prefetch(self, line: *const u8) {
+        // SAFETY: a prefetch of any address has no effect but on speed.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
     }
 
     #[inline(always)]

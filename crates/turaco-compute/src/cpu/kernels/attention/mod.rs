@@ -3,18 +3,25 @@
 //!
 //! The vector kernel takes up to six rows of queries at a time over tiles of 64 keys. A row is one query head; heads
 //! that share keys are rows of the same tile, so that every key is loaded once for all of them.
+//!
+//! With many queries a task is one head of some of them. With few queries and many keys, as in a decode step, memory is
+//! the limit: a task is then a range of keys under all heads, which lie together in memory, and the results of the
+//! ranges are merged. Ranges depend on the number of keys alone, so results do not depend on the number of threads.
 
+mod merge;
 mod product;
+#[cfg(test)]
+mod tests;
 mod tiles;
 
 use std::marker::PhantomData;
-#[cfg(target_arch = "x86_64")]
-use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use half::bf16;
 
-use crate::cpu::cache::{BLOCK, CacheNumber, Panels, PanelsMut, head_panel_len, pack, pack_pairs};
+use crate::cpu::cache::{
+    BLOCK, CacheNumber, Panels, PanelsMut, TILE_KEYS, head_panel_len, pack, pack_pairs,
+};
 use crate::cpu::executor::Engine;
 use crate::cpu::isa::Isa;
 #[cfg(target_arch = "x86_64")]
@@ -23,8 +30,7 @@ use crate::cpu::packed::Shared;
 use crate::cpu::simd::{Kernel, Simd, dispatch};
 use crate::graph::{AttentionShape, Mask};
 
-#[cfg(target_arch = "x86_64")]
-use self::product::Product as _;
+use self::merge::Merge;
 use self::product::Widened;
 use self::tiles::Tiles;
 use super::{Rows, over_rows};
@@ -32,14 +38,32 @@ use super::{Rows, over_rows};
 /// Rows of one register tile.
 const TILE_ROWS: usize = 6;
 
-/// Most rows of one task.
-const TASK_ROWS: usize = 48;
+/// Most rows of one task: enough that keys and values come seldom from beyond the second cache.
+const TASK_ROWS: usize = 192;
 
 /// Sums that a task holds.
-const TASK_SUMS: usize = 48 * 128;
+const TASK_SUMS: usize = 192 * 64;
 
 /// Multiply-adds worth waking another thread.
 const WORTH_A_TASK: usize = 40_000;
+
+/// Most queries of a sequence whose keys are cut into ranges.
+const SPLIT_QUERIES: usize = 4;
+
+/// Most ranges of keys, and the fewest tiles of keys in one.
+const MAX_PARTS: usize = 16;
+const PART_TILES: usize = 2;
+
+/// Tiles of keys below which heads are tasks enough.
+const SPLIT_TILES: usize = 8;
+
+/// Values of working memory that [`attention`] wants for `queries` queries in sequences of `each`.
+pub(crate) fn split_len(queries: usize, each: usize, shape: &AttentionShape) -> usize {
+    if each > SPLIT_QUERIES {
+        return 0;
+    }
+    MAX_PARTS * merge::part_len(queries * shape.n_heads, shape.head_dim)
+}
 
 /// Keys that a query at `position` sees, of `n_keys`.
 fn visible(mask: Mask, position: usize, n_keys: usize) -> Range<usize> {
@@ -58,9 +82,18 @@ fn visible(mask: Mask, position: usize, n_keys: usize) -> Range<usize> {
 pub(crate) struct Sequence<'a, T> {
     pub q: Rows<'a>,
     pub panels: Panels<'a, T>,
-    pub n_keys: usize,
+    /// Positions of the keys that there are.
+    pub keys: (usize, usize),
     /// Position of the first query among the keys.
     pub first_position: usize,
+}
+
+impl<T> Sequence<'_, T> {
+    /// Keys that the query at `position` sees.
+    fn visible(&self, mask: Mask, position: usize) -> Range<usize> {
+        let seen = visible(mask, position, self.keys.1);
+        seen.start.max(self.keys.0).min(seen.end)..seen.end
+    }
 }
 
 /// Queries, keys and values of several sequences, one after the other.
@@ -101,7 +134,7 @@ pub(crate) fn attention_of_rows(
         } else {
             let mut panels = HeadPanels::new(&mut *scratch, keys, shape);
             pack(engine.isa, &engine.pool, k, v, 0, panels.writable());
-            attention(engine, panels.sequence(q), shape, out);
+            attention(engine, panels.sequence(q), queries, shape, &mut [], out);
         }
     }
 }
@@ -148,26 +181,37 @@ impl<'a, T> HeadPanels<'a, T> {
                 values: self.values,
                 stride: self.stride,
                 head_stride: self.head_stride,
+                period: self.n_keys.next_multiple_of(TILE_KEYS),
             },
-            n_keys: self.n_keys,
+            keys: (0, self.n_keys),
             first_position: 0,
         }
     }
 }
 
-/// Attention of one sequence. `out` is `[q rows, n_heads * head_dim]`.
+/// Attention of one sequence, or of several with the same keys: `each` is the number of queries of one of them. `out` is
+/// `[q rows, n_heads * head_dim]`; `scratch` has [`split_len`] values, or fewer if keys need not be cut into ranges.
 pub(crate) fn attention<T: CacheNumber>(
     engine: &Engine,
     sequence: Sequence<'_, T>,
+    each: usize,
     shape: &AttentionShape,
+    scratch: &mut [f32],
     out: &mut [f32],
 ) {
-    let isa = if vectorised(shape) {
-        engine.isa
+    let (isa, scratch) = if vectorised(shape) {
+        (engine.isa, scratch)
     } else {
-        Isa::Scalar
+        (Isa::Scalar, &mut [][..])
     };
-    over_pieces(engine, sequence, shape, out, |piece| dispatch(isa, piece));
+    let scratch = if each <= SPLIT_QUERIES {
+        scratch
+    } else {
+        &mut []
+    };
+    over_pieces(engine, sequence, shape, scratch, out, |piece| {
+        dispatch(isa, piece);
+    });
 }
 
 /// The same with panels of bf16 pairs (see [`pack_pairs`](crate::cpu::cache::pack_pairs)), queries and weights rounded
@@ -180,7 +224,7 @@ fn attention_of_pairs(
 ) {
     #[cfg(target_arch = "x86_64")]
     if let (Some(dot), Some(simd)) = (Avx512Dot::new(), Avx512::new()) {
-        over_pieces(engine, sequence, shape, out, |piece| {
+        over_pieces(engine, sequence, shape, &mut [], out, |piece| {
             // SAFETY: the tokens prove the features.
             unsafe { run_pairs(dot, simd, &piece) };
         });
@@ -200,24 +244,7 @@ fn takes_pairs(engine: &Engine, shape: &AttentionShape) -> bool {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
 unsafe fn run_pairs(dot: Avx512Dot, simd: Avx512, piece: &Piece<'_, bf16>) {
-    let product = product::Pairs(dot);
-    let head_dim = piece.shape.head_dim;
-    let mut rounded = [const { MaybeUninit::<bf16>::uninit() }; TASK_SUMS];
-    let mut queries = [std::ptr::null(); TASK_ROWS];
-    let places = rounded.chunks_exact_mut(head_dim).zip(piece.rows.clone());
-    for (pointer, (place, row)) in queries.iter_mut().zip(places) {
-        let query = piece.query(row);
-        let to: *mut bf16 = place.as_mut_ptr().cast();
-        for column in (0..head_dim).step_by(Avx512::LANES) {
-            let numbers = simd.load(&query[column..]);
-            // SAFETY: the place has as many numbers as the query, a multiple of the lanes.
-            unsafe { product.store(simd, to.add(column), numbers) };
-        }
-        *pointer = to.cast_const();
-    }
-    let mut tiles = Tiles::new(product, piece, queries);
-    // SAFETY: the queries were just written.
-    unsafe { tiles.run(simd) };
+    Tiles::new(simd, product::Pairs(dot), piece).run(simd);
 }
 
 /// Calls `task` with every piece of an attention.
@@ -225,39 +252,114 @@ fn over_pieces<'a, T: Copy + Sync>(
     engine: &Engine,
     sequence: Sequence<'a, T>,
     shape: &AttentionShape,
+    scratch: &mut [f32],
     out: &mut [f32],
     task: impl Fn(Piece<'a, T>) + Sync,
 ) {
-    let group = shape.n_heads / shape.n_kv_heads;
-    let rows = sequence.q.len() * group;
-    // Equal tasks of whole tiles, as large as their sums allow.
-    let fitting = (TASK_SUMS / shape.head_dim / TILE_ROWS * TILE_ROWS).clamp(TILE_ROWS, TASK_ROWS);
-    let per_task = rows
-        .div_ceil(rows.div_ceil(fitting).max(1))
-        .next_multiple_of(TILE_ROWS);
-    let per_head = rows.div_ceil(per_task.max(1));
+    let rows = sequence.q.len() * shape.n_heads / shape.n_kv_heads;
     assert_eq!(out.len(), sequence.q.len() * shape.n_heads * shape.head_dim);
-    if sequence.n_keys == 0 {
+    if rows == 0 {
+        return;
+    }
+    let last = sequence.first_position + sequence.q.len() - 1;
+    let seen = sequence.visible(shape.mask, sequence.first_position).start
+        ..sequence.visible(shape.mask, last).end;
+    if seen.is_empty() {
         out.fill(0.0);
         return;
     }
-    let out = Shared::new(out);
+    let part_len = merge::part_len(sequence.q.len() * shape.n_heads, shape.head_dim);
+    let cut = Cut::new(shape, rows, &seen, scratch.len() / part_len);
+    let parts = Shared::new(&mut *scratch);
+    let whole = Shared::new(&mut *out);
     let run = |index: usize| {
-        let (kv_head, part) = (index / per_head, index % per_head);
+        let (part, rest) = (index / cut.per_part(), index % cut.per_part());
+        let (heads, rest) = (rest / cut.row_tasks, rest % cut.row_tasks);
+        let first_key = seen.start / TILE_KEYS * TILE_KEYS + part * cut.keys;
         task(Piece {
             sequence,
             shape: *shape,
-            kv_head,
-            rows: part * per_task..rows.min((part + 1) * per_task),
-            out,
+            kv_heads: heads * cut.heads..shape.n_kv_heads.min((heads + 1) * cut.heads),
+            rows: rest * cut.rows..rows.min((rest + 1) * cut.rows),
+            keys: first_key..first_key + cut.keys,
+            out: if cut.parts == 1 {
+                Output::Whole(whole)
+            } else {
+                Output::Part(parts, part * part_len)
+            },
         });
     };
-    let tasks = shape.n_kv_heads * per_head;
-    let work = rows * shape.n_kv_heads * shape.head_dim * sequence.n_keys;
+    let tasks = cut.parts * cut.per_part();
+    let work = rows * shape.n_kv_heads * shape.head_dim * seen.len();
     if work < WORTH_A_TASK {
         (0..tasks).for_each(run);
     } else {
         engine.pool.run(tasks, &run);
+    }
+    if cut.parts > 1 {
+        let merge = Merge {
+            parts: &scratch[..cut.parts * part_len],
+            head_dim: shape.head_dim,
+            out,
+        };
+        dispatch(engine.isa, merge);
+    }
+}
+
+/// How an attention is cut into pieces.
+struct Cut {
+    /// Ranges of keys, and how many keys each has.
+    parts: usize,
+    keys: usize,
+    /// Key heads of a piece, and how many tasks that makes.
+    heads: usize,
+    head_tasks: usize,
+    /// Rows of each head of a piece, and how many tasks that makes.
+    rows: usize,
+    row_tasks: usize,
+}
+
+impl Cut {
+    /// For `rows` rows per key head that see the keys `seen`, in at most `max_parts` parts.
+    fn new(shape: &AttentionShape, rows: usize, seen: &Range<usize>, max_parts: usize) -> Self {
+        // Rows of all heads of a piece: whole tiles, as many as their sums allow.
+        let fitting =
+            (TASK_SUMS / shape.head_dim / TILE_ROWS * TILE_ROWS).clamp(TILE_ROWS, TASK_ROWS);
+        let tiles = seen.end.div_ceil(TILE_KEYS) - seen.start / TILE_KEYS;
+        let parts = if tiles >= SPLIT_TILES && rows <= fitting {
+            (tiles / PART_TILES).min(MAX_PARTS).min(max_parts).max(1)
+        } else {
+            1
+        };
+        if parts == 1 {
+            let per_task = rows
+                .div_ceil(rows.div_ceil(fitting))
+                .next_multiple_of(TILE_ROWS);
+            return Self {
+                parts,
+                keys: tiles * TILE_KEYS,
+                heads: 1,
+                head_tasks: shape.n_kv_heads,
+                rows: per_task,
+                row_tasks: rows.div_ceil(per_task),
+            };
+        }
+        let part_tiles = tiles.div_ceil(parts);
+        let head_tasks = shape.n_kv_heads.div_ceil(fitting / rows);
+        let heads = shape.n_kv_heads.div_ceil(head_tasks);
+        Self {
+            parts: tiles.div_ceil(part_tiles),
+            keys: part_tiles * TILE_KEYS,
+            heads,
+            head_tasks: shape.n_kv_heads.div_ceil(heads),
+            rows,
+            row_tasks: 1,
+        }
+    }
+
+    /// Pieces of one range of keys.
+    fn per_part(&self) -> usize {
+        self.head_tasks * self.row_tasks
     }
 }
 
@@ -275,8 +377,8 @@ pub(crate) fn capture_scores<T: CacheNumber>(
     capacity: usize,
     out: &mut [f32],
 ) {
-    let (rows, n_keys) = (sequence.q.len(), sequence.n_keys);
-    assert!(n_keys <= capacity && out.len() == rows * capacity);
+    let (rows, n_keys) = (sequence.q.len(), sequence.keys.1);
+    assert!(n_keys <= capacity && n_keys <= sequence.panels.period && out.len() == rows * capacity);
     let kv_head = head / (shape.n_heads / shape.n_kv_heads);
     let (panels, column) = sequence.panels.head(kv_head, shape.head_dim);
     let weight = shape.head_dim / 8 + 1;
@@ -308,7 +410,8 @@ impl<T: CacheNumber> Kernel for Capture<'_, T> {
 
     fn run_scalar(self) {
         for (block, out) in self.out.chunks_mut(BLOCK).enumerate() {
-            let scores = block_scores(self.q, &self.panels, self.column, block);
+            let place = self.panels.place(block * BLOCK);
+            let scores = block_scores(self.q, &self.panels, self.column, place);
             for (out, score) in out.iter_mut().zip(scores) {
                 *out = score * self.scale;
             }
@@ -318,7 +421,7 @@ impl<T: CacheNumber> Kernel for Capture<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         for (block, out) in self.out.chunks_mut(BLOCK).enumerate() {
-            let start = block * self.panels.stride + self.column * BLOCK;
+            let start = self.panels.place(block * BLOCK) + self.column * BLOCK;
             let keys = &self.panels.keys[start..][..self.q.len() * BLOCK];
             let mut scores = [0.0; BLOCK];
             for first in (0..BLOCK).step_by(S::LANES) {
@@ -335,15 +438,15 @@ impl<T: CacheNumber> Kernel for Capture<'_, T> {
     }
 }
 
-/// Products of a query with the 16 keys of a block.
+/// Products of a query with the 16 keys of the block that begins at `place`.
 #[inline(always)]
 fn block_scores<T: CacheNumber>(
     q: &[f32],
     panels: &Panels<'_, T>,
     column: usize,
-    block: usize,
+    place: usize,
 ) -> [f32; BLOCK] {
-    let keys = &panels.keys[block * panels.stride + column * BLOCK..][..q.len() * BLOCK];
+    let keys = &panels.keys[place + column * BLOCK..][..q.len() * BLOCK];
     let mut sums = [0.0_f32; BLOCK];
     for (&q, keys) in q.iter().zip(keys.as_chunks::<BLOCK>().0) {
         for (sum, key) in sums.iter_mut().zip(keys) {
@@ -353,14 +456,24 @@ fn block_scores<T: CacheNumber>(
     sums
 }
 
-/// Some rows of the query heads that share one head of keys. Row `r` is head `r % group` of query `r / group`.
+/// Some rows of the query heads that share some heads of keys, and some of these keys. Row `r` is head `r % group` of
+/// query `r / group`.
 struct Piece<'a, T> {
     sequence: Sequence<'a, T>,
     shape: AttentionShape,
-    kv_head: usize,
+    kv_heads: Range<usize>,
     rows: Range<usize>,
-    /// All of the sequence's output; pieces write different parts.
-    out: Shared<f32>,
+    keys: Range<usize>,
+    out: Output,
+}
+
+/// Where the results of a piece go.
+#[derive(Clone, Copy)]
+enum Output {
+    /// All of the output; pieces write different rows and heads.
+    Whole(Shared<f32>),
+    /// What [`Merge`] puts together: all parts, and where this one begins.
+    Part(Shared<f32>, usize),
 }
 
 impl<T> Piece<'_, T> {
@@ -368,31 +481,46 @@ impl<T> Piece<'_, T> {
         self.shape.n_heads / self.shape.n_kv_heads
     }
 
-    /// Query row `row`.
+    /// Number of row `row` of head `kv_head` among all heads of all queries.
     #[inline(always)]
-    fn query(&self, row: usize) -> &[f32] {
+    fn index(&self, kv_head: usize, row: usize) -> usize {
         let (query, head) = (row / self.group(), row % self.group());
-        let column = (self.kv_head * self.group() + head) * self.shape.head_dim;
-        &self.sequence.q.row(query)[column..][..self.shape.head_dim]
+        query * self.shape.n_heads + kv_head * self.group() + head
     }
 
-    /// Keys that query row `row` sees.
+    /// The query of row `row`.
+    #[inline(always)]
+    fn query(&self, kv_head: usize, row: usize) -> &[f32] {
+        let head = self.index(kv_head, row) % self.shape.n_heads;
+        let query = self.sequence.q.row(row / self.group());
+        &query[head * self.shape.head_dim..][..self.shape.head_dim]
+    }
+
+    /// Keys that row `row` sees.
     #[inline(always)]
     fn visible(&self, row: usize) -> Range<usize> {
         let position = self.sequence.first_position + row / self.group();
-        visible(self.shape.mask, position, self.sequence.n_keys)
+        let seen = self.sequence.visible(self.shape.mask, position);
+        let end = seen.end.min(self.keys.end);
+        seen.start.max(self.keys.start).min(end)..end
     }
 
-    /// Where the result of query row `row` goes.
+    /// Where the result of a row goes, and for a part where the maximum and the sum of its weights go.
     #[inline(always)]
-    fn target(&self, row: usize) -> *mut f32 {
-        let (query, head) = (row / self.group(), row % self.group());
-        let AttentionShape {
-            n_heads, head_dim, ..
-        } = self.shape;
-        let head = self.kv_head * self.group() + head;
-        // SAFETY: `attention` checked the length of the output.
-        unsafe { self.out.get().add((query * n_heads + head) * head_dim) }
+    fn target(&self, kv_head: usize, row: usize) -> (*mut f32, Option<*mut [f32; 2]>) {
+        let (head_dim, index) = (self.shape.head_dim, self.index(kv_head, row));
+        // SAFETY: `over_pieces` checked the length of the output and cut parts of the right length.
+        unsafe {
+            match self.out {
+                Output::Whole(out) => (out.get().add(index * head_dim), None),
+                Output::Part(parts, start) => {
+                    let part = parts.get().add(start);
+                    let rows = self.sequence.q.len() * self.shape.n_heads;
+                    let weights = part.add(merge::weights_at(rows, head_dim, index));
+                    (part.add(index * head_dim), Some(weights.cast()))
+                }
+            }
+        }
     }
 }
 
@@ -401,55 +529,56 @@ impl<T: CacheNumber> Kernel for Piece<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let mut queries = [std::ptr::null(); TASK_ROWS];
-        for (pointer, row) in queries.iter_mut().zip(self.rows.clone()) {
-            *pointer = self.query(row).as_ptr();
-        }
-        let mut tiles = Tiles::new(Widened(PhantomData), &self, queries);
-        // SAFETY: the pointers are to slices of this length.
-        unsafe { tiles.run(s) };
+        Tiles::new(s, Widened(PhantomData), &self).run(s);
     }
 
     fn run_scalar(self) {
         let AttentionShape {
             head_dim, scale, ..
         } = self.shape;
-        let (panels, column) = self.sequence.panels.head(self.kv_head, head_dim);
-        let panels = &panels;
-        for row in self.rows.clone() {
-            let q = self.query(row);
-            // SAFETY: this row of the output belongs to this piece.
-            let out = unsafe { std::slice::from_raw_parts_mut(self.target(row), head_dim) };
-            let (mut max, mut sum) = (f32::NEG_INFINITY, 0.0_f32);
-            out.fill(0.0);
-            let seen = self.visible(row);
-            for block in seen.start / BLOCK..seen.end.div_ceil(BLOCK) {
-                let first = seen.start.saturating_sub(block * BLOCK);
-                let last = BLOCK.min(seen.end - block * BLOCK);
-                let scores = block_scores(q, panels, column, block).map(|score| score * scale);
-                let highest = scores[first..last]
-                    .iter()
-                    .fold(max, |max, &score| max.max(score));
-                if highest > max && max > f32::NEG_INFINITY {
-                    let correction = (max - highest).exp();
-                    sum *= correction;
-                    out.iter_mut().for_each(|out| *out *= correction);
-                }
-                max = highest;
-                for (lane, score) in scores.iter().enumerate().take(last).skip(first) {
-                    let weight = (score - max).exp();
-                    sum += weight;
-                    for (index, out) in out.iter_mut().enumerate() {
-                        let column = column + index;
-                        let group = column / BLOCK * BLOCK * BLOCK;
-                        let value = panels.values
-                            [block * panels.stride + group + lane * BLOCK + column % BLOCK];
-                        *out += weight * value.widen();
+        for kv_head in self.kv_heads.clone() {
+            let (panels, column) = self.sequence.panels.head(kv_head, head_dim);
+            let panels = &panels;
+            for row in self.rows.clone() {
+                let q = self.query(kv_head, row);
+                let (out, weights) = self.target(kv_head, row);
+                // SAFETY: this row of the output belongs to this piece.
+                let out = unsafe { std::slice::from_raw_parts_mut(out, head_dim) };
+                let (mut max, mut sum) = (f32::NEG_INFINITY, 0.0_f32);
+                out.fill(0.0);
+                let seen = self.visible(row);
+                for block in seen.start / BLOCK..seen.end.div_ceil(BLOCK) {
+                    let first = seen.start.saturating_sub(block * BLOCK);
+                    let last = BLOCK.min(seen.end - block * BLOCK);
+                    let place = panels.place(block * BLOCK);
+                    let scores = block_scores(q, panels, column, place).map(|score| score * scale);
+                    let highest = scores[first..last]
+                        .iter()
+                        .fold(max, |max, &score| max.max(score));
+                    if highest > max && max > f32::NEG_INFINITY {
+                        let correction = (max - highest).exp();
+                        sum *= correction;
+                        out.iter_mut().for_each(|out| *out *= correction);
+                    }
+                    max = highest;
+                    for (lane, score) in scores.iter().enumerate().take(last).skip(first) {
+                        let weight = (score - max).exp();
+                        sum += weight;
+                        for (index, out) in out.iter_mut().enumerate() {
+                            let column = column + index;
+                            let group = column / BLOCK * BLOCK * BLOCK;
+                            let value =
+                                panels.values[place + group + lane * BLOCK + column % BLOCK];
+                            *out += weight * value.widen();
+                        }
                     }
                 }
-            }
-            if sum > 0.0 {
-                out.iter_mut().for_each(|out| *out /= sum);
+                if let Some(weights) = weights {
+                    // SAFETY: as above.
+                    unsafe { weights.write([max * std::f32::consts::LOG2_E, sum]) };
+                } else if sum > 0.0 {
+                    out.iter_mut().for_each(|out| *out /= sum);
+                }
             }
         }
     }

@@ -16,30 +16,23 @@ pub(super) trait Product<S: Simd>: Copy {
     /// Neighbouring numbers (of the dimension that is summed over) that one instruction takes.
     const GROUP: usize;
 
-    /// Zero.
-    fn zero(self) -> Self::Left;
     /// A group of numbers of the left side, in all lanes.
     ///
     /// # Safety
     /// `from` must be readable for a group.
     unsafe fn broadcast(self, s: S, from: *const Self::Left) -> Self::Vector;
-    /// A vector from each pointer moved by `offset`.
+    /// A vector of groups.
     ///
     /// # Safety
-    /// The places must be readable for a vector.
-    unsafe fn load<const V: usize>(
-        self,
-        s: S,
-        from: [*const Self::Number; V],
-        offset: usize,
-    ) -> [Self::Vector; V];
+    /// `from` must be readable for a vector.
+    unsafe fn load(self, s: S, from: *const Self::Number) -> Self::Vector;
     /// `sum + left * right`
     fn add(self, s: S, left: Self::Vector, right: Self::Vector, sum: S::F32) -> S::F32;
-    /// Store weights.
+    /// Store numbers for the left side.
     ///
     /// # Safety
     /// `to` must be writable for as many numbers as a vector of f32 has.
-    unsafe fn store(self, s: S, to: *mut Self::Left, weights: S::F32);
+    unsafe fn store(self, s: S, to: *mut Self::Left, numbers: S::F32);
 }
 
 /// f32 on the left, anything that widens to it on the right; exact products.
@@ -53,24 +46,15 @@ impl<S: Simd, T: CacheNumber> Product<S> for Widened<T> {
     const GROUP: usize = 1;
 
     #[inline(always)]
-    fn zero(self) -> f32 {
-        0.0
-    }
-
-    #[inline(always)]
     unsafe fn broadcast(self, s: S, from: *const f32) -> S::F32 {
         // SAFETY: the caller's promise.
         s.splat(unsafe { *from })
     }
 
     #[inline(always)]
-    unsafe fn load<const V: usize>(self, s: S, from: [*const T; V], offset: usize) -> [S::F32; V] {
-        let mut vectors = [s.splat(0.0); V];
-        for (vector, from) in vectors.iter_mut().zip(from) {
-            // SAFETY: the caller's promise.
-            *vector = unsafe { T::load(s, from.add(offset)) };
-        }
-        vectors
+    unsafe fn load(self, s: S, from: *const T) -> S::F32 {
+        // SAFETY: the caller's promise.
+        unsafe { T::load(s, from) }
     }
 
     #[inline(always)]
@@ -79,9 +63,9 @@ impl<S: Simd, T: CacheNumber> Product<S> for Widened<T> {
     }
 
     #[inline(always)]
-    unsafe fn store(self, s: S, to: *mut f32, weights: S::F32) {
+    unsafe fn store(self, s: S, to: *mut f32, numbers: S::F32) {
         // SAFETY: the caller's promise.
-        unsafe { s.store_ptr(to, weights) };
+        unsafe { s.store_ptr(to, numbers) };
     }
 }
 
@@ -107,31 +91,15 @@ mod pairs {
         const GROUP: usize = 2;
 
         #[inline(always)]
-        fn zero(self) -> bf16 {
-            bf16::ZERO
-        }
-
-        #[inline(always)]
         unsafe fn broadcast(self, _: Avx512, from: *const bf16) -> __m512i {
             // SAFETY: the token proves the instructions, the caller the memory.
             unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }
         }
 
         #[inline(always)]
-        unsafe fn load<const V: usize>(
-            self,
-            _: Avx512,
-            from: [*const bf16; V],
-            offset: usize,
-        ) -> [__m512i; V] {
+        unsafe fn load(self, _: Avx512, from: *const bf16) -> __m512i {
             // SAFETY: the token proves the instructions, the caller the memory.
-            unsafe {
-                let mut vectors = [_mm512_setzero_si512(); V];
-                for (vector, from) in vectors.iter_mut().zip(from) {
-                    *vector = _mm512_loadu_si512(from.add(offset).cast());
-                }
-                vectors
-            }
+            unsafe { _mm512_loadu_si512(from.cast()) }
         }
 
         #[inline(always)]
@@ -145,10 +113,10 @@ mod pairs {
         }
 
         #[inline(always)]
-        unsafe fn store(self, _: Avx512, to: *mut bf16, weights: <Avx512 as Simd>::F32) {
+        unsafe fn store(self, _: Avx512, to: *mut bf16, numbers: <Avx512 as Simd>::F32) {
             // SAFETY: `self` proves the instructions, the caller the memory; both types are 32 bytes.
             unsafe {
-                let narrow = _mm512_cvtneps_pbh(weights);
+                let narrow = _mm512_cvtneps_pbh(numbers);
                 let narrow = std::mem::transmute::<__m256bh, __m256i>(narrow);
                 _mm256_storeu_si256(to.cast(), narrow);
             }

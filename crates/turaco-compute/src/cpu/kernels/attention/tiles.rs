@@ -12,102 +12,146 @@ use super::{Piece, TASK_ROWS, TASK_SUMS, TILE_ROWS};
 use crate::cpu::cache::{BLOCK, Panels, TILE_KEYS};
 use crate::cpu::simd::{Simd, math};
 
-/// The running state of a piece under the vector kernel.
+/// Steps of the inner loops that are written out, a divisor of the steps of every block.
+const UNROLLED: usize = 4;
+
+/// The running state of a piece under the vector kernel. Its rows are those of the first head, then of the second, ...
 pub(super) struct Tiles<'a, S: Simd, P: Product<S>> {
     product: P,
     piece: &'a Piece<'a, P::Number>,
-    panels: Panels<'a, P::Number>,
     head_dim: usize,
-    queries: [*const P::Left; TASK_ROWS],
-    /// Keys that each row sees.
+    /// Queries `[row][head_dim]`, scaled so that scores are powers of two.
+    queries: [MaybeUninit<P::Left>; TASK_SUMS],
+    /// Keys that the rows of each head see.
     seen: [(usize, usize); TASK_ROWS],
     max: [f32; TASK_ROWS],
-    sum: [f32; TASK_ROWS],
-    /// Weighted sums of values, `[row][head_dim]`; initialised for the rows of the piece.
+    /// Sums of weights, still spread over lanes.
+    totals: [MaybeUninit<S::F32>; TASK_ROWS],
+    /// Weighted sums of values, `[row][head_dim]`.
     sums: [MaybeUninit<f32>; TASK_SUMS],
 }
 
-impl<'a, S: Simd, P: Product<S>> Tiles<'a, S, P> {
-    /// `queries` holds a pointer to the `head_dim` numbers of every row of the piece.
+/// The scores of the rows of a tile, and then their weights: those of each row lie where its scores were.
+struct Scores<const R: usize>([[MaybeUninit<f32>; TILE_KEYS]; R]);
+
+impl<const R: usize> Scores<R> {
     #[inline(always)]
-    pub(super) fn new(
-        product: P,
-        piece: &'a Piece<'a, P::Number>,
-        queries: [*const P::Left; TASK_ROWS],
-    ) -> Self {
+    fn row(&mut self, row: usize) -> *mut f32 {
+        self.0[row].as_mut_ptr().cast()
+    }
+}
+
+impl<'a, S: Simd, P: Product<S>> Tiles<'a, S, P> {
+    #[inline(always)]
+    pub(super) fn new(s: S, product: P, piece: &'a Piece<'a, P::Number>) -> Self {
+        let (rows, heads) = (piece.rows.len(), piece.kv_heads.len());
         let head_dim = piece.shape.head_dim;
-        let (panels, column) = piece.sequence.panels.head(piece.kv_head, head_dim);
-        let mut sums = [const { MaybeUninit::uninit() }; TASK_SUMS];
-        for sum in &mut sums[..piece.rows.len() * head_dim] {
-            sum.write(0.0);
-        }
-        let mut seen = [(0, 0); TASK_ROWS];
-        for (index, row) in piece.rows.clone().enumerate() {
-            let range = piece.visible(row);
-            seen[index] = (range.start, range.end);
-        }
-        Self {
+        assert!(rows * heads <= TASK_ROWS && rows * heads * head_dim <= TASK_SUMS);
+        assert!(head_dim.is_multiple_of(BLOCK));
+        let mut tiles = Self {
             product,
             piece,
-            panels: panels.columns(column),
             head_dim,
-            queries,
-            seen,
+            queries: [const { MaybeUninit::uninit() }; TASK_SUMS],
+            seen: [(0, 0); TASK_ROWS],
             max: [f32::NEG_INFINITY; TASK_ROWS],
-            sum: [0.0; TASK_ROWS],
-            sums,
+            totals: [const { MaybeUninit::uninit() }; TASK_ROWS],
+            sums: [const { MaybeUninit::uninit() }; TASK_SUMS],
+        };
+        for (index, row) in piece.rows.clone().enumerate() {
+            let range = piece.visible(row);
+            tiles.seen[index] = (range.start, range.end);
         }
+        let factor = s.splat(piece.shape.scale * std::f32::consts::LOG2_E);
+        let mut index = 0;
+        for head in piece.kv_heads.clone() {
+            for row in piece.rows.clone() {
+                let query = piece.query(head, row);
+                let to: *mut P::Left = tiles.queries[index * head_dim..].as_mut_ptr().cast();
+                for column in (0..head_dim).step_by(S::LANES) {
+                    let numbers = s.mul(s.load(&query[column..]), factor);
+                    // SAFETY: the place has `head_dim` numbers, a multiple of the lanes.
+                    unsafe { product.store(s, to.add(column), numbers) };
+                }
+                tiles.totals[index].write(s.splat(0.0));
+                index += 1;
+            }
+        }
+        for sum in &mut tiles.sums[..index * head_dim] {
+            sum.write(0.0);
+        }
+        tiles
     }
 
     /// Everything.
-    ///
-    /// # Safety
-    /// The queries must be readable.
     #[inline(always)]
-    pub(super) unsafe fn run(&mut self, s: S) {
-        let rows = self.piece.rows.clone();
+    pub(super) fn run(&mut self, s: S) {
+        let (rows, heads) = (self.piece.rows.len(), self.piece.kv_heads.len());
         let (mut first, mut last) = (usize::MAX, 0);
-        for &(start, end) in &self.seen[..rows.len()] {
-            (first, last) = (first.min(start), last.max(end));
+        for &(start, end) in &self.seen[..rows] {
+            if start < end {
+                (first, last) = (first.min(start), last.max(end));
+            }
         }
+        // Tiles of nearly equal height.
+        let height = rows.div_ceil(rows.div_ceil(TILE_ROWS).max(1));
         let mut key = first.min(last) / TILE_KEYS * TILE_KEYS;
         while key < last {
-            let mut row = 0;
-            while row < rows.len() {
-                match rows.len() - row {
-                    1 => self.tile::<1>(s, row, key),
-                    2 => self.tile::<2>(s, row, key),
-                    3 => self.tile::<3>(s, row, key),
-                    4 => self.tile::<4>(s, row, key),
-                    5 => self.tile::<5>(s, row, key),
-                    _ => self.tile::<TILE_ROWS>(s, row, key),
+            for head in 0..heads {
+                let mut row = 0;
+                while row < rows {
+                    match height.min(rows - row) {
+                        1 => self.tile::<1>(s, head, row, key),
+                        2 => self.tile::<2>(s, head, row, key),
+                        3 => self.tile::<3>(s, head, row, key),
+                        4 => self.tile::<4>(s, head, row, key),
+                        5 => self.tile::<5>(s, head, row, key),
+                        _ => self.tile::<TILE_ROWS>(s, head, row, key),
+                    }
+                    row += height;
                 }
-                row += TILE_ROWS;
             }
             key += TILE_KEYS;
         }
-        for row in 0..rows.len() {
-            let factor = if self.sum[row] > 0.0 {
-                1.0 / self.sum[row]
-            } else {
-                0.0
-            };
-            let target = self.piece.target(rows.start + row);
-            let factor = s.splat(factor);
-            for column in (0..self.head_dim).step_by(S::LANES) {
-                // SAFETY: the head width is a multiple of the lanes; sums of this row are initialised, and its output
-                // belongs to this piece.
-                unsafe {
-                    let from = self.sums.as_ptr().add(row * self.head_dim + column).cast();
-                    s.store_ptr(target.add(column), s.mul(s.load_ptr(from), factor));
-                }
+        for head in 0..heads {
+            for row in 0..rows {
+                self.finish(s, head, row);
             }
         }
     }
 
-    /// `R` rows from `row` on against the 64 keys from `key` on.
+    /// Write the result of a row.
     #[inline(always)]
-    fn tile<const R: usize>(&mut self, s: S, row: usize, key: usize) {
+    fn finish(&self, s: S, head: usize, row: usize) {
+        let piece = self.piece;
+        let index = head * piece.rows.len() + row;
+        // SAFETY: `new` wrote the totals of all rows.
+        let total = s.reduce_sum(unsafe { self.totals[index].assume_init() });
+        let head = piece.kv_heads.start + head;
+        let (target, weights) = piece.target(head, piece.rows.start + row);
+        let factor = match weights {
+            Some(weights) => {
+                // SAFETY: this part of the output belongs to this piece.
+                unsafe { weights.write([self.max[index], total]) };
+                1.0
+            }
+            None if total > 0.0 => 1.0 / total,
+            None => 0.0,
+        };
+        let factor = s.splat(factor);
+        for column in (0..self.head_dim).step_by(S::LANES) {
+            // SAFETY: the head width is a multiple of the lanes; sums of this row are initialised, and its output
+            // belongs to this piece.
+            unsafe {
+                let from = self.sums.as_ptr().add(index * self.head_dim + column);
+                s.store_ptr(target.add(column), s.mul(s.load_ptr(from.cast()), factor));
+            }
+        }
+    }
+
+    /// `R` rows from `row` on of head `head` against the 64 keys from `key` on.
+    #[inline(always)]
+    fn tile<const R: usize>(&mut self, s: S, head: usize, row: usize, key: usize) {
         let mut seen = [(0, 0); R];
         let mut last = 0;
         for (index, seen) in seen.iter_mut().enumerate() {
@@ -119,194 +163,317 @@ impl<'a, S: Simd, P: Product<S>> Tiles<'a, S, P> {
         if last == 0 {
             return;
         }
-        let mut scores = [[0.0_f32; TILE_KEYS]; R];
-        if S::MANY_REGISTERS {
-            self.scores::<R, 4>(s, row, key, last, &mut scores);
+        let piece = self.piece;
+        let (panels, column) = piece
+            .sequence
+            .panels
+            .head(piece.kv_heads.start + head, self.head_dim);
+        let panels = panels.columns(column);
+        let row = head * piece.rows.len() + row;
+        let mut scores = Scores::<R>([[MaybeUninit::uninit(); TILE_KEYS]; R]);
+        // As many sums as hide the time of an addition, in as many registers as there are.
+        if S::LANES == BLOCK {
+            self.scores::<R, 4>(s, &panels, row, (key, last), &mut scores);
+            let corrections = self.weigh::<R>(s, row, &seen, last, &mut scores);
+            self.values::<R, 4>(s, &panels, row, (key, last), &mut scores, &corrections);
+        } else if R == 1 || (S::MANY_REGISTERS && R == 2) {
+            self.scores::<R, 8>(s, &panels, row, (key, last), &mut scores);
+            let corrections = self.weigh::<R>(s, row, &seen, last, &mut scores);
+            self.values::<R, 8>(s, &panels, row, (key, last), &mut scores, &corrections);
+        } else if R <= 3 || S::MANY_REGISTERS {
+            self.scores::<R, 4>(s, &panels, row, (key, last), &mut scores);
+            let corrections = self.weigh::<R>(s, row, &seen, last, &mut scores);
+            self.values::<R, 4>(s, &panels, row, (key, last), &mut scores, &corrections);
         } else {
-            self.scores::<R, 2>(s, row, key, last, &mut scores);
-        }
-        let mut corrections = [1.0_f32; R];
-        let mut weights = [[self.product.zero(); TILE_KEYS]; R];
-        for index in 0..R {
-            let (scores, weights) = (&mut scores[index], &mut weights[index]);
-            corrections[index] = self.weigh(s, row + index, seen[index], scores, weights);
-        }
-        let wide = if S::MANY_REGISTERS { 4 } else { 2 } * S::LANES;
-        let mut column = 0;
-        while column + wide <= self.head_dim {
-            if S::MANY_REGISTERS {
-                self.values::<R, 4>(s, row, (key, last), column, &weights, &corrections);
-            } else {
-                self.values::<R, 2>(s, row, (key, last), column, &weights, &corrections);
-            }
-            column += wide;
-        }
-        while column < self.head_dim {
-            self.values::<R, 1>(s, row, (key, last), column, &weights, &corrections);
-            column += S::LANES;
+            self.scores::<R, 2>(s, &panels, row, (key, last), &mut scores);
+            let corrections = self.weigh::<R>(s, row, &seen, last, &mut scores);
+            self.values::<R, 2>(s, &panels, row, (key, last), &mut scores, &corrections);
         }
     }
 
-    /// Scaled products of the queries with the first `last` keys of the tile (and some more).
+    /// `sums += left * right` for `R` numbers on the left and `V` vectors on the right.
+    ///
+    /// # Safety
+    /// `left` must be readable for a group, and `right` for a vector.
+    #[inline(always)]
+    unsafe fn step<const R: usize, const V: usize>(
+        &self,
+        s: S,
+        left: impl Fn(usize) -> *const P::Left,
+        right: impl Fn(usize) -> *const P::Number,
+        sums: &mut [[S::F32; V]; R],
+    ) {
+        let product = self.product;
+        // The side with fewer vectors stays in registers.
+        // SAFETY: the caller's promise.
+        unsafe {
+            if R < V {
+                let left: [P::Vector; R] =
+                    std::array::from_fn(|index| product.broadcast(s, left(index)));
+                for vector in 0..V {
+                    let right = product.load(s, right(vector));
+                    for index in 0..R {
+                        let sum = &mut sums[index][vector];
+                        *sum = product.add(s, left[index], right, *sum);
+                    }
+                }
+            } else {
+                let right: [P::Vector; V] =
+                    std::array::from_fn(|vector| product.load(s, right(vector)));
+                for index in 0..R {
+                    let left = product.broadcast(s, left(index));
+                    for vector in 0..V {
+                        let sum = &mut sums[index][vector];
+                        *sum = product.add(s, left, right[vector], *sum);
+                    }
+                }
+            }
+        }
+    }
+
+    /// With few rows memory is the limit: ask for what the next head will read as the numbers from `at` on are now. Heads
+    /// lie one after the other in the blocks of a cache.
+    #[inline(always)]
+    fn prefetch<const R: usize>(&self, s: S, from: *const P::Number, at: usize) {
+        const LINE: usize = 64;
+        if R < TILE_ROWS {
+            let ahead = from.wrapping_add(self.head_dim * BLOCK + at).cast::<u8>();
+            let bytes = UNROLLED * P::GROUP * BLOCK * size_of::<P::Number>();
+            for line in (0..bytes).step_by(LINE) {
+                s.prefetch(ahead.wrapping_add(line));
+            }
+        }
+    }
+
+    /// Products of the queries with the first `last` keys of the tile (and some more).
     #[inline(always)]
     fn scores<const R: usize, const V: usize>(
         &self,
         s: S,
+        panels: &Panels<'_, P::Number>,
         row: usize,
-        key: usize,
-        last: usize,
-        scores: &mut [[f32; TILE_KEYS]; R],
+        (key, last): (usize, usize),
+        scores: &mut Scores<R>,
     ) {
-        let mut queries = [std::ptr::null(); R];
-        queries.copy_from_slice(&self.queries[row..row + R]);
-        let blocks = self.panels.stride;
-        // Every tile of keys that begins before the last key is within the panels, which are padded to whole tiles.
-        let last_block = (key + TILE_KEYS) / BLOCK - 1;
-        assert!(self.panels.keys.len() >= last_block * blocks + self.head_dim * BLOCK);
-        let scale = s.splat(self.piece.shape.scale);
+        let head_dim = self.head_dim;
+        assert!((row + R) * head_dim <= TASK_SUMS);
+        let queries: *const P::Left = self.queries[row * head_dim..].as_ptr().cast();
+        // Tiles are whole: storage is padded to them, and begins again only after one.
+        let place = panels.place(key);
+        let last_block = TILE_KEYS / BLOCK - 1;
+        assert!(panels.keys.len() >= place + last_block * panels.stride + head_dim * BLOCK);
         let mut start = 0;
         while start < last {
-            let mut sums = [[s.splat(0.0); V]; R];
-            let keys: [*const P::Number; V] = std::array::from_fn(|vector| {
-                let position = key + start + vector * S::LANES;
-                // SAFETY: within the panels as just checked.
-                unsafe {
-                    self.panels
-                        .keys
-                        .as_ptr()
-                        .add(position / BLOCK * blocks + position % BLOCK * P::GROUP)
-                }
+            // SAFETY: within the tile as just checked.
+            let blocks: [*const P::Number; V] = std::array::from_fn(|vector| unsafe {
+                let position = start + vector * S::LANES;
+                let block = place + position / BLOCK * panels.stride;
+                panels
+                    .keys
+                    .as_ptr()
+                    .add(block + position % BLOCK * P::GROUP)
             });
-            for step in 0..self.head_dim / P::GROUP {
-                // SAFETY: a block has `head_dim` rows of 16 keys, a query `head_dim` numbers.
-                unsafe {
-                    let vectors = self.product.load(s, keys, step * P::GROUP * BLOCK);
-                    for index in 0..R {
-                        let q = self
-                            .product
-                            .broadcast(s, queries[index].add(step * P::GROUP));
-                        for vector in 0..V {
-                            let sum = &mut sums[index][vector];
-                            *sum = self.product.add(s, q, vectors[vector], *sum);
-                        }
+            let mut sums = [[s.splat(0.0); V]; R];
+            let mut column = 0;
+            while column < head_dim {
+                for block in blocks.iter().step_by(BLOCK / S::LANES) {
+                    self.prefetch::<R>(s, *block, column * BLOCK);
+                }
+                for unrolled in 0..UNROLLED {
+                    let column = column + unrolled * P::GROUP;
+                    // SAFETY: a block has `head_dim` rows of 16 keys, a query `head_dim` numbers.
+                    unsafe {
+                        self.step(
+                            s,
+                            |index| queries.add(index * head_dim + column),
+                            |vector| blocks[vector].add(column * BLOCK),
+                            &mut sums,
+                        );
                     }
                 }
+                column += UNROLLED * P::GROUP;
             }
             for index in 0..R {
                 for vector in 0..V {
-                    let to = &mut scores[index][start + vector * S::LANES..];
-                    s.store(to, s.mul(sums[index][vector], scale));
+                    // SAFETY: vectors of a round lie within the 64 keys.
+                    unsafe {
+                        let to = scores.row(index).add(start + vector * S::LANES);
+                        s.store_ptr(to, sums[index][vector]);
+                    }
                 }
             }
             start += V * S::LANES;
         }
     }
 
-    /// Turn the scores of a row into weights, and give the factor for what was summed before.
+    /// Turn scores into weights, and give the factors for what was summed before.
     #[inline(always)]
-    fn weigh(
+    fn weigh<const R: usize>(
         &mut self,
         s: S,
         row: usize,
-        seen: (usize, usize),
-        scores: &mut [f32; TILE_KEYS],
-        weights: &mut [P::Left; TILE_KEYS],
-    ) -> f32 {
-        scores[..seen.0].fill(f32::NEG_INFINITY);
-        scores[seen.1..].fill(f32::NEG_INFINITY);
-        let mut highest = s.splat(f32::NEG_INFINITY);
-        for start in (0..TILE_KEYS).step_by(S::LANES) {
-            highest = s.max(highest, s.load(&scores[start..]));
+        seen: &[(usize, usize); R],
+        last: usize,
+        scores: &mut Scores<R>,
+    ) -> [f32; 16] {
+        assert!(row + R <= TASK_ROWS && last <= TILE_KEYS && R <= 16);
+        // The vectors that hold the seen keys of any row.
+        let end = last.next_multiple_of(S::LANES);
+        // A row without keys has the maximum minus infinity; relative to 0 its weights are zeros too.
+        let relative_to = |max: f32| if max == f32::NEG_INFINITY { 0.0 } else { max };
+        let (mut before, mut after) = ([0.0_f32; 16], [0.0_f32; 16]);
+        for index in 0..R {
+            let row_scores = scores.row(index);
+            if seen[index] != (0, end) {
+                for position in (0..seen[index].0).chain(seen[index].1..end) {
+                    // SAFETY: within the 64 keys.
+                    unsafe { row_scores.add(position).write(f32::NEG_INFINITY) };
+                }
+            }
+            let mut highest = s.splat(f32::NEG_INFINITY);
+            for start in (0..end).step_by(S::LANES) {
+                // SAFETY: `scores` wrote at least `end` scores.
+                highest = s.max(highest, unsafe { s.load_ptr(row_scores.add(start)) });
+            }
+            before[index] = self.max[row + index];
+            let max = before[index].max(s.reduce_max(highest));
+            self.max[row + index] = max;
+            after[index] = relative_to(max);
         }
-        let before = self.max[row];
-        let max = before.max(s.reduce_max(highest));
-        if max == f32::NEG_INFINITY {
-            return 1.0;
+        let mut corrections = [0.0_f32; 16];
+        for start in (0..R).step_by(S::LANES) {
+            let difference = s.sub(s.load(&before[start..]), s.load(&after[start..]));
+            s.store(&mut corrections[start..], math::exp2(s, difference));
         }
-        let (mut total, subtract) = (s.splat(0.0), s.splat(max));
-        for start in (0..TILE_KEYS).step_by(S::LANES) {
-            let weight = math::exp(s, s.sub(s.load(&scores[start..]), subtract));
-            total = s.add(total, weight);
-            // SAFETY: 64 is a multiple of the lanes.
-            unsafe {
-                self.product
-                    .store(s, weights.as_mut_ptr().add(start), weight)
-            };
+        for index in 0..R {
+            let subtract = s.splat(after[index]);
+            let row_scores = scores.row(index);
+            let weights: *mut P::Left = row_scores.cast();
+            // SAFETY: `new` wrote the totals of all rows.
+            let total = unsafe { self.totals[row + index].assume_init() };
+            let mut total = s.mul(total, s.splat(corrections[index]));
+            for start in (0..end).step_by(S::LANES) {
+                // SAFETY: as above. Weights are no wider than scores, so that they replace only scores that were read.
+                unsafe {
+                    let score = s.load_ptr(row_scores.add(start));
+                    let weight = math::exp2(s, s.sub(score, subtract));
+                    total = s.add(total, weight);
+                    self.product.store(s, weights.add(start), weight);
+                }
+            }
+            self.totals[row + index].write(total);
         }
-        let correction = if before == max {
-            1.0
-        } else {
-            (before - max).exp()
-        };
-        self.max[row] = max;
-        self.sum[row] = self.sum[row] * correction + s.reduce_sum(total);
-        correction
+        corrections
     }
 
-    /// Add the weighted values of `V` vectors of columns from `column` on.
+    /// Add the weighted values, all columns.
     #[inline(always)]
     fn values<const R: usize, const V: usize>(
         &mut self,
         s: S,
+        panels: &Panels<'_, P::Number>,
+        row: usize,
+        range: (usize, usize),
+        weights: &mut Scores<R>,
+        corrections: &[f32; 16],
+    ) {
+        let mut column = 0;
+        while column + V * S::LANES <= self.head_dim {
+            self.columns::<R, V>(s, panels, row, range, column, weights, corrections);
+            column += V * S::LANES;
+        }
+        while column < self.head_dim {
+            if S::LANES == BLOCK / 2 {
+                self.columns::<R, 2>(s, panels, row, range, column, weights, corrections);
+                column += 2 * S::LANES;
+            } else {
+                self.columns::<R, 1>(s, panels, row, range, column, weights, corrections);
+                column += S::LANES;
+            }
+        }
+    }
+
+    /// Add the weighted values of `V` vectors of columns from `column` on.
+    #[inline(always)]
+    #[expect(clippy::too_many_arguments, reason = "the state of one inner loop")]
+    fn columns<const R: usize, const V: usize>(
+        &mut self,
+        s: S,
+        panels: &Panels<'_, P::Number>,
         row: usize,
         (key, last): (usize, usize),
         column: usize,
-        weights: &[[P::Left; TILE_KEYS]; R],
-        corrections: &[f32; R],
+        weights: &mut Scores<R>,
+        corrections: &[f32; 16],
     ) {
-        assert!((row + R) * self.head_dim <= TASK_SUMS && column + V * S::LANES <= self.head_dim);
-        let stored: *mut f32 = self.sums.as_mut_ptr().cast();
-        // SAFETY: within the sums of these rows, which are initialised.
-        let place = |index: usize, vector: usize| unsafe {
-            stored.add((row + index) * self.head_dim + column + vector * S::LANES)
-        };
+        let head_dim = self.head_dim;
+        assert!((row + R) * head_dim <= TASK_SUMS && column + V * S::LANES <= head_dim);
+        let stored: *mut f32 = self.sums[row * head_dim + column..].as_mut_ptr().cast();
         let mut sums = [[s.splat(0.0); V]; R];
         for index in 0..R {
             let correction = s.splat(corrections[index]);
             for vector in 0..V {
-                // SAFETY: as above.
-                let sum = unsafe { s.load_ptr(place(index, vector)) };
+                // SAFETY: within the sums of these rows, which are initialised.
+                let sum = unsafe { s.load_ptr(stored.add(index * head_dim + vector * S::LANES)) };
                 sums[index][vector] = s.mul(sum, correction);
             }
         }
-        let stride = self.panels.stride;
+        let place = panels.place(key);
+        let last_block = TILE_KEYS / BLOCK - 1;
+        assert!(panels.values.len() >= place + last_block * panels.stride + head_dim * BLOCK);
+        let weights: *const P::Left = weights.row(0).cast_const().cast();
+        let weights_stride = TILE_KEYS * size_of::<f32>() / size_of::<P::Left>();
         let mut position = 0;
         while position < last {
-            let block = (key + position) / BLOCK * stride;
-            let end = BLOCK.min(last - position);
-            let group = |vector: usize| {
-                let column = column + vector * S::LANES;
-                column / BLOCK * BLOCK * BLOCK + column % BLOCK * P::GROUP
-            };
-            assert!(
-                self.panels.values.len()
-                    >= block + group(V - 1) + (BLOCK - P::GROUP) * BLOCK + S::LANES * P::GROUP
-            );
             // SAFETY: just checked.
-            let values: [*const P::Number; V] = std::array::from_fn(|vector| unsafe {
-                self.panels.values.as_ptr().add(block + group(vector))
+            let groups: [*const P::Number; V] = std::array::from_fn(|vector| unsafe {
+                let column = column + vector * S::LANES;
+                let group = column / BLOCK * BLOCK * BLOCK + column % BLOCK * P::GROUP;
+                let block = place + position / BLOCK * panels.stride;
+                panels.values.as_ptr().add(block + group)
             });
+            let end = BLOCK.min(last - position);
             let mut lane = 0;
             while lane < end {
-                // SAFETY: 16 positions of 16 columns each.
-                let vectors = unsafe { self.product.load(s, values, lane * BLOCK) };
-                for index in 0..R {
-                    let from = &raw const weights[index][position + lane];
-                    // SAFETY: 64 is a multiple of the group.
-                    let weight = unsafe { self.product.broadcast(s, from) };
-                    for vector in 0..V {
-                        let sum = &mut sums[index][vector];
-                        *sum = self.product.add(s, weight, vectors[vector], *sum);
+                let steps = if end - lane >= UNROLLED * P::GROUP {
+                    UNROLLED
+                } else {
+                    1
+                };
+                let step = |sums: &mut _, lane: usize| {
+                    // SAFETY: 16 positions of 16 columns each; weights of whole groups of positions were written.
+                    unsafe {
+                        self.step(
+                            s,
+                            |index| weights.add(index * weights_stride + position + lane),
+                            |vector| groups[vector].add(lane * BLOCK),
+                            sums,
+                        );
                     }
+                };
+                if steps == UNROLLED {
+                    for group in groups.iter().step_by(BLOCK / S::LANES) {
+                        self.prefetch::<R>(s, *group, lane * BLOCK);
+                    }
+                    for unrolled in 0..UNROLLED {
+                        step(&mut sums, lane + unrolled * P::GROUP);
+                    }
+                } else {
+                    step(&mut sums, lane);
                 }
-                lane += P::GROUP;
+                lane += steps * P::GROUP;
             }
             position += BLOCK;
         }
         for index in 0..R {
             for vector in 0..V {
                 // SAFETY: as above.
-                unsafe { s.store_ptr(place(index, vector), sums[index][vector]) };
+                unsafe {
+                    s.store_ptr(
+                        stored.add(index * head_dim + vector * S::LANES),
+                        sums[index][vector],
+                    );
+                }
             }
         }
     }

@@ -5,6 +5,7 @@
     reason = "rows index several arrays, and are unrolled"
 )]
 
+use super::blocks;
 use super::epilogue::{self, Block};
 use super::left::{self, Left};
 use crate::cpu::packed::PANEL;
@@ -13,8 +14,11 @@ use std::arch::x86_64::*;
 /// Rows of a tile.
 pub(super) const ROWS: usize = 6;
 
-/// Rows of an int8 tile, which needs registers for magnitudes too.
-pub(super) const INT8_ROWS: usize = 4;
+/// Rows of an integer tile, which needs registers for unpacked weights too.
+pub(super) const INTEGER_ROWS: usize = 4;
+
+/// Most rows for which streaming beats tiles, which read weights once for all of them.
+pub(super) const STREAM_UP_TO: usize = 2;
 
 /// Rows of a streaming kernel: one row against a whole panel takes eight sums.
 pub(super) const STREAM_ROWS: usize = 1;
@@ -76,56 +80,88 @@ stream!(stream_f32, weights_f32, 256);
 stream!(stream_f16, weights_f16, 128);
 stream!(stream_bf16, weights_bf16, 128);
 
-/// Defines the tile for one weight type, `$step` inputs of `$size` bytes at a time.
-macro_rules! tile {
-    ($name:ident, $rows_name:ident, $load:ident, $step:literal, $size:literal) => {
-        /// # Safety
-        /// See [`super::TileFn`]; needs AVX2, FMA and F16C.
-        #[target_feature(enable = "avx2,fma,f16c")]
-        pub(super) unsafe fn $name(rows: usize, groups: usize, a: *const u32, b: *const u8, c: *mut u32) {
-            by_rows!($rows_name, rows, [1 2 3 4 5 6], (groups, a, b, c));
-        }
+/// # Safety
+/// See [`super::TileFn`]; needs AVX2, FMA and F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn tile_f32(
+    rows: usize,
+    groups: usize,
+    a: *const u32,
+    b: *const u8,
+    c: *mut u32,
+) {
+    by_rows!(tile_f32_rows, rows, [1 2 3 4 5 6], (groups, a, b, c));
+}
 
+/// # Safety
+/// As above.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn tile_f32_rows<const ROWS: usize>(
+    groups: usize,
+    a: *const u32,
+    b: *const u8,
+    c: *mut u32,
+) {
+    for half in 0..2 {
+        let (mut a, mut b) = (a.cast::<f32>(), b);
+        let c = c.cast::<f32>().wrapping_add(half * 16);
+        // SAFETY: the caller's promise: `a` is `[groups][ROWS]`, `b` holds `groups` inputs, `c` is `[ROWS][32]`.
+        unsafe {
+            let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
+            for row in 0..ROWS {
+                sums[row][0] = _mm256_loadu_ps(c.add(row * PANEL));
+                sums[row][1] = _mm256_loadu_ps(c.add(row * PANEL + 8));
+            }
+            for _ in 0..groups {
+                let low = weights_f32(b, 0, half * 2);
+                let high = weights_f32(b, 0, half * 2 + 1);
+                for row in 0..ROWS {
+                    let value = _mm256_set1_ps(*a.add(row));
+                    sums[row][0] = _mm256_fmadd_ps(value, low, sums[row][0]);
+                    sums[row][1] = _mm256_fmadd_ps(value, high, sums[row][1]);
+                }
+                a = a.add(ROWS);
+                b = b.add(128);
+            }
+            for row in 0..ROWS {
+                _mm256_storeu_ps(c.add(row * PANEL), sums[row][0]);
+                _mm256_storeu_ps(c.add(row * PANEL + 8), sums[row][1]);
+            }
+        }
+    }
+}
+
+/// Defines the widening for one weight type, which `$load(b, input, part)` does for eight weights.
+macro_rules! widen {
+    ($name:ident, $load:ident, $size:literal) => {
         /// # Safety
-        /// As above.
-        #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn $rows_name<const ROWS: usize>(groups: usize, a: *const u32, b: *const u8, c: *mut u32) {
-            for half in 0..2 {
-                let (mut a, mut b) = (a.cast::<f32>(), b);
-                let c = c.cast::<f32>().wrapping_add(half * 16);
-                // SAFETY: the caller's promise: `a` is `[groups][ROWS]`, `b` holds `groups` inputs, `c` is `[ROWS][32]`.
-                unsafe {
-                    let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
-                    for row in 0..ROWS {
-                        sums[row][0] = _mm256_loadu_ps(c.add(row * PANEL));
-                        sums[row][1] = _mm256_loadu_ps(c.add(row * PANEL + 8));
-                    }
-                    for _ in 0..groups / $step {
-                        for input in 0..$step {
-                            let low = $load(b, input, half * 2);
-                            let high = $load(b, input, half * 2 + 1);
-                            for row in 0..ROWS {
-                                let value = _mm256_set1_ps(*a.add(input * ROWS + row));
-                                sums[row][0] = _mm256_fmadd_ps(value, low, sums[row][0]);
-                                sums[row][1] = _mm256_fmadd_ps(value, high, sums[row][1]);
-                            }
+        /// See [`super::WidenFn`]; needs AVX2 and F16C.
+        #[target_feature(enable = "avx2,f16c")]
+        pub(super) unsafe fn $name(inputs: usize, mut b: *const u8, out: *mut f32) {
+            for pair in 0..inputs.div_ceil(2) {
+                for line in 0..$size / 64 {
+                    _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + line * 64).cast());
+                }
+                for input in 0..2.min(inputs - 2 * pair) {
+                    for part in 0..4 {
+                        // SAFETY: the caller's promise.
+                        unsafe {
+                            let weights = $load(b, input, part);
+                            _mm256_storeu_ps(
+                                out.add((2 * pair + input) * PANEL + part * 8),
+                                weights,
+                            );
                         }
-                        a = a.add($step * ROWS);
-                        b = b.add($size);
-                    }
-                    for row in 0..ROWS {
-                        _mm256_storeu_ps(c.add(row * PANEL), sums[row][0]);
-                        _mm256_storeu_ps(c.add(row * PANEL + 8), sums[row][1]);
                     }
                 }
+                b = b.wrapping_add($size);
             }
         }
     };
 }
 
-tile!(tile_f32, tile_f32_rows, weights_f32, 1, 128);
-tile!(tile_f16, tile_f16_rows, weights_f16, 1, 64);
-tile!(tile_bf16, tile_bf16_rows, weights_bf16, 2, 128);
+widen!(widen_f16, weights_f16, 128);
+widen!(widen_bf16, weights_bf16, 128);
 
 /// # Safety
 /// See [`super::TileFn`]; needs AVX2.
@@ -205,6 +241,10 @@ pub(super) unsafe fn pack(
     out: &mut [u32],
     scales: &mut [f32],
 ) {
+    if let Left::Blocks(form, correction) = left {
+        // SAFETY: the caller's promise.
+        return unsafe { blocks::avx2::pack(form, correction, x, rows, k, out) };
+    }
     left::pack(left, x, rows, k, out, scales);
 }
 

@@ -5,6 +5,7 @@
     reason = "rows index several arrays, and are unrolled"
 )]
 
+use super::blocks;
 use super::epilogue::{self, Block};
 use super::left::{self, Left};
 use crate::cpu::packed::PANEL;
@@ -89,53 +90,87 @@ stream!(stream_f32, stream_f32_rows, two_f32, one_f32, 256);
 stream!(stream_f16, stream_f16_rows, two_f16, one_f16, 128);
 stream!(stream_bf16, stream_bf16_rows, two_bf16, one_bf16, 128);
 
-/// Defines the tile for one weight type. `$step` inputs are loaded at a time as `$load` gives them.
-macro_rules! tile {
-    ($name:ident, $rows_name:ident, $load:ident, $step:literal, $size:literal) => {
-        /// # Safety
-        /// See [`super::TileFn`]; needs AVX-512.
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma,f16c")]
-        pub(super) unsafe fn $name(rows: usize, groups: usize, a: *const u32, b: *const u8, c: *mut u32) {
-            by_rows!($rows_name, rows, [1 2 3 4 5 6 7 8 9 10 11 12], (groups, a, b, c));
-        }
+/// # Safety
+/// See [`super::TileFn`]; needs AVX-512.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma,f16c")]
+pub(super) unsafe fn tile_f32(
+    rows: usize,
+    groups: usize,
+    a: *const u32,
+    b: *const u8,
+    c: *mut u32,
+) {
+    by_rows!(tile_f32_rows, rows, [1 2 3 4 5 6 7 8 9 10 11 12], (groups, a, b, c));
+}
 
+/// # Safety
+/// As above.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma,f16c")]
+unsafe fn tile_f32_rows<const ROWS: usize>(
+    groups: usize,
+    a: *const u32,
+    mut b: *const u8,
+    c: *mut u32,
+) {
+    let mut a = a.cast::<f32>();
+    let c = c.cast::<f32>();
+    // SAFETY: the caller's promise: `a` is `[groups][ROWS]`, `b` holds `groups` inputs, `c` is `[ROWS][32]`.
+    unsafe {
+        let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+        for row in 0..ROWS {
+            sums[row][0] = _mm512_loadu_ps(c.add(row * PANEL));
+            sums[row][1] = _mm512_loadu_ps(c.add(row * PANEL + 16));
+        }
+        for _ in 0..groups {
+            let weights = one_f32(b);
+            for row in 0..ROWS {
+                let value = _mm512_set1_ps(*a.add(row));
+                sums[row][0] = _mm512_fmadd_ps(value, weights[0], sums[row][0]);
+                sums[row][1] = _mm512_fmadd_ps(value, weights[1], sums[row][1]);
+            }
+            a = a.add(ROWS);
+            b = b.add(128);
+        }
+        for row in 0..ROWS {
+            _mm512_storeu_ps(c.add(row * PANEL), sums[row][0]);
+            _mm512_storeu_ps(c.add(row * PANEL + 16), sums[row][1]);
+        }
+    }
+}
+
+/// Defines the widening for one weight type; `$load(b)` gives two inputs, low and high outputs.
+macro_rules! widen {
+    ($name:ident, $load:ident, $one:ident, $size:literal) => {
         /// # Safety
-        /// As above.
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma,f16c")]
-        unsafe fn $rows_name<const ROWS: usize>(groups: usize, a: *const u32, mut b: *const u8, c: *mut u32) {
-            let mut a = a.cast::<f32>();
-            let c = c.cast::<f32>();
-            // SAFETY: the caller's promise: `a` is `[groups][ROWS]`, `b` holds `groups` inputs, `c` is `[ROWS][32]`.
-            unsafe {
-                let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
-                for row in 0..ROWS {
-                    sums[row][0] = _mm512_loadu_ps(c.add(row * PANEL));
-                    sums[row][1] = _mm512_loadu_ps(c.add(row * PANEL + 16));
-                }
-                for _ in 0..groups / $step {
-                    let weights = $load(b);
-                    for input in 0..$step {
-                        for row in 0..ROWS {
-                            let value = _mm512_set1_ps(*a.add(input * ROWS + row));
-                            sums[row][0] = _mm512_fmadd_ps(value, weights[2 * input], sums[row][0]);
-                            sums[row][1] = _mm512_fmadd_ps(value, weights[2 * input + 1], sums[row][1]);
-                        }
+        /// See [`super::WidenFn`]; needs AVX-512.
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,f16c")]
+        pub(super) unsafe fn $name(inputs: usize, mut b: *const u8, mut out: *mut f32) {
+            for _ in 0..inputs / 2 {
+                // SAFETY: the caller's promise; a prefetch may point anywhere.
+                unsafe {
+                    for line in 0..$size / 64 {
+                        _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + line * 64).cast());
                     }
-                    a = a.add($step * ROWS);
-                    b = b.add($size);
+                    for (part, weights) in $load(b).into_iter().enumerate() {
+                        _mm512_storeu_ps(out.add(part * 16), weights);
+                    }
+                    (b, out) = (b.add($size), out.add(2 * PANEL));
                 }
-                for row in 0..ROWS {
-                    _mm512_storeu_ps(c.add(row * PANEL), sums[row][0]);
-                    _mm512_storeu_ps(c.add(row * PANEL + 16), sums[row][1]);
+            }
+            if inputs % 2 == 1 {
+                // SAFETY: as above.
+                unsafe {
+                    for (part, weights) in $one(b).into_iter().enumerate() {
+                        _mm512_storeu_ps(out.add(part * 16), weights);
+                    }
                 }
             }
         }
     };
 }
 
-tile!(tile_f32, tile_f32_rows, one_f32, 1, 128);
-tile!(tile_f16, tile_f16_rows, one_f16, 1, 64);
-tile!(tile_bf16, tile_bf16_rows, two_bf16, 2, 128);
+widen!(widen_f16, two_f16, one_f16, 128);
+widen!(widen_bf16, two_bf16, one_bf16, 128);
 
 /// # Safety
 /// See [`super::TileFn`]; needs AVX-512 BF16.
@@ -281,8 +316,13 @@ pub(super) unsafe fn pack_dot(
     out: &mut [u32],
     scales: &mut [f32],
 ) {
+    if let Left::Blocks(form, correction) = left {
+        // SAFETY: AVX-512 includes AVX2.
+        return unsafe { blocks::avx2::pack(form, correction, x, rows, k, out) };
+    }
     let strip = Strip::new(x, rows, k);
     match left {
+        Left::Blocks(..) => {}
         Left::Float => strip.transpose(1, out, |row, input| {
             _mm512_castps_si512(strip.load(row, input))
         }),

@@ -213,7 +213,7 @@ fn add(values: &mut [f32; PANEL], addend: &[f32; PANEL]) {
 
 /// `a b + c`, fused where the machine can (wasm cannot without a slow library call).
 #[inline(always)]
-fn fma(a: f32, b: f32, c: f32) -> f32 {
+pub(super) fn fma(a: f32, b: f32, c: f32) -> f32 {
     if cfg!(target_arch = "wasm32") {
         a * b + c
     } else {

@@ -2,6 +2,9 @@
 //!
 //! A strip of up to a dozen rows is stored `[groups][rows]`, each element the 32 bits that a tile broadcasts at
 //! a time: one f32, two bf16 or four bytes of consecutive inputs. Inputs beyond the end are zeros.
+//!
+//! For weights in blocks the activations are blocks of 32 inputs too, each with its own scale: `[blocks][words][rows]`,
+//! where the first word is the scale, the second what [`Correction`] says and the others are the inputs.
 
 /// How a kernel wants its activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,22 +12,72 @@ pub(super) enum Left {
     /// One f32 per group.
     Float,
     /// Two bf16 per group, rounded halves to even.
+    #[cfg_attr(
+        not(any(target_arch = "x86_64", target_arch = "aarch64", test)),
+        expect(dead_code, reason = "only x86 and Arm have kernels for it")
+    )]
     Bf16,
     /// Four bytes per group, `round(x * 127 / largest)` of each row, halves to even. With `shifted`, 128 is
     /// added, for instructions that want one operand without sign.
     Int8 { shifted: bool },
+    /// Blocks of 32 inputs: `round(x * 127 / largest)` of each block.
+    Blocks(BlockForm, Correction),
+}
+
+/// Inputs that a panel of f32 has room for in half of a first-level cache.
+pub(super) const WIDE_STEPS: usize = 128;
+
+/// How the inputs of a block are laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BlockForm {
+    /// Eight words of four bytes.
+    Quads,
+    /// Sixteen words of two numbers of 16 bits: of each four inputs the first and third, then the second and fourth.
+    /// That is the order in which the bytes of a word of weights come apart with a mask and a shift.
+    Pairs,
+}
+
+/// What the second word of a block is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Correction {
+    /// -128 times the sum of the rounded inputs, where sums start: q8 stores its weights with 128 added.
+    Zero,
+    /// The scale times the sum of the rounded inputs, as f32: the factor of q4's minimums.
+    Sum,
 }
 
 impl Left {
-    /// Inputs per group.
-    pub(super) const fn group(self) -> usize {
+    /// Inputs per step, the smallest part that a product can be cut into.
+    pub(super) const fn step_inputs(self) -> usize {
         match self {
             Self::Float => 1,
             Self::Bf16 => 2,
             Self::Int8 { .. } => 4,
+            Self::Blocks(..) => BLOCK,
+        }
+    }
+
+    /// Words of 32 bits per step and row.
+    pub(super) const fn step_words(self) -> usize {
+        match self {
+            Self::Float | Self::Bf16 | Self::Int8 { .. } => 1,
+            Self::Blocks(BlockForm::Quads, _) => 2 + BLOCK / 4,
+            Self::Blocks(BlockForm::Pairs, _) => 2 + BLOCK / 2,
+        }
+    }
+
+    /// Steps that a tile runs over at a time, so that this part of a panel stays in the first-level cache for all tiles
+    /// of a block of rows.
+    pub(super) const fn tile_steps(self) -> usize {
+        match self {
+            Self::Float | Self::Bf16 | Self::Int8 { .. } => WIDE_STEPS,
+            Self::Blocks(..) => 12,
         }
     }
 }
+
+pub(super) use crate::cpu::packed::blocks::BLOCK;
+use crate::cpu::packed::blocks::Q8_ZERO;
 
 /// Groups converted at a time, so that the lines being written stay in the first-level cache.
 const CHUNK: usize = 64;
@@ -59,6 +112,7 @@ pub(super) fn pack(
             out,
             scales,
         ),
+        Left::Blocks(form, correction) => blocks(x, rows, k, form, correction, out),
     }
 }
 
@@ -105,6 +159,12 @@ pub(super) fn scales_of(values: &[f32]) -> (f32, f32) {
     let largest = values
         .iter()
         .fold(0, |largest: u32, v| largest.max(v.to_bits() & 0x7fff_ffff));
+    scales_up_to(largest)
+}
+
+/// As [`scales_of`], from the bits of the largest magnitude.
+#[inline(always)]
+pub(super) fn scales_up_to(largest: u32) -> (f32, f32) {
     let largest = f32::from_bits(largest);
     if !largest.is_finite() {
         (0.0, f32::NAN)
@@ -130,6 +190,81 @@ fn quads(x: &[f32], rows: usize, k: usize, shift: u32, out: &mut [u32], scales: 
                 out[group * rows + row] = (at(0) | at(1) << 8 | at(2) << 16 | at(3) << 24) ^ shift;
             }
         }
+    }
+}
+
+#[inline(always)]
+fn blocks(
+    x: &[f32],
+    rows: usize,
+    k: usize,
+    form: BlockForm,
+    correction: Correction,
+    out: &mut [u32],
+) {
+    let words = Left::Blocks(form, correction).step_words();
+    for (row, values) in x.chunks_exact(k).take(rows).enumerate() {
+        let (whole, rest) = values.as_chunks::<BLOCK>();
+        let mut out = out.chunks_exact_mut(words * rows);
+        for (values, out) in whole.iter().zip(&mut out) {
+            one_block(values, rows, row, form, correction, out);
+        }
+        if let Some(out) = out.next() {
+            let mut values = [0.0; BLOCK];
+            values[..rest.len()].copy_from_slice(rest);
+            one_block(&values, rows, row, form, correction, out);
+        }
+    }
+}
+
+/// Packs a block of row `row` into `out: [words][rows]`.
+#[inline(always)]
+fn one_block(
+    values: &[f32; BLOCK],
+    rows: usize,
+    row: usize,
+    form: BlockForm,
+    correction: Correction,
+    out: &mut [u32],
+) {
+    let (inverse, scale) = scales_of(values);
+    let mut quants = [0_i32; BLOCK];
+    // Wrapping: a block with a value that is not finite has quants without meaning, and a scale of NaN.
+    let mut sum = 0_i32;
+    for i in 0..BLOCK {
+        // As in `byte`, with the sign of the whole number kept.
+        quants[i] = (values[i] * inverse + 12_582_912.0).to_bits() as i32 - 0x4b40_0000;
+        sum = sum.wrapping_add(quants[i]);
+    }
+    let correction = match correction {
+        Correction::Zero => (-Q8_ZERO).wrapping_mul(sum) as u32,
+        Correction::Sum => (scale * sum as f32).to_bits(),
+    };
+    let mut packed = [0_u32; BLOCK / 2];
+    let used = match form {
+        BlockForm::Quads => {
+            for i in 0..BLOCK / 4 {
+                let byte = |j: usize| quants[4 * i + j] as u32 & 0xff;
+                packed[i] = byte(0) | byte(1) << 8 | byte(2) << 16 | byte(3) << 24;
+            }
+            BLOCK / 4
+        }
+        BlockForm::Pairs => {
+            for i in 0..BLOCK / 4 {
+                let half = |j: usize| quants[4 * i + j] as u32;
+                packed[2 * i] = half(0) & 0xffff | half(2) << 16;
+                packed[2 * i + 1] = half(1) & 0xffff | half(3) << 16;
+            }
+            BLOCK / 2
+        }
+    };
+    let mut out = out[row..].iter_mut().step_by(rows);
+    for (word, out) in [scale.to_bits(), correction]
+        .iter()
+        .chain(&packed[..used])
+        .zip(&mut out)
+    {
+        *out = *word;
     }
 }
 

@@ -1,10 +1,11 @@
 //! Linear layers: `out = activation(x wᵀ + bias)` and what commonly follows, for packed weights of any type.
 //!
-//! Two ways through a matrix. With up to [`STREAM_ROWS`] rows of activations the weights are the work: each
+//! Two ways through a matrix. With few rows of activations (at most [`STREAM_ROWS`]) the weights are the work: each
 //! panel is read once, front to back, and multiplied with all rows as exact f32 products. With more rows the
 //! arithmetic is the work: activations are repacked ([`left`]) into strips, rounded to what the multiplying
-//! instruction takes, and register tiles sweep a block of rows that stays in the second-level cache. Int8 goes the
-//! second way for any number of rows; its sums are exact integers, hence equal on every instruction set.
+//! instruction takes, and register tiles sweep a block of rows that stays in the second-level cache. Int8, q8 and q4 go
+//! the second way for any number of rows; the sums of int8, and those of each block of q8 and q4, are exact integers,
+//! hence results are equal on every instruction set.
 //!
 //! No result depends on the number of threads: a task owns whole outputs and adds in a fixed order.
 
@@ -19,6 +20,7 @@ macro_rules! by_rows {
     };
 }
 
+mod blocks;
 mod epilogue;
 mod left;
 mod scalar;
@@ -44,7 +46,7 @@ use crate::cpu::packed::{PANEL, PackedMatrix, Shared, WeightType};
 use crate::cpu::pool::Pool;
 use crate::{Error, Result};
 use epilogue::{Block, Sums};
-use left::Left;
+use left::{BLOCK, BlockForm, Correction, Left, WIDE_STEPS};
 use std::mem::MaybeUninit;
 
 /// Most rows that are multiplied as they stream by.
@@ -62,10 +64,6 @@ const BLOCK_ROWS: usize = 96;
 
 /// Bytes of activations that a block of rows may have, to stay in the second-level cache.
 const BLOCK_BYTES: usize = 640 << 10;
-
-/// Groups of inputs (of 4 bytes for each activation) that a tile runs over at a time, so that this part of a panel
-/// stays in the first-level cache for all tiles of a block.
-const TILE_GROUPS: usize = 256;
 
 /// Bytes of weights worth a task of their own.
 const MIN_TASK_BYTES: usize = 48 << 10;
@@ -87,11 +85,18 @@ type StreamFn = unsafe fn(usize, usize, *const f32, usize, *const u8, *mut f32);
 
 /// Adds the product of a strip and a panel to a tile.
 ///
-/// Arguments: `rows` (up to the kernel's tile), `groups`, the strip `[groups][rows]`, the panel, the sums `[rows][32]`
-/// (f32, or i32 for int8).
+/// Arguments: `rows` (up to the kernel's tile), `steps`, the strip `[steps][words][rows]` (see [`left`]), the panel, the
+/// sums `[rows][32]` (f32, or i32 for int8).
 ///
-/// Safety: all must be readable (the sums writable) for these sizes. Bf16 panels with f32 activations need even `groups`.
+/// Safety: all must be readable (the sums writable) for these sizes. With f32 activations the panel is f32.
 type TileFn = unsafe fn(usize, usize, *const u32, *const u8, *mut u32);
+
+/// Widens part of a panel of f16 or bf16 to f32, so that all strips of a block share the work.
+///
+/// Arguments: inputs (an even number, but for the last of an f16 panel), the panel, room for `[inputs][32]`.
+///
+/// Safety: the panel must be readable for the inputs, the room writable.
+type WidenFn = unsafe fn(usize, *const u8, *mut f32);
 
 /// [`epilogue::store`]. Safety: as there.
 type StoreFn = unsafe fn(&Block<'_>);
@@ -102,10 +107,14 @@ type PackFn = unsafe fn(Left, &[f32], usize, usize, &mut [u32], &mut [f32]);
 /// What one instruction set has for one weight type.
 #[derive(Clone, Copy)]
 struct Kernels {
-    /// None for int8.
+    /// None for the integer types.
     stream: Option<StreamFn>,
     /// Rows that `stream` takes at once.
     stream_rows: usize,
+    /// Most rows for which streaming beats tiles.
+    stream_up_to: usize,
+    /// For panels that `tile` takes as f32.
+    widen: Option<WidenFn>,
     tile: TileFn,
     tile_rows: usize,
     left: Left,
@@ -122,8 +131,8 @@ impl Kernels {
             if isa >= Isa::Avx512Dot && Avx512Dot::new().is_some() {
                 return Self::avx512(weight_type, true);
             }
-            // Without dot products the older int8 kernel is as good: AVX-512 has no sign instruction.
-            if isa >= Isa::Avx512 && Avx512::new().is_some() && weight_type != WeightType::Int8 {
+            // Without dot products the older integer kernels are as good: AVX-512 has no sign instruction.
+            if isa >= Isa::Avx512 && Avx512::new().is_some() && !weight_type.is_integer() {
                 return Self::avx512(weight_type, false);
             }
             if isa >= Isa::Avx2 && Avx2::new().is_some() {
@@ -143,106 +152,184 @@ impl Kernels {
     }
 
     fn scalar(weight_type: WeightType) -> Self {
-        let (stream, tile, left): (Option<StreamFn>, TileFn, Left) = match weight_type {
-            WeightType::F32 => (Some(scalar::stream_f32), scalar::tile_f32, Left::Float),
-            WeightType::F16 => (Some(scalar::stream_f16), scalar::tile_f16, Left::Float),
-            WeightType::Bf16 => (Some(scalar::stream_bf16), scalar::tile_bf16, Left::Float),
-            WeightType::Int8 => (None, scalar::tile_int8, Left::Int8 { shifted: false }),
-        };
-        Self {
-            stream,
-            tile,
+        let plain = Self {
+            stream: None,
             stream_rows: scalar::STREAM_ROWS,
+            stream_up_to: STREAM_ROWS,
+            widen: None,
+            tile: scalar::tile_f32,
             tile_rows: scalar::ROWS,
-            left,
+            left: Left::Float,
             store: scalar::store,
             pack: scalar::pack,
+        };
+        match weight_type {
+            WeightType::F32 => plain.streaming(scalar::stream_f32),
+            WeightType::F16 => plain
+                .streaming(scalar::stream_f16)
+                .widening(scalar::widen_f16),
+            WeightType::Bf16 => plain
+                .streaming(scalar::stream_bf16)
+                .widening(scalar::widen_bf16),
+            WeightType::Int8 => plain.tiles(scalar::tile_int8, Left::Int8 { shifted: false }),
+            WeightType::Q8 => plain.tiles(blocks::scalar::tile_q8, blocks::scalar::LEFT_Q8),
+            WeightType::Q4 => plain.tiles(blocks::scalar::tile_q4, blocks::scalar::LEFT_Q4),
         }
     }
 
     #[cfg(target_arch = "aarch64")]
     fn neon(weight_type: WeightType) -> Self {
         let dot = std::arch::is_aarch64_feature_detected!("dotprod");
-        let (stream, tile, left): (Option<StreamFn>, TileFn, Left) = match weight_type {
-            WeightType::F32 => (Some(neon::stream_f32), neon::tile_f32, Left::Float),
-            WeightType::F16 => (Some(neon::stream_f16), neon::tile_f16, Left::Float),
-            WeightType::Bf16 => (Some(neon::stream_bf16), neon::tile_bf16, Left::Float),
-            WeightType::Int8 if dot => (None, neon::tile_int8_dot, Left::Int8 { shifted: false }),
-            WeightType::Int8 => (None, neon::tile_int8_widen, Left::Int8 { shifted: false }),
-        };
-        Self {
-            stream,
+        let plain = Self {
+            stream: None,
             stream_rows: neon::STREAM_ROWS,
-            tile,
+            stream_up_to: neon::STREAM_UP_TO,
+            widen: None,
+            tile: neon::tile_f32,
             tile_rows: neon::ROWS,
-            left,
+            left: Left::Float,
             store: neon::store,
             pack: neon::pack,
+        };
+        let matrix = dot && std::arch::is_aarch64_feature_detected!("i8mm");
+        let (int8, q8, q4): (TileFn, TileFn, TileFn) = if matrix {
+            (
+                neon::tile_int8_dot,
+                blocks::neon_matrix::tile_q8,
+                blocks::neon_matrix::tile_q4,
+            )
+        } else if dot {
+            (
+                neon::tile_int8_dot,
+                blocks::neon::tile_q8_dot,
+                blocks::neon::tile_q4_dot,
+            )
+        } else {
+            (
+                neon::tile_int8_widen,
+                blocks::neon::tile_q8_widen,
+                blocks::neon::tile_q4_widen,
+            )
+        };
+        match weight_type {
+            WeightType::F32 => plain.streaming(neon::stream_f32),
+            WeightType::F16 => plain.streaming(neon::stream_f16).widening(neon::widen_f16),
+            WeightType::Bf16 if crate::cpu::has_bf16_products() => Self {
+                stream_up_to: STREAM_ROWS,
+                ..plain.tiles(neon::tile_bf16_dot, Left::Bf16)
+            }
+            .streaming(neon::stream_bf16),
+            WeightType::Bf16 => plain
+                .streaming(neon::stream_bf16)
+                .widening(neon::widen_bf16),
+            WeightType::Int8 => plain.tiles(int8, Left::Int8 { shifted: false }),
+            WeightType::Q8 => plain.tiles(q8, blocks::neon::LEFT_Q8),
+            WeightType::Q4 => plain.tiles(q4, blocks::neon::LEFT_Q4),
         }
     }
 
     #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
     fn simd128(weight_type: WeightType) -> Self {
-        let (stream, tile, left): (Option<StreamFn>, TileFn, Left) = match weight_type {
-            WeightType::F32 => (Some(simd128::stream_f32), simd128::tile_f32, Left::Float),
-            WeightType::F16 => (Some(simd128::stream_f16), simd128::tile_f16, Left::Float),
-            WeightType::Bf16 => (Some(simd128::stream_bf16), simd128::tile_bf16, Left::Float),
-            WeightType::Int8 => (None, simd128::tile_int8, Left::Int8 { shifted: false }),
-        };
-        Self {
-            stream,
+        let plain = Self {
+            stream: None,
             stream_rows: simd128::STREAM_ROWS,
-            tile,
+            stream_up_to: simd128::STREAM_UP_TO,
+            widen: None,
+            tile: simd128::tile_f32,
             tile_rows: simd128::ROWS,
-            left,
+            left: Left::Float,
             store: simd128::store,
             pack: simd128::pack,
+        };
+        match weight_type {
+            WeightType::F32 => plain.streaming(simd128::stream_f32),
+            WeightType::F16 => plain
+                .streaming(simd128::stream_f16)
+                .widening(simd128::widen_f16),
+            WeightType::Bf16 => plain
+                .streaming(simd128::stream_bf16)
+                .widening(simd128::widen_bf16),
+            WeightType::Int8 => plain.tiles(simd128::tile_int8, Left::Int8 { shifted: false }),
+            WeightType::Q8 => plain.tiles(blocks::simd128::tile_q8, blocks::simd128::LEFT_Q8),
+            WeightType::Q4 => plain.tiles(blocks::simd128::tile_q4, blocks::simd128::LEFT_Q4),
         }
     }
 
     #[cfg(target_arch = "x86_64")]
     fn avx2(weight_type: WeightType) -> Self {
-        let (stream, tile, left): (Option<StreamFn>, TileFn, Left) = match weight_type {
-            WeightType::F32 => (Some(avx2::stream_f32), avx2::tile_f32, Left::Float),
-            WeightType::F16 => (Some(avx2::stream_f16), avx2::tile_f16, Left::Float),
-            WeightType::Bf16 => (Some(avx2::stream_bf16), avx2::tile_bf16, Left::Float),
-            WeightType::Int8 => (None, avx2::tile_int8, Left::Int8 { shifted: false }),
-        };
-        Self {
-            stream,
+        let plain = Self {
+            stream: None,
             stream_rows: avx2::STREAM_ROWS,
-            tile,
-            tile_rows: if weight_type == WeightType::Int8 {
-                avx2::INT8_ROWS
+            stream_up_to: avx2::STREAM_UP_TO,
+            widen: None,
+            tile: avx2::tile_f32,
+            tile_rows: if weight_type.is_integer() {
+                avx2::INTEGER_ROWS
             } else {
                 avx2::ROWS
             },
-            left,
+            left: Left::Float,
             store: avx2::store,
             pack: avx2::pack,
+        };
+        match weight_type {
+            WeightType::F32 => plain.streaming(avx2::stream_f32),
+            WeightType::F16 => plain.streaming(avx2::stream_f16).widening(avx2::widen_f16),
+            WeightType::Bf16 => plain
+                .streaming(avx2::stream_bf16)
+                .widening(avx2::widen_bf16),
+            WeightType::Int8 => plain.tiles(avx2::tile_int8, Left::Int8 { shifted: false }),
+            WeightType::Q8 => plain.tiles(blocks::avx2::tile_q8, blocks::avx2::LEFT_Q8),
+            WeightType::Q4 => plain.tiles(blocks::avx2::tile_q4, blocks::avx2::LEFT_Q4),
         }
     }
 
     #[cfg(target_arch = "x86_64")]
     fn avx512(weight_type: WeightType, dot: bool) -> Self {
-        let (stream, tile, left): (Option<StreamFn>, TileFn, Left) = match weight_type {
-            WeightType::F32 => (Some(avx512::stream_f32), avx512::tile_f32, Left::Float),
-            WeightType::F16 => (Some(avx512::stream_f16), avx512::tile_f16, Left::Float),
-            WeightType::Bf16 if dot => {
-                (Some(avx512::stream_bf16), avx512::tile_bf16_dot, Left::Bf16)
-            }
-            WeightType::Bf16 => (Some(avx512::stream_bf16), avx512::tile_bf16, Left::Float),
-            WeightType::Int8 => (None, avx512::tile_int8, Left::Int8 { shifted: true }),
-        };
-        Self {
-            stream,
-            tile,
+        let plain = Self {
+            stream: None,
             stream_rows: avx512::STREAM_ROWS,
+            stream_up_to: STREAM_ROWS,
+            widen: None,
+            tile: avx512::tile_f32,
             tile_rows: avx512::ROWS,
-            left,
+            left: Left::Float,
             store: avx512::store,
             pack: if dot { avx512::pack_dot } else { avx512::pack },
+        };
+        match weight_type {
+            WeightType::F32 => plain.streaming(avx512::stream_f32),
+            WeightType::F16 => plain
+                .streaming(avx512::stream_f16)
+                .widening(avx512::widen_f16),
+            WeightType::Bf16 if dot => plain
+                .tiles(avx512::tile_bf16_dot, Left::Bf16)
+                .streaming(avx512::stream_bf16),
+            WeightType::Bf16 => plain
+                .streaming(avx512::stream_bf16)
+                .widening(avx512::widen_bf16),
+            WeightType::Int8 => plain.tiles(avx512::tile_int8, Left::Int8 { shifted: true }),
+            WeightType::Q8 => plain.tiles(blocks::avx512::tile_q8, blocks::avx512::LEFT_Q8),
+            WeightType::Q4 => plain.tiles(blocks::avx512::tile_q4, blocks::avx512::LEFT_Q4),
         }
+    }
+
+    fn streaming(self, stream: StreamFn) -> Self {
+        Self {
+            stream: Some(stream),
+            ..self
+        }
+    }
+
+    fn widening(self, widen: WidenFn) -> Self {
+        Self {
+            widen: Some(widen),
+            ..self
+        }
+    }
+
+    fn tiles(self, tile: TileFn, left: Left) -> Self {
+        Self { tile, left, ..self }
     }
 }
 
@@ -286,19 +373,27 @@ impl LinearScratch {
 
 /// Bytes of scratch that [`linear`] needs for `m` rows and this matrix, on any instruction set.
 pub fn linear_scratch_bytes(m: usize, w: &PackedMatrix) -> usize {
-    let integer = w.weight_type() == WeightType::Int8;
-    if m <= STREAM_ROWS && !integer {
+    if m <= 1 && !w.weight_type().is_integer() {
         return 0;
     }
-    4 * m.next_multiple_of(16) + m * w.padded_k() * if integer { 1 } else { 4 }
+    let words = match w.weight_type() {
+        WeightType::F32 | WeightType::F16 | WeightType::Bf16 => w.padded_k(),
+        WeightType::Int8 => w.padded_k() / 4,
+        WeightType::Q8 | WeightType::Q4 => {
+            let widest = Left::Blocks(BlockForm::Pairs, Correction::Zero);
+            w.padded_k() / BLOCK * widest.step_words()
+        }
+    };
+    4 * (m.next_multiple_of(16) + m * words)
 }
 
 /// A linear layer: for each row of `x: [m, k]`, `out: [m, n] = activation(x wᵀ + bias) * scale [+ residual] [+ out]`.
 ///
 /// Products and sums are f32 for f32 and f16 weights, and for bf16 weights with up to 8 rows; with more rows bf16
-/// weights meet activations rounded to bf16 where the machine multiplies those ([`Isa::Avx512Dot`]). For int8 each row
-/// of activations is rounded to bytes by its largest magnitude, and the sums are exact; a row with infinity or NaN
-/// gives NaN.
+/// weights meet activations rounded to bf16 where the machine multiplies those
+/// ([`has_bf16_products`](crate::cpu::has_bf16_products)). For int8 each row
+/// of activations is rounded to bytes by its largest magnitude, and the sums are exact; for q8 and q4 every 32 inputs
+/// of a row are. A row with infinity or NaN gives NaN then.
 ///
 /// Scratch grows when it is too small; reserve [`linear_scratch_bytes`] before a loop that must not allocate.
 ///
@@ -333,7 +428,7 @@ pub fn linear(
         out: Shared::new(out),
     };
     match kernels.stream {
-        Some(stream) if m <= STREAM_ROWS => call.stream(stream),
+        Some(stream) if m <= kernels.stream_up_to => call.stream(stream),
         _ => call.multiply(scratch)?,
     }
     Ok(())
@@ -400,9 +495,7 @@ impl Call<'_> {
                             inputs,
                             self.x.as_ptr().add(row * k + start),
                             k,
-                            weights
-                                .as_ptr()
-                                .add(start * PANEL * self.w.weight_type().size()),
+                            weights.as_ptr().add(self.w.input_offset(start)),
                             state[row].as_mut_ptr().cast(),
                         );
                     }
@@ -418,7 +511,7 @@ impl Call<'_> {
 
     /// Calls `f` for each panel, in contiguous runs of panels per task.
     fn over_panels(&self, f: impl Fn(usize) + Sync) {
-        let panels = self.w.panels();
+        let panels = self.w.n_panels();
         let bytes = panels * self.w.panel(0).len();
         let threads = self.pool.n_threads();
         let tasks = (bytes / MIN_TASK_BYTES)
@@ -437,24 +530,25 @@ impl Call<'_> {
     fn multiply(&self, scratch: &mut LinearScratch) -> Result<()> {
         let Self { kernels, m, w, .. } = self;
         let (m, k) = (*m, w.k());
-        let groups = w.padded_k().div_ceil(kernels.left.group());
+        let steps = w.padded_k() / kernels.left.step_inputs();
+        let words = kernels.left.step_words();
         // Strips of nearly equal height: 13 rows are 7 and 6, not 12 and 1.
         let height = m.div_ceil(m.div_ceil(kernels.tile_rows));
         let strips = m.div_ceil(height);
         let strip_rows = |strip: usize| height.min(m - strip * height);
         let integer = matches!(kernels.left, Left::Int8 { .. });
-        let (scales, packed) = scratch.parts(if integer { m } else { 0 }, m * groups)?;
+        let (scales, packed) = scratch.parts(if integer { m } else { 0 }, m * steps * words)?;
 
         let (to_scales, to_packed) = (Shared::new(scales), Shared::new(packed));
         self.pool
             .run_split(strips, MIN_PACK.div_ceil(height * k), &|part| {
                 for strip in part {
                     let (first, rows) = (strip * height, strip_rows(strip));
-                    // SAFETY: each strip is written by one task; strips of `height * groups` follow each other.
+                    // SAFETY: each strip is written by one task; strips of `height` rows follow each other.
                     let out = unsafe {
                         std::slice::from_raw_parts_mut(
-                            to_packed.get().add(first * groups),
-                            rows * groups,
+                            to_packed.get().add(first * steps * words),
+                            rows * steps * words,
                         )
                     };
                     let n_scales = if integer { rows } else { 0 };
@@ -469,7 +563,7 @@ impl Call<'_> {
             });
         let (scales, packed) = (&*scales, &*packed);
 
-        let strips_per_block = (BLOCK_BYTES / (height * groups * 4).max(1))
+        let strips_per_block = (BLOCK_BYTES / (height * steps * words * 4).max(1))
             .clamp(2, BLOCK_ROWS / height.max(1))
             .clamp(1, strips);
         let blocks = strips.div_ceil(strips_per_block);
@@ -480,23 +574,30 @@ impl Call<'_> {
             let mut room = [const { MaybeUninit::<[u32; PANEL]>::uninit() }; BLOCK_ROWS];
             let sums = begin(&mut room[..rows], self.first_sums(panel));
             let weights = self.w.panel(panel);
-            for (start, count) in pieces(groups, TILE_GROUPS) {
+            let mut wide = [const { MaybeUninit::<f32>::uninit() }; WIDE_STEPS * PANEL];
+            for (start, count) in pieces(steps, kernels.left.tile_steps()) {
+                let part = weights[w.input_offset(start * kernels.left.step_inputs())..].as_ptr();
+                let part = match kernels.widen {
+                    Some(widen) => {
+                        // SAFETY: `count` inputs of the panel, at most as many as there is room for.
+                        unsafe { widen(count, part, wide.as_mut_ptr().cast()) };
+                        wide.as_ptr().cast()
+                    }
+                    None => part,
+                };
                 for strip in strips.clone() {
                     let rows = strip_rows(strip);
-                    let strip_start = strip * height * groups;
-                    if start + count == groups {
+                    let strip_start = strip * height * steps * words;
+                    if start + count == steps {
                         self.prefetch_output(strip * height, rows, panel);
                     }
-                    // SAFETY: the strip has `groups` groups of `rows` activations, the panel as many groups, and the
-                    // sums have a place for each row. The kernel came with its instruction set.
+                    // SAFETY: the strip has `steps` steps of `rows` rows of activations, the panel as many, and the sums have a place for each row. The kernel came with its instruction set.
                     unsafe {
                         (kernels.tile)(
                             rows,
                             count,
-                            packed.as_ptr().add(strip_start + start * rows),
-                            weights
-                                .as_ptr()
-                                .add(start * kernels.left.group() * PANEL * w.weight_type().size()),
+                            packed.as_ptr().add(strip_start + start * words * rows),
+                            part,
                             sums.as_mut_ptr().add(strip * height - first).cast(),
                         );
                     }
@@ -516,7 +617,7 @@ impl Call<'_> {
         if blocks == 1 {
             self.over_panels(|panel| one(0, panel));
         } else {
-            let panels = w.panels();
+            let panels = w.n_panels();
             self.pool
                 .run(blocks * panels, &|task| one(task / panels, task % panels));
         }

@@ -16,6 +16,9 @@ use std::arch::aarch64::*;
 /// Rows of a tile.
 pub(super) const ROWS: usize = 6;
 
+/// Most rows for which streaming beats tiles, which read weights once for all of them.
+pub(super) const STREAM_UP_TO: usize = 2;
+
 /// Rows of a streaming kernel: one row against a whole panel takes sixteen sums.
 pub(super) const STREAM_ROWS: usize = 1;
 
@@ -70,61 +73,87 @@ stream!(stream_f32, weights_f32, 256);
 stream!(stream_f16, weights_f16, 128);
 stream!(stream_bf16, weights_bf16, 128);
 
-/// Defines the tile for one weight type, `$step` inputs of `$size` bytes at a time.
-macro_rules! tile {
-    ($name:ident, $rows_name:ident, $load:ident, $step:literal, $size:literal) => {
-        /// # Safety
-        /// See [`super::TileFn`]; needs NEON.
-        #[target_feature(enable = "neon")]
-        pub(super) unsafe fn $name(rows: usize, groups: usize, a: *const u32, b: *const u8, c: *mut u32) {
-            by_rows!($rows_name, rows, [1 2 3 4 5 6], (groups, a, b, c));
-        }
+/// # Safety
+/// See [`super::TileFn`]; needs NEON.
+#[target_feature(enable = "neon")]
+pub(super) unsafe fn tile_f32(
+    rows: usize,
+    groups: usize,
+    a: *const u32,
+    b: *const u8,
+    c: *mut u32,
+) {
+    by_rows!(tile_f32_rows, rows, [1 2 3 4 5 6], (groups, a, b, c));
+}
 
+/// # Safety
+/// As above.
+#[target_feature(enable = "neon")]
+unsafe fn tile_f32_rows<const ROWS: usize>(
+    groups: usize,
+    a: *const u32,
+    b: *const u8,
+    c: *mut u32,
+) {
+    for half in 0..2 {
+        let (mut a, mut b) = (a.cast::<f32>(), b);
+        let c = c.cast::<f32>().wrapping_add(half * 16);
+        // SAFETY: the caller's promise: `a` is `[groups][ROWS]`, `b` holds `groups` inputs, `c` is `[ROWS][32]`.
+        unsafe {
+            let mut sums = [[vdupq_n_f32(0.0); 4]; ROWS];
+            for row in 0..ROWS {
+                for part in 0..4 {
+                    sums[row][part] = vld1q_f32(c.add(row * PANEL + part * 4));
+                }
+            }
+            for _ in 0..groups {
+                let mut weights = [vdupq_n_f32(0.0); 4];
+                for part in 0..4 {
+                    weights[part] = weights_f32(b, 0, half * 4 + part);
+                }
+                for row in 0..ROWS {
+                    let value = *a.add(row);
+                    for part in 0..4 {
+                        sums[row][part] = vfmaq_n_f32(sums[row][part], weights[part], value);
+                    }
+                }
+                a = a.add(ROWS);
+                b = b.add(128);
+            }
+            for row in 0..ROWS {
+                for part in 0..4 {
+                    vst1q_f32(c.add(row * PANEL + part * 4), sums[row][part]);
+                }
+            }
+        }
+    }
+}
+
+/// Defines the widening for one weight type, which `$load(b, input, part)` does for four weights.
+macro_rules! widen {
+    ($name:ident, $load:ident, $size:literal) => {
         /// # Safety
-        /// As above.
+        /// See [`super::WidenFn`]; needs NEON.
         #[target_feature(enable = "neon")]
-        unsafe fn $rows_name<const ROWS: usize>(groups: usize, a: *const u32, b: *const u8, c: *mut u32) {
-            for half in 0..2 {
-                let (mut a, mut b) = (a.cast::<f32>(), b);
-                let c = c.cast::<f32>().wrapping_add(half * 16);
-                // SAFETY: the caller's promise: `a` is `[groups][ROWS]`, `b` holds `groups` inputs, `c` is `[ROWS][32]`.
-                unsafe {
-                    let mut sums = [[vdupq_n_f32(0.0); 4]; ROWS];
-                    for row in 0..ROWS {
-                        for part in 0..4 {
-                            sums[row][part] = vld1q_f32(c.add(row * PANEL + part * 4));
-                        }
-                    }
-                    for _ in 0..groups / $step {
-                        for input in 0..$step {
-                            let mut weights = [vdupq_n_f32(0.0); 4];
-                            for part in 0..4 {
-                                weights[part] = $load(b, input, half * 4 + part);
-                            }
-                            for row in 0..ROWS {
-                                let value = *a.add(input * ROWS + row);
-                                for part in 0..4 {
-                                    sums[row][part] = vfmaq_n_f32(sums[row][part], weights[part], value);
-                                }
-                            }
-                        }
-                        a = a.add($step * ROWS);
-                        b = b.add($size);
-                    }
-                    for row in 0..ROWS {
-                        for part in 0..4 {
-                            vst1q_f32(c.add(row * PANEL + part * 4), sums[row][part]);
+        pub(super) unsafe fn $name(inputs: usize, mut b: *const u8, out: *mut f32) {
+            for pair in 0..inputs.div_ceil(2) {
+                for input in 0..2.min(inputs - 2 * pair) {
+                    for part in 0..8 {
+                        // SAFETY: the caller's promise.
+                        unsafe {
+                            let weights = $load(b, input, part);
+                            vst1q_f32(out.add((2 * pair + input) * PANEL + part * 4), weights);
                         }
                     }
                 }
+                b = b.wrapping_add($size);
             }
         }
     };
 }
 
-tile!(tile_f32, tile_f32_rows, weights_f32, 1, 128);
-tile!(tile_f16, tile_f16_rows, weights_f16, 1, 64);
-tile!(tile_bf16, tile_bf16_rows, weights_bf16, 2, 128);
+widen!(widen_f16, weights_f16, 128);
+widen!(widen_bf16, weights_bf16, 128);
 
 /// Defines the int8 tile on top of `$dot(sum, weights, quad)`, which adds four products to each of four sums.
 macro_rules! tile_int8 {
@@ -184,7 +213,7 @@ tile_int8!(tile_int8_widen, tile_int8_widen_rows, widen_dot);
 /// The machine must have the dot-product instructions.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn dot(mut sum: int32x4_t, weights: int8x16_t, quad: int8x16_t) -> int32x4_t {
+pub(super) unsafe fn dot(mut sum: int32x4_t, weights: int8x16_t, quad: int8x16_t) -> int32x4_t {
     // SAFETY: registers only; the instruction is there by the caller's promise.
     unsafe {
         std::arch::asm!(
@@ -199,13 +228,90 @@ unsafe fn dot(mut sum: int32x4_t, weights: int8x16_t, quad: int8x16_t) -> int32x
     sum
 }
 
+/// # Safety
+/// See [`super::TileFn`], for pairs of bf16; needs NEON with `bf16`.
+#[target_feature(enable = "neon")]
+pub(super) unsafe fn tile_bf16_dot(
+    rows: usize,
+    pairs: usize,
+    a: *const u32,
+    b: *const u8,
+    c: *mut u32,
+) {
+    by_rows!(tile_bf16_dot_rows, rows, [1 2 3 4 5 6], (pairs, a, b, c));
+}
+
+/// # Safety
+/// As above.
+#[target_feature(enable = "neon")]
+unsafe fn tile_bf16_dot_rows<const ROWS: usize>(
+    pairs: usize,
+    a: *const u32,
+    b: *const u8,
+    c: *mut u32,
+) {
+    for half in 0..2 {
+        let (mut a, mut b) = (a, b.wrapping_add(half * 64));
+        let c = c.cast::<f32>().wrapping_add(half * 16);
+        // SAFETY: the caller's promise: `a` is `[pairs][ROWS]` pairs, `b` is `[pairs][32]` pairs, `c` is `[ROWS][32]`.
+        unsafe {
+            let mut sums = [[vdupq_n_f32(0.0); 4]; ROWS];
+            for row in 0..ROWS {
+                for part in 0..4 {
+                    sums[row][part] = vld1q_f32(c.add(row * PANEL + part * 4));
+                }
+            }
+            for _ in 0..pairs {
+                let mut weights = [vdupq_n_u16(0); 4];
+                for part in 0..4 {
+                    weights[part] = vld1q_u16(b.add(part * 16).cast());
+                }
+                for row in 0..ROWS {
+                    let pair = vreinterpretq_u16_u32(vdupq_n_u32(*a.add(row)));
+                    for part in 0..4 {
+                        sums[row][part] = dot_bf16(sums[row][part], weights[part], pair);
+                    }
+                }
+                a = a.add(ROWS);
+                b = b.wrapping_add(128);
+            }
+            for row in 0..ROWS {
+                for part in 0..4 {
+                    vst1q_f32(c.add(row * PANEL + part * 4), sums[row][part]);
+                }
+            }
+        }
+    }
+}
+
+/// Adds two products of bf16 to each of four sums.
+///
+/// # Safety
+/// The machine must have the bf16 instructions.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn dot_bf16(mut sum: float32x4_t, weights: uint16x8_t, pair: uint16x8_t) -> float32x4_t {
+    // SAFETY: registers only; the instruction is there by the caller's promise.
+    unsafe {
+        std::arch::asm!(
+            ".arch_extension bf16",
+            "bfdot {sum:v}.4s, {weights:v}.8h, {pair:v}.8h",
+            sum = inout(vreg) sum,
+            weights = in(vreg) weights,
+            pair = in(vreg) pair,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sum
+}
+
 /// As [`dot`], by products of 16 bits; two of them added fit 16 bits because activations are at most 127.
 ///
 /// # Safety
 /// None beyond NEON.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn widen_dot(sum: int32x4_t, weights: int8x16_t, quad: int8x16_t) -> int32x4_t {
+pub(super) unsafe fn widen_dot(sum: int32x4_t, weights: int8x16_t, quad: int8x16_t) -> int32x4_t {
     let low = vmull_s8(vget_low_s8(weights), vget_low_s8(quad));
     let high = vmull_high_s8(weights, quad);
     vaddq_s32(sum, vpaddlq_s16(vpaddq_s16(low, high)))
@@ -247,9 +353,20 @@ unsafe fn weights_f32(b: *const u8, input: usize, part: usize) -> float32x4_t {
 #[inline]
 #[target_feature(enable = "neon")]
 unsafe fn weights_f16(b: *const u8, input: usize, part: usize) -> float32x4_t {
+    // SAFETY: the caller's promise.
+    unsafe { widen_halves(b.add(input * 64 + part * 8)) }
+}
+
+/// Four f16 as f32.
+///
+/// # Safety
+/// As many must be readable at `at`.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) unsafe fn widen_halves(at: *const u8) -> float32x4_t {
     // SAFETY: the caller's promise. (The conversion is part of NEON, its intrinsic is not stable.)
     unsafe {
-        let halves = vld1_u16(b.add(input * 64 + part * 8).cast());
+        let halves = vld1_u16(at.cast());
         let wide: float32x4_t;
         std::arch::asm!(
             "fcvtl {wide:v}.4s, {halves:v}.4h",

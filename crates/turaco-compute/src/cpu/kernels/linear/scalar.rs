@@ -99,76 +99,43 @@ unsafe fn stream(
 }
 
 /// # Safety
-/// See [`super::TileFn`].
-pub(super) unsafe fn tile_f32(
-    rows: usize,
-    groups: usize,
-    a: *const u32,
-    b: *const u8,
-    c: *mut u32,
-) {
-    // SAFETY: the caller's promise, for panels of f32.
-    unsafe {
-        tile(rows, groups, a, c, |input, lane| {
-            b.cast::<f32>().add(input * PANEL + lane).read_unaligned()
-        })
-    };
+/// See [`super::WidenFn`].
+pub(super) unsafe fn widen_f16(inputs: usize, b: *const u8, out: *mut f32) {
+    for i in 0..inputs * PANEL {
+        // SAFETY: the caller's promise.
+        unsafe { *out.add(i) = f16::from_bits(b.cast::<u16>().add(i).read_unaligned()).to_f32() };
+    }
 }
 
 /// # Safety
-/// See [`super::TileFn`].
-pub(super) unsafe fn tile_f16(
-    rows: usize,
-    groups: usize,
-    a: *const u32,
-    b: *const u8,
-    c: *mut u32,
-) {
-    // SAFETY: the caller's promise, for panels of f16.
-    unsafe {
-        tile(rows, groups, a, c, |input, lane| {
-            f16::from_bits(b.cast::<u16>().add(input * PANEL + lane).read_unaligned()).to_f32()
-        });
+/// See [`super::WidenFn`].
+pub(super) unsafe fn widen_bf16(inputs: usize, b: *const u8, out: *mut f32) {
+    for input in 0..inputs {
+        for lane in 0..PANEL {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let at = (input / 2 * PANEL + lane) * 2 + input % 2;
+                *out.add(input * PANEL + lane) = bf16(b.cast::<u16>().add(at).read_unaligned());
+            }
+        }
     }
 }
 
 /// # Safety
 /// See [`super::TileFn`].
-pub(super) unsafe fn tile_bf16(
-    rows: usize,
-    groups: usize,
-    a: *const u32,
-    b: *const u8,
-    c: *mut u32,
-) {
-    // SAFETY: the caller's promise, for panels of bf16 pairs.
-    unsafe {
-        tile(rows, groups, a, c, |input, lane| {
-            bf16(
-                b.cast::<u16>()
-                    .add((input / 2 * PANEL + lane) * 2 + input % 2)
-                    .read_unaligned(),
-            )
-        });
-    }
-}
-
-/// # Safety
-/// `a` and `c` as in [`super::TileFn`]; `weight` must be sound for inputs below `groups` and lanes below 32.
-unsafe fn tile(
-    rows: usize,
-    groups: usize,
-    a: *const u32,
-    c: *mut u32,
-    weight: impl Fn(usize, usize) -> f32,
-) {
-    for group in 0..groups {
-        let weights: [f32; PANEL] = std::array::from_fn(|lane| weight(group, lane));
+pub(super) unsafe fn tile_f32(rows: usize, steps: usize, a: *const u32, b: *const u8, c: *mut u32) {
+    for step in 0..steps {
+        // SAFETY: within the panel.
+        let weights = unsafe {
+            b.add(step * PANEL * 4)
+                .cast::<[f32; PANEL]>()
+                .read_unaligned()
+        };
         for row in 0..rows {
             // SAFETY: within the strip and the sums.
             let (value, sums) = unsafe {
                 (
-                    f32::from_bits(*a.add(group * rows + row)),
+                    f32::from_bits(*a.add(step * rows + row)),
                     &mut *c.add(row * PANEL).cast::<[f32; PANEL]>(),
                 )
             };

@@ -17,6 +17,9 @@ pub(super) const ROWS: usize = 4;
 /// Rows of a streaming kernel.
 pub(super) const STREAM_ROWS: usize = 1;
 
+/// Most rows for which streaming beats tiles, which read weights once for all of them.
+pub(super) const STREAM_UP_TO: usize = 2;
+
 /// Defines the streaming product for one weight type, which `$load(b, input, part)` widens: four weights of outputs
 /// `4 * part..`, of the first or second of two inputs.
 macro_rules! stream {
@@ -67,56 +70,84 @@ stream!(stream_f32, weights_f32, 256);
 stream!(stream_f16, weights_f16, 128);
 stream!(stream_bf16, weights_bf16, 128);
 
-/// Defines the tile for one weight type, `$step` inputs of `$size` bytes at a time.
-macro_rules! tile {
-    ($name:ident, $rows_name:ident, $load:ident, $step:literal, $size:literal) => {
-        /// # Safety
-        /// See [`super::TileFn`].
-        pub(super) unsafe fn $name(rows: usize, groups: usize, a: *const u32, b: *const u8, c: *mut u32) {
-            by_rows!($rows_name, rows, [1 2 3 4], (groups, a, b, c));
-        }
+/// # Safety
+/// See [`super::TileFn`].
+pub(super) unsafe fn tile_f32(
+    rows: usize,
+    groups: usize,
+    a: *const u32,
+    b: *const u8,
+    c: *mut u32,
+) {
+    by_rows!(tile_f32_rows, rows, [1 2 3 4], (groups, a, b, c));
+}
 
+/// # Safety
+/// As above.
+unsafe fn tile_f32_rows<const ROWS: usize>(
+    groups: usize,
+    a: *const u32,
+    b: *const u8,
+    c: *mut u32,
+) {
+    for quarter in 0..4 {
+        let (mut a, mut b) = (a.cast::<f32>(), b);
+        let c = c.cast::<f32>().wrapping_add(quarter * 8);
+        // SAFETY: the caller's promise: `a` is `[groups][ROWS]`, `b` holds `groups` inputs, `c` is `[ROWS][32]`.
+        unsafe {
+            let mut sums = [[f32x4_splat(0.0); 2]; ROWS];
+            for row in 0..ROWS {
+                for part in 0..2 {
+                    sums[row][part] = v128_load(c.add(row * PANEL + part * 4).cast());
+                }
+            }
+            for _ in 0..groups {
+                let low = weights_f32(b, 0, quarter * 2);
+                let high = weights_f32(b, 0, quarter * 2 + 1);
+                for row in 0..ROWS {
+                    let value = f32x4_splat(*a.add(row));
+                    sums[row][0] = f32x4_add(sums[row][0], f32x4_mul(value, low));
+                    sums[row][1] = f32x4_add(sums[row][1], f32x4_mul(value, high));
+                }
+                a = a.add(ROWS);
+                b = b.add(128);
+            }
+            for row in 0..ROWS {
+                for part in 0..2 {
+                    v128_store(c.add(row * PANEL + part * 4).cast(), sums[row][part]);
+                }
+            }
+        }
+    }
+}
+
+/// Defines the widening for one weight type, which `$load(b, input, part)` does for four weights.
+macro_rules! widen {
+    ($name:ident, $load:ident, $size:literal) => {
         /// # Safety
-        /// As above.
-        unsafe fn $rows_name<const ROWS: usize>(groups: usize, a: *const u32, b: *const u8, c: *mut u32) {
-            for quarter in 0..4 {
-                let (mut a, mut b) = (a.cast::<f32>(), b);
-                let c = c.cast::<f32>().wrapping_add(quarter * 8);
-                // SAFETY: the caller's promise: `a` is `[groups][ROWS]`, `b` holds `groups` inputs, `c` is `[ROWS][32]`.
-                unsafe {
-                    let mut sums = [[f32x4_splat(0.0); 2]; ROWS];
-                    for row in 0..ROWS {
-                        for part in 0..2 {
-                            sums[row][part] = v128_load(c.add(row * PANEL + part * 4).cast());
-                        }
-                    }
-                    for _ in 0..groups / $step {
-                        for input in 0..$step {
-                            let low = $load(b, input, quarter * 2);
-                            let high = $load(b, input, quarter * 2 + 1);
-                            for row in 0..ROWS {
-                                let value = f32x4_splat(*a.add(input * ROWS + row));
-                                sums[row][0] = f32x4_add(sums[row][0], f32x4_mul(value, low));
-                                sums[row][1] = f32x4_add(sums[row][1], f32x4_mul(value, high));
-                            }
-                        }
-                        a = a.add($step * ROWS);
-                        b = b.add($size);
-                    }
-                    for row in 0..ROWS {
-                        for part in 0..2 {
-                            v128_store(c.add(row * PANEL + part * 4).cast(), sums[row][part]);
+        /// See [`super::WidenFn`].
+        pub(super) unsafe fn $name(inputs: usize, mut b: *const u8, out: *mut f32) {
+            for pair in 0..inputs.div_ceil(2) {
+                for input in 0..2.min(inputs - 2 * pair) {
+                    for part in 0..8 {
+                        // SAFETY: the caller's promise.
+                        unsafe {
+                            let weights = $load(b, input, part);
+                            v128_store(
+                                out.add((2 * pair + input) * PANEL + part * 4).cast(),
+                                weights,
+                            );
                         }
                     }
                 }
+                b = b.wrapping_add($size);
             }
         }
     };
 }
 
-tile!(tile_f32, tile_f32_rows, weights_f32, 1, 128);
-tile!(tile_f16, tile_f16_rows, weights_f16, 1, 64);
-tile!(tile_bf16, tile_bf16_rows, weights_bf16, 2, 128);
+widen!(widen_f16, weights_f16, 128);
+widen!(widen_bf16, weights_bf16, 128);
 
 /// # Safety
 /// See [`super::TileFn`].

@@ -5,12 +5,7 @@ use crate::DType;
 use crate::cpu::packed::MatrixSource;
 use half::bf16;
 
-const TYPES: [WeightType; 4] = [
-    WeightType::F32,
-    WeightType::F16,
-    WeightType::Bf16,
-    WeightType::Int8,
-];
+const TYPES: [WeightType; 6] = WeightType::ALL;
 
 const ACTIVATIONS: [Activation; 6] = [
     Activation::None,
@@ -56,9 +51,22 @@ fn packed(
     PackedMatrix::pack(&source, weight_type, pool).unwrap()
 }
 
+fn multiplies_bf16(isa: Isa) -> bool {
+    isa == Isa::Avx512Dot || isa == Isa::Neon && crate::cpu::has_bf16_products()
+}
+
 /// What the kernels see of a row of activations, as (value, factor).
 fn seen(isa: Isa, weight_type: WeightType, m: usize, row: &[f32]) -> (Vec<f64>, f64) {
     match weight_type {
+        WeightType::Q8 | WeightType::Q4 => {
+            let rounded = row.chunks(BLOCK).flat_map(|block| {
+                let (inverse, scale) = left::scales_of(block);
+                let round =
+                    move |v: &f32| f64::from((v * inverse).round_ties_even()) * f64::from(scale);
+                block.iter().map(round)
+            });
+            (rounded.collect(), 1.0)
+        }
         WeightType::Int8 => {
             let (inverse, scale) = left::scales_of(row);
             (
@@ -68,7 +76,7 @@ fn seen(isa: Isa, weight_type: WeightType, m: usize, row: &[f32]) -> (Vec<f64>, 
                 f64::from(scale),
             )
         }
-        WeightType::Bf16 if m > STREAM_ROWS && isa == Isa::Avx512Dot => (
+        WeightType::Bf16 if m > STREAM_ROWS && multiplies_bf16(isa) => (
             row.iter().map(|&v| bf16::from_f32(v).to_f64()).collect(),
             1.0,
         ),
@@ -180,7 +188,7 @@ fn check_case(case: &Case, weight_type: WeightType, pools: &[Pool]) {
             .unwrap();
             assert!(out == again, "{name}: depends on the number of threads");
         }
-        if weight_type == WeightType::Int8 {
+        if weight_type.is_integer() {
             let first = first.get_or_insert_with(|| out.clone());
             assert!(*first == out, "{name}: differs from the scalar kernel");
         }
@@ -332,7 +340,7 @@ fn nan_and_infinity_pass_through() {
                         for value in values {
                             if i != row {
                                 assert!(value.is_finite(), "{name}: row {i}");
-                            } else if bad.is_nan() || weight_type == WeightType::Int8 {
+                            } else if bad.is_nan() || weight_type.is_integer() {
                                 assert!(value.is_nan(), "{name}: {value}");
                             } else {
                                 assert_eq!(*value, bad, "{name}");

@@ -9,21 +9,28 @@
 //! | f32, f16 | `[k][32]` | one input times 32 outputs |
 //! | bf16 | `[k / 2][32][2]` | `vdpbf16ps` takes pairs of inputs |
 //! | int8 | `[k / 4][32][4]` | `vpdpbusd`, `sdot` take quads of inputs |
+//! | q8, q4 | see [`blocks`] | the scales of 32 inputs lie before them |
 //!
 //! Missing outputs and inputs are zeros. This is the only copy of the weights: an embedding lookup reads its row
 //! from here too.
 
+pub(crate) mod blocks;
+mod panels;
+mod rows;
+
 use super::memory::Buffer;
 use super::pool::Pool;
-use crate::{DType, Error, Result, quant};
+use panels::Panels;
+
+use crate::{DType, Error, Result};
+use blocks::{BLOCK, Q4, Q4_BYTES, Q8, Q8_BYTES};
 use half::{bf16, f16};
+pub use panels::{panels_len, stored_values};
+use rows::Rows;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Outputs per panel.
 pub const PANEL: usize = 32;
-
-/// Inputs converted at a time while packing: a whole number of ggml blocks, small enough for the first-level cache.
-const CHUNK: usize = 256;
 
 /// Most inputs of an int8 matrix: sums of products of two bytes must fit 32 bits.
 const MAX_INT8_INPUTS: usize = 131_072;
@@ -31,22 +38,29 @@ const MAX_INT8_INPUTS: usize = 131_072;
 pub use crate::device::WeightType;
 
 impl WeightType {
-    /// Bytes of one weight, scales left out.
-    pub(crate) const fn size(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 | Self::Bf16 => 2,
-            Self::Int8 => 1,
-        }
-    }
-
-    /// Consecutive inputs of one output that lie next to each other.
-    pub(crate) const fn group(self) -> usize {
+    /// Consecutive inputs of a panel that belong together; inputs are padded with zeros to a multiple.
+    pub(crate) const fn step_inputs(self) -> usize {
         match self {
             Self::F32 | Self::F16 => 1,
             Self::Bf16 => 2,
             Self::Int8 => 4,
+            Self::Q8 | Self::Q4 => BLOCK,
         }
+    }
+
+    /// Bytes of a step of one panel, scales per block included.
+    pub(crate) const fn step_bytes(self) -> usize {
+        match self {
+            Self::F16 => 2 * PANEL,
+            Self::F32 | Self::Bf16 | Self::Int8 => 4 * PANEL,
+            Self::Q8 => Q8_BYTES,
+            Self::Q4 => Q4_BYTES,
+        }
+    }
+
+    /// Whether a matrix product rounds activations to bytes.
+    pub(crate) const fn is_integer(self) -> bool {
+        matches!(self, Self::Int8 | Self::Q8 | Self::Q4)
     }
 }
 
@@ -72,7 +86,7 @@ pub struct PackedMatrix {
     k: usize,
     weight_type: WeightType,
     panel_bytes: usize,
-    data: Buffer,
+    panels: Panels,
     /// Int8 only, padded to whole panels: the factor of each row.
     row_scales: Vec<f32>,
     /// Int8 only, padded to whole panels: the sum of each row's bytes, for kernels that shift their other operand.
@@ -111,12 +125,14 @@ impl PackedMatrix {
     /// example).
     ///
     /// Int8 from signed bytes keeps the bytes and the scales of the file; from any other type each row is divided by
-    /// its largest absolute value over 127 and rounded, halves to even.
+    /// its largest absolute value over 127 and rounded, halves to even. The blocks of ggml that fit q8 or q4 are kept
+    /// as they are.
     ///
     /// # Errors
     /// [`Error::Shape`] if there is no row or column, if row lengths differ, if bytes or scales do not fit the
-    /// dimensions, or if a row is no whole number of blocks; [`Error::Unsupported`] for int8 with more than 131072 inputs
-    /// or with values that are not finite; [`Error::OutOfMemory`].
+    /// dimensions, or if a row is no whole number of blocks; [`Error::Unsupported`] for int8 with more than 131072 inputs,
+    /// and for int8, q8 and q4 with values that are not finite (or beyond the range of their scales);
+    /// [`Error::OutOfMemory`].
     pub fn pack_stacked(
         sources: &[MatrixSource<'_>],
         weight_type: WeightType,
@@ -135,8 +151,8 @@ impl PackedMatrix {
         };
         let panels = n.div_ceil(PANEL);
         let panel_bytes = k
-            .checked_next_multiple_of(weight_type.group())
-            .and_then(|inputs| inputs.checked_mul(PANEL * weight_type.size()))
+            .div_ceil(weight_type.step_inputs())
+            .checked_mul(weight_type.step_bytes())
             .ok_or_else(too_large)?;
         let total = panels.checked_mul(panel_bytes).ok_or_else(too_large)?;
         let mut data = Buffer::zeroed(total, "weights")?;
@@ -177,13 +193,25 @@ impl PackedMatrix {
                         finite.store(false, Ordering::Relaxed);
                     }
                 }
+                WeightType::Q8 => {
+                    if !rows.pack_blocks(out, Q8_BYTES, Q8::from_stored, Q8::from_values, Q8::store)
+                    {
+                        finite.store(false, Ordering::Relaxed);
+                    }
+                }
+                WeightType::Q4 => {
+                    if !rows.pack_blocks(out, Q4_BYTES, Q4::from_stored, Q4::from_values, Q4::store)
+                    {
+                        finite.store(false, Ordering::Relaxed);
+                    }
+                }
             }
         };
         pool.run(panels, &one_panel);
         if !finite.load(Ordering::Relaxed) {
             return Err(Error::Unsupported {
-                what: format!("an int8 copy of a {n} x {k} matrix"),
-                reason: "it holds values that are not finite".to_owned(),
+                what: format!("a {} copy of a {n} x {k} matrix", weight_type.name()),
+                reason: "it holds values that are not finite or too large".to_owned(),
             });
         }
         Ok(Self {
@@ -191,7 +219,7 @@ impl PackedMatrix {
             k,
             weight_type,
             panel_bytes,
-            data,
+            panels: Panels::Owned(data),
             row_scales: scales,
             row_sums: sums,
         })
@@ -214,22 +242,27 @@ impl PackedMatrix {
 
     /// Bytes that a product with this matrix reads: panels, scales and sums.
     pub fn bytes(&self) -> usize {
-        self.data.len() + 4 * (self.row_scales.len() + self.row_sums.len())
+        self.panels.len() + 4 * (self.row_scales.len() + self.row_sums.len())
     }
 
     /// Number of panels, the last one padded with zero rows.
-    pub(crate) fn panels(&self) -> usize {
+    pub(crate) fn n_panels(&self) -> usize {
         self.n.div_ceil(PANEL)
     }
 
-    /// Inputs with padding: a whole number of groups.
+    /// Inputs with padding: a whole number of steps.
     pub(crate) fn padded_k(&self) -> usize {
-        self.panel_bytes / (PANEL * self.weight_type.size())
+        self.k.next_multiple_of(self.weight_type.step_inputs())
+    }
+
+    /// Where input `input`, the first of a step, begins in a panel.
+    pub(crate) fn input_offset(&self, input: usize) -> usize {
+        input / self.weight_type.step_inputs() * self.weight_type.step_bytes()
     }
 
     /// The bytes of one panel.
     pub(crate) fn panel(&self, panel: usize) -> &[u8] {
-        &self.data.as_bytes()[panel * self.panel_bytes..(panel + 1) * self.panel_bytes]
+        self.panels.get(panel, self.panel_bytes)
     }
 
     /// The scales of one panel's outputs, int8 only.
@@ -253,30 +286,48 @@ impl PackedMatrix {
             self.k,
             "a row has as many values as the matrix has inputs"
         );
-        let group = self.weight_type.group();
-        let size = self.weight_type.size();
         let panel = self.panel(row / PANEL);
         let lane = row % PANEL;
-        let scale = self.row_scales.get(row).copied().unwrap_or(1.0);
-        for (chunk, values) in out.chunks_mut(group).enumerate() {
-            let start = (chunk * PANEL + lane) * group * size;
-            let stored = &panel[start..start + values.len() * size];
-            for (value, bytes) in values.iter_mut().zip(stored.chunks_exact(size)) {
-                *value = match (self.weight_type, bytes) {
-                    (WeightType::F32, &[a, b, c, d]) => f32::from_ne_bytes([a, b, c, d]),
-                    (WeightType::F16, &[a, b]) => f16::from_ne_bytes([a, b]).to_f32(),
-                    (WeightType::Bf16, &[a, b]) => bf16::from_ne_bytes([a, b]).to_f32(),
-                    _ => f32::from(bytes[0] as i8) * scale,
-                };
+        let steps = panel.chunks_exact(self.weight_type.step_bytes());
+        let chunks = out.chunks_mut(self.weight_type.step_inputs());
+        match self.weight_type {
+            WeightType::F32 => {
+                for (values, step) in chunks.zip(steps) {
+                    values[0] = f32::from_ne_bytes(step.as_chunks().0[lane]);
+                }
+            }
+            WeightType::F16 => {
+                for (values, step) in chunks.zip(steps) {
+                    values[0] = f16::from_ne_bytes(step.as_chunks().0[lane]).to_f32();
+                }
+            }
+            WeightType::Bf16 => {
+                for (values, step) in chunks.zip(steps) {
+                    for (value, bytes) in values.iter_mut().zip(&step.as_chunks().0[2 * lane..]) {
+                        *value = bf16::from_ne_bytes(*bytes).to_f32();
+                    }
+                }
+            }
+            WeightType::Int8 => {
+                let scale = self.row_scales[row];
+                for (values, step) in chunks.zip(steps) {
+                    for (value, &byte) in values.iter_mut().zip(&step[4 * lane..]) {
+                        *value = f32::from(byte as i8) * scale;
+                    }
+                }
+            }
+            WeightType::Q8 => {
+                for (values, step) in chunks.zip(steps) {
+                    values.copy_from_slice(&Q8::load(lane, step)[..values.len()]);
+                }
+            }
+            WeightType::Q4 => {
+                for (values, step) in chunks.zip(steps) {
+                    values.copy_from_slice(&Q4::load(lane, step)[..values.len()]);
+                }
             }
         }
     }
-}
-
-/// Rounds a value within ±127 to an integer, halves to even: it appears in the low bits of this sum.
-/// (`round_ties_even` is a library call without newer instructions.)
-fn round(value: f32) -> i8 {
-    (value + 12_582_912.0).to_bits() as i8
 }
 
 /// Checks sources against their dimensions; gives the rows and columns of the whole.
@@ -333,119 +384,10 @@ fn check(sources: &[MatrixSource<'_>]) -> Result<(usize, usize)> {
     Ok((rows, k))
 }
 
-/// The source rows of one panel.
-struct Rows<'a> {
-    k: usize,
-    first: usize,
-    count: usize,
-    sources: &'a [MatrixSource<'a>],
-}
-
-impl Rows<'_> {
-    /// The matrix that row `row` of the panel comes from, and its row there.
-    fn source(&self, row: usize) -> (&MatrixSource<'_>, usize) {
-        let mut row = self.first + row;
-        let mut sources = self.sources.iter();
-        loop {
-            let source = sources
-                .next()
-                .expect("panels have only rows that their sources have");
-            if row < source.n {
-                return (source, row);
-            }
-            row -= source.n;
-        }
-    }
-
-    /// The stored values of columns `start..start + out.len()` of row `row`, without the row scale.
-    fn stored(&self, row: usize, start: usize, out: &mut [f32]) {
-        let (source, row) = self.source(row);
-        let dtype = source.dtype;
-        let at = |column: usize| column / dtype.block_len() * dtype.block_bytes();
-        let row_start = row * at(self.k);
-        let bytes = &source.bytes[row_start + at(start)..row_start + at(start + out.len())];
-        // Lengths were checked for the whole matrix, and chunks are whole blocks.
-        let converted = quant::dequantize(dtype, bytes, out);
-        debug_assert!(converted.is_ok());
-    }
-
-    fn scale(&self, row: usize) -> f32 {
-        let (source, row) = self.source(row);
-        source.row_scales.map_or(1.0, |scales| scales[row])
-    }
-
-    /// Chunks of columns as (start, length).
-    fn chunks(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let k = self.k;
-        (0..k)
-            .step_by(CHUNK)
-            .map(move |start| (start, CHUNK.min(k - start)))
-    }
-
-    fn pack_floats<const SIZE: usize>(
-        &self,
-        out: &mut [u8],
-        group: usize,
-        store: impl Fn(f32) -> [u8; SIZE],
-    ) {
-        let mut values = [0.0; CHUNK];
-        let out = out.as_chunks_mut::<SIZE>().0;
-        for (start, len) in self.chunks() {
-            for row in 0..self.count {
-                self.stored(row, start, &mut values[..len]);
-                let scale = self.scale(row);
-                for (i, &value) in values[..len].iter().enumerate() {
-                    let column = start + i;
-                    let value = if scale == 1.0 { value } else { value * scale };
-                    out[(column / group * PANEL + row) * group + column % group] = store(value);
-                }
-            }
-        }
-    }
-
-    fn pack_int8(&self, out: &mut [u8], scales: &mut [f32], sums: &mut [i32]) {
-        let group = WeightType::Int8.group();
-        let mut values = [0.0; CHUNK];
-        for row in 0..self.count {
-            let (mut inverse, mut scale) = (1.0, self.scale(row));
-            if self.source(row).0.dtype != DType::I8 {
-                let mut largest = 0.0_f32;
-                for (start, len) in self.chunks() {
-                    self.stored(row, start, &mut values[..len]);
-                    for value in &values[..len] {
-                        // Not `max`, which would drop a NaN.
-                        largest = if value.abs() <= largest {
-                            largest
-                        } else {
-                            value.abs()
-                        };
-                        if largest.is_nan() {
-                            break;
-                        }
-                    }
-                }
-                inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-                scale *= largest / 127.0;
-            }
-            scales[row] = scale;
-            let mut sum = 0_i32;
-            for (start, len) in self.chunks() {
-                self.stored(row, start, &mut values[..len]);
-                for (i, &value) in values[..len].iter().enumerate() {
-                    let quantised = round(value * inverse);
-                    sum += i32::from(quantised);
-                    let column = start + i;
-                    out[(column / group * PANEL + row) * group + column % group] = quantised as u8;
-                }
-            }
-            sums[row] = sum;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quant;
 
     fn source(dtype: DType, n: usize, k: usize, bytes: &[u8]) -> MatrixSource<'_> {
         MatrixSource {
@@ -469,12 +411,7 @@ mod tests {
                 .map(|i| ((i * 37 % 101) as f32 - 50.0) / 7.0)
                 .collect();
             let bytes = floats(&values);
-            for weight_type in [
-                WeightType::F32,
-                WeightType::F16,
-                WeightType::Bf16,
-                WeightType::Int8,
-            ] {
+            for weight_type in WeightType::ALL {
                 let packed =
                     PackedMatrix::pack(&source(DType::F32, n, k, &bytes), weight_type, &pool)
                         .unwrap();
@@ -492,10 +429,15 @@ mod tests {
                             WeightType::F32 => value,
                             WeightType::F16 => f16::from_f32(value).to_f32(),
                             WeightType::Bf16 => bf16::from_f32(value).to_f32(),
-                            WeightType::Int8 => {
+                            WeightType::Int8 | WeightType::Q8 | WeightType::Q4 => {
+                                let steps = if weight_type == WeightType::Q4 {
+                                    12.0
+                                } else {
+                                    253.0
+                                };
                                 assert!(
-                                    (found - value).abs() <= largest / 253.0,
-                                    "int8 {n}x{k} at {i},{j}"
+                                    (found - value).abs() <= largest / steps,
+                                    "{weight_type:?} {n}x{k} at {i},{j}: {found} {value}"
                                 );
                                 continue;
                             }
@@ -548,6 +490,55 @@ mod tests {
             let len = k / 32 * 34;
             quant::dequantize(DType::Q8_0, &bytes[i * len..(i + 1) * len], &mut expected).unwrap();
             assert_eq!(row, expected);
+        }
+    }
+
+    /// What fits is kept bit for bit; the rest is as near as the type allows.
+    #[test]
+    fn stored_blocks_are_kept() {
+        let pool = Pool::new(2);
+        let (n, k) = (35, 96);
+        for (dtype, exact) in [
+            (DType::Q8_0, &[WeightType::Q8][..]),
+            (DType::Q5_0, &[WeightType::Q8]),
+            (DType::Q4_0, &[WeightType::Q8, WeightType::Q4]),
+            (DType::Q4_1, &[WeightType::Q4]),
+            (DType::Q5_1, &[]),
+        ] {
+            let mut bytes = Vec::new();
+            for block in 0..n * k / 32 {
+                let scale = if block % 3 == 0 { -0.37 } else { 0.21 };
+                bytes.extend(f16::from_f32(scale).to_le_bytes());
+                let rest = dtype.block_bytes() - 2;
+                let mut payload: Vec<u8> = (0..rest).map(|i| (i * 53 + block * 31) as u8).collect();
+                if matches!(dtype, DType::Q4_1 | DType::Q5_1) {
+                    payload[..2].copy_from_slice(&f16::from_f32(-1.3).to_le_bytes());
+                }
+                bytes.extend(payload);
+            }
+            let mut expected = vec![0.0; n * k];
+            quant::dequantize(dtype, &bytes, &mut expected).unwrap();
+            for weight_type in [WeightType::Q8, WeightType::Q4] {
+                let packed =
+                    PackedMatrix::pack(&source(dtype, n, k, &bytes), weight_type, &pool).unwrap();
+                let mut row = vec![0.0; k];
+                for i in 0..n {
+                    packed.row_f32(i, &mut row);
+                    for (found, value) in row.iter().zip(&expected[i * k..]) {
+                        let name = format!("{dtype} as {weight_type:?}: {found} {value}");
+                        if exact.contains(&weight_type) {
+                            assert!((found - value).abs() <= 1e-6 * value.abs(), "{name}");
+                        } else {
+                            let steps = if weight_type == WeightType::Q8 {
+                                250.0
+                            } else {
+                                14.0
+                            };
+                            assert!((found - value).abs() <= 27.0 / steps * 2.0, "{name}");
+                        }
+                    }
+                }
+            }
         }
     }
 

@@ -1,0 +1,241 @@
+//! Loops of nothing but multiply instructions.
+
+use std::hint::black_box;
+
+use crate::cpu::isa::Isa;
+use crate::device::WeightType;
+
+/// What is multiplied with what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Numbers {
+    F32,
+    Bf16,
+    Bytes,
+}
+
+/// What matrix products with weights of this type multiply.
+fn numbers(isa: Isa, weight_type: WeightType) -> Numbers {
+    match weight_type {
+        WeightType::F32 | WeightType::F16 => Numbers::F32,
+        WeightType::Bf16 if isa == Isa::Avx512Dot => Numbers::Bf16,
+        WeightType::Bf16 => Numbers::F32,
+        WeightType::Int8 | WeightType::Q8 | WeightType::Q4 => Numbers::Bytes,
+    }
+}
+
+/// The instruction, for people.
+pub fn instruction(isa: Isa, weight_type: WeightType) -> &'static str {
+    match numbers(isa, weight_type) {
+        Numbers::F32 => "f32 FMA",
+        Numbers::Bf16 => "bf16 dot",
+        Numbers::Bytes => "int8 dot",
+    }
+}
+
+/// Runs `steps` rounds of independent multiply-adds; gives the number of multiplications and additions.
+#[cfg(target_arch = "x86_64")]
+pub fn in_registers(isa: Isa, weight_type: WeightType, steps: usize) -> usize {
+    use crate::cpu::isa::{Avx2, Avx512, Avx512Dot};
+    let (dot, wide, narrow) = (
+        (isa >= Isa::Avx512Dot).then(Avx512Dot::new).flatten(),
+        (isa >= Isa::Avx512).then(Avx512::new).flatten(),
+        (isa >= Isa::Avx2).then(Avx2::new).flatten(),
+    );
+    match (numbers(isa, weight_type), dot, wide, narrow) {
+        // SAFETY: the token proves the instructions.
+        (Numbers::Bf16, Some(_), ..) => unsafe { x86::bf16_dot(steps) },
+        // SAFETY: as above.
+        (Numbers::Bytes, Some(_), ..) => unsafe { x86::bytes_dot(steps) },
+        // Without dot products each type has another way to the same sums.
+        (Numbers::Bytes, _, _, Some(_)) => match weight_type {
+            // SAFETY: the token proves the instructions.
+            WeightType::Q8 => unsafe { x86::words(steps) },
+            // SAFETY: as above.
+            WeightType::Q4 => unsafe { x86::nibbles(steps) },
+            // SAFETY: as above.
+            _ => unsafe { x86::bytes_pairs(steps) },
+        },
+        // SAFETY: as above.
+        (_, _, Some(_), _) => unsafe { x86::fma512(steps) },
+        // SAFETY: as above.
+        (_, _, _, Some(_)) => unsafe { x86::fma256(steps) },
+        _ => plain(steps),
+    }
+}
+
+/// Runs `steps` rounds of independent multiply-adds; gives the number of multiplications and additions.
+#[cfg(target_arch = "aarch64")]
+pub fn in_registers(isa: Isa, weight_type: WeightType, steps: usize) -> usize {
+    match (numbers(isa, weight_type), isa) {
+        (Numbers::Bytes, Isa::Neon) if std::arch::is_aarch64_feature_detected!("dotprod") => {
+            // SAFETY: just checked.
+            unsafe { arm::bytes_dot(steps) }
+        }
+        // SAFETY: NEON is part of every aarch64.
+        (_, Isa::Neon) => unsafe { arm::fma(steps) },
+        _ => plain(steps),
+    }
+}
+
+/// Runs `steps` rounds of independent multiply-adds; gives the number of multiplications and additions.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+pub fn in_registers(_isa: Isa, _weight_type: WeightType, steps: usize) -> usize {
+    plain(steps)
+}
+
+fn plain(steps: usize) -> usize {
+    let mut sums = black_box([0.5_f32; 64]);
+    let factor = black_box(0.5);
+    for _ in 0..steps {
+        for sum in &mut sums {
+            *sum = *sum * factor + factor;
+        }
+    }
+    black_box(sums);
+    steps * sums.len() * 2
+}
+
+/// Enough independent sums to hide the latency of two multipliers.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const CHAINS: usize = 12;
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! chains {
+    ($(#[$about:meta])* $name:ident, $features:literal, $vector:ty, $zero:expr, $step:expr, $ops:literal) => {
+        $(#[$about])*
+        ///
+        /// # Safety
+        /// The machine must have the instructions.
+        #[target_feature(enable = $features)]
+        pub unsafe fn $name(steps: usize) -> usize {
+            let mut sums: [$vector; CHAINS] = black_box([$zero; CHAINS]);
+            let factor: $vector = black_box($zero);
+            for _ in 0..steps {
+                for sum in &mut sums {
+                    *sum = $step(*sum, factor);
+                }
+                // Keeps the rounds from being merged, at no cost.
+                // SAFETY: no instruction.
+                unsafe { std::arch::asm!("", options(nomem, nostack, preserves_flags)) };
+            }
+            black_box(sums);
+            steps * CHAINS * $ops
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::CHAINS;
+    use std::arch::x86_64::*;
+    use std::hint::black_box;
+
+    chains!(
+        /// 8 f32 per instruction.
+        fma256,
+        "avx2,fma",
+        __m256,
+        _mm256_setzero_ps(),
+        |s, f| _mm256_fmadd_ps(f, f, s),
+        16
+    );
+    chains!(
+        /// 16 f32 per instruction.
+        fma512,
+        "avx512f",
+        __m512,
+        _mm512_setzero_ps(),
+        |s, f| _mm512_fmadd_ps(f, f, s),
+        32
+    );
+    chains!(
+        /// 64 products of bytes per instruction.
+        bytes_dot,
+        "avx512f,avx512vnni",
+        __m512i,
+        _mm512_setzero_si512(),
+        |s, f| _mm512_dpbusd_epi32(s, f, f),
+        128
+    );
+    chains!(
+        /// 32 products of bf16 per instruction.
+        bf16_dot,
+        "avx512f,avx512bf16",
+        __m512,
+        _mm512_setzero_ps(),
+        // SAFETY: vectors of 64 bytes.
+        |s, f| unsafe {
+            let f = std::mem::transmute::<__m512, __m512bh>(f);
+            _mm512_dpbf16_ps(s, f, f)
+        },
+        64
+    );
+    chains!(
+        /// 16 products of bytes that were widened before.
+        words,
+        "avx2",
+        __m256i,
+        _mm256_setzero_si256(),
+        |s, f| _mm256_add_epi32(s, _mm256_madd_epi16(f, s)),
+        32
+    );
+    chains!(
+        /// 32 products of bytes and nibbles, whose sums of pairs fit 16 bits.
+        nibbles,
+        "avx2",
+        __m256i,
+        _mm256_setzero_si256(),
+        |s, f| _mm256_add_epi16(s, _mm256_maddubs_epi16(f, s)),
+        64
+    );
+    chains!(
+        /// 32 products of bytes by the instructions that AVX2 has for them.
+        bytes_pairs,
+        "avx2",
+        __m256i,
+        _mm256_setzero_si256(),
+        |s, f| {
+            let pairs = _mm256_maddubs_epi16(f, _mm256_sign_epi8(f, s));
+            _mm256_add_epi32(s, _mm256_madd_epi16(pairs, f))
+        },
+        64
+    );
+}
+
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use super::CHAINS;
+    use std::arch::aarch64::*;
+    use std::hint::black_box;
+
+    chains!(
+        /// 4 f32 per instruction.
+        fma,
+        "neon",
+        float32x4_t,
+        vdupq_n_f32(0.0),
+        |s, f| vfmaq_f32(s, f, f),
+        8
+    );
+    chains!(
+        /// 16 products of bytes per instruction.
+        bytes_dot,
+        "neon,dotprod",
+        int32x4_t,
+        vdupq_n_s32(0),
+        |mut s: int32x4_t, f: int32x4_t| {
+            // SAFETY: only registers are used. (The intrinsic is not stable yet.)
+            unsafe {
+                std::arch::asm!(
+                    ".arch_extension dotprod",
+                    "sdot {s:v}.4s, {f:v}.16b, {f:v}.16b",
+                    s = inout(vreg) s,
+                    f = in(vreg) f,
+                    options(pure, nomem, nostack, preserves_flags)
+                );
+            }
+            s
+        },
+        32
+    );
+}
