@@ -47,6 +47,16 @@ impl Machine {
     }
 }
 
+/// The processor's name, as far as the system tells; else its architecture.
+pub fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = text.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        (key.trim() == "model name").then(|| value.trim().to_owned())
+    });
+    name.unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+}
+
 /// One part of the self test.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Check {
@@ -66,6 +76,8 @@ pub fn self_test() -> Vec<Check> {
         ("linear f32", linear(WeightType::F32, 1e-5)),
         ("linear bf16", linear(WeightType::Bf16, 2e-2)),
         ("linear int8", linear(WeightType::Int8, 3e-2)),
+        ("linear q8", linear(WeightType::Q8, 3e-2)),
+        ("linear q4", linear(WeightType::Q4, 2e-1)),
         ("log-mel of a tone", log_mel()),
         ("no speech in silence", silence()),
     ]
@@ -103,6 +115,7 @@ fn linear(weight_type: WeightType, tolerance: f32) -> Result<(bool, String)> {
             cols: inputs,
             bytes: &bytes,
             row_scales: None,
+            storage: None,
         };
         let matrix = Arc::new(device.matrix(&[source], weight_type)?);
         let mut step = StepBuilder::new(&device);
@@ -155,7 +168,7 @@ fn log_mel() -> Result<(bool, String)> {
 
 fn silence() -> Result<(bool, String)> {
     let audio = Audio::from_samples(vec![0.0; 16_000], 16_000)?;
-    let spans = speech_timestamps(&audio, &VadOptions::default())?;
+    let spans = speech_timestamps(&audio, &VadOptions::default(), &crate::Control::new())?;
     Ok((spans.is_empty(), format!("{} spans found", spans.len())))
 }
 

@@ -75,6 +75,22 @@ pub enum Error {
         /// Model name.
         model: String,
     },
+    /// What was asked for would need more memory than there is; nothing was allocated.
+    #[error(
+        "`{option}` {value} needs about {} of memory, and {} are available",
+        gigabytes(*needed),
+        gigabytes(*available)
+    )]
+    Memory {
+        /// The option that needs most of it, in `snake_case`.
+        option: &'static str,
+        /// Its value.
+        value: String,
+        /// Estimate in bytes.
+        needed: u64,
+        /// Bytes that this process may still take.
+        available: u64,
+    },
     /// The device is missing, failed, or out of memory.
     #[error(transparent)]
     Compute(#[from] turaco_compute::Error),
@@ -87,6 +103,20 @@ pub enum Error {
 fn is_cached(path: &std::path::Path) -> bool {
     path.components()
         .any(|part| part.as_os_str().to_string_lossy().starts_with("models--"))
+}
+
+/// Bytes for people, rounded up.
+pub(crate) fn gigabytes(bytes: u64) -> String {
+    format!("{:.1} GB", (bytes as f64 / 1e8).ceil() / 10.0)
+}
+
+/// Whether the disk, or what the user may have of it, is full.
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+    )
 }
 
 impl Error {
@@ -109,9 +139,15 @@ impl Error {
             Self::Offline { model } => Some(format!(
                 "run `turaco models pull {model}` with network access, or leave out --offline / HF_HUB_OFFLINE"
             )),
-            Self::Io { source, .. } if matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) => Some(
-                "the disk is full: free some space, or let HF_HUB_CACHE name a folder with room; a download continues where it stopped".into(),
+            Self::Io { source, path, .. } if is_full(source) => Some(if is_cached(path) {
+                "the disk is full: free some space, or let HF_HUB_CACHE name a folder with room; a download continues where it stopped".into()
+            } else {
+                "the disk is full: free some space, or write to a folder on another disk".into()
+            }),
+            Self::Memory { option: "model", .. } => Some(
+                "use a smaller model, or keep its weights in fewer bytes, as with `--compute-type int8`".into(),
             ),
+            Self::Memory { .. } => Some("choose a smaller value".into()),
             Self::Network { .. } => Some(
                 "check the connection, HTTPS_PROXY and HF_ENDPOINT; a download that broke off continues where it stopped".into(),
             ),
@@ -130,6 +166,7 @@ impl Error {
             Self::Io { .. } => "io_error",
             Self::Network { .. } => "network_error",
             Self::Offline { .. } => "offline",
+            Self::Memory { .. } => "out_of_memory",
             Self::Compute(_) => "device_error",
             Self::Cancelled => "cancelled",
         }

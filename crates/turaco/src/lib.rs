@@ -3,6 +3,7 @@
 
 pub mod asr;
 pub mod audio;
+pub mod bench;
 pub mod cache;
 pub mod control;
 pub mod diagnostics;
@@ -13,6 +14,7 @@ pub mod hub;
 pub mod models;
 pub mod nn;
 pub mod output;
+mod recycle;
 pub mod text;
 pub mod tokenizer;
 pub mod weights;
@@ -23,3 +25,4 @@ pub use asr::{
 pub use audio::Audio;
 pub use control::{Control, Progress};
 pub use error::{Error, Result};
+pub use turaco_compute::trace;

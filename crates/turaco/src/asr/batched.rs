@@ -9,15 +9,16 @@ use std::time::Instant;
 use crate::features::LogMel;
 use crate::models::whisper::Window;
 use crate::tokenizer::WhisperTokenizer;
-use crate::{Control, Result};
+use crate::{Control, Result, trace};
 
 use super::fallback::{decode_with_fallback, is_silence, search_options};
 use super::long_form::{FRAMES_PER_SECOND, Span, cut_segments, pad_rows};
+use super::timings::Timings;
 use super::token_rules::TokenRules;
-use super::transcriber::{Timings, Workspace};
 use super::vad_time_map::{SpeechChunk, TimeMap, collect_speech};
 use super::window_prompt::PromptTemplate;
 use super::words::Aligner;
+use super::workspace::Workspace;
 use super::{Segment, TranscribeOptions};
 
 /// Zeros behind each chunk, as faster-whisper.
@@ -58,10 +59,14 @@ impl Batched<'_> {
         let chunks: Vec<SpeechChunk> = self.chunks.drain(..n).collect();
         let n_ctx_frames = 2 * workspace.session.model().config().n_audio_ctx;
         let started = Instant::now();
+        let cut = trace::span("window");
         let mut features = Vec::with_capacity(n * self.log_mel.n_mels() * n_ctx_frames);
         for chunk in &chunks {
             let speech = collect_speech(&self.samples, &chunk.spans);
-            let mel = self.log_mel.compute(&speech, PADDING);
+            let mel = {
+                let _span = trace::span("mel");
+                self.log_mel.compute(&speech, PADDING)
+            };
             let n_frames = mel.n_frames.saturating_sub(1).min(n_ctx_frames);
             features.extend(pad_rows(
                 mel.window(0, n_frames, 0.0),
@@ -69,6 +74,7 @@ impl Batched<'_> {
                 n_ctx_frames,
             ));
         }
+        drop(cut);
         timings.features += started.elapsed().as_secs_f64();
 
         let started = Instant::now();
@@ -125,6 +131,7 @@ impl Batched<'_> {
                 &self.control,
             )?;
             timings.tokens += decoded.tokens.len();
+            let _span = trace::span("assemble");
             if is_silence(&decoded, &self.options) {
                 continue;
             }

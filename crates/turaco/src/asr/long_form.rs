@@ -10,14 +10,16 @@ use crate::Result;
 use crate::features::Mel;
 use crate::models::whisper::{Session, Window};
 use crate::tokenizer::WhisperTokenizer;
+use crate::trace;
 
 use super::fallback::{decode_with_fallback, is_silence};
 use super::language::language_probabilities;
+use super::timings::Timings;
 use super::token_rules::{TIME_PRECISION, TokenRules};
-use super::transcriber::{Timings, Workspace};
 use super::window_decoder::Decoded;
 use super::window_prompt::PromptTemplate;
 use super::words::{Aligner, is_anomalous};
+use super::workspace::Workspace;
 use super::{Segment, TranscribeOptions};
 
 /// Mel frames per second.
@@ -146,16 +148,17 @@ impl<'a> LongForm<'a> {
         self.control.check()?;
         let n_ctx_frames = 2 * workspace.session.model().config().n_audio_ctx;
         let started = Instant::now();
+        let cut = trace::span("window");
         let features = self.mel.window(span.seek, span.n_frames, 0.0);
         let features = pad_rows(features, span.n_frames, n_ctx_frames);
-        workspace
-            .session
-            .encode(&features, &mut [&mut workspace.window])?;
+        drop(cut);
+        workspace.encode(features)?;
         timings.encoder += started.elapsed().as_secs_f64();
 
         let started = Instant::now();
         if self.options.multilingual && self.tokenizer.is_multilingual() {
-            self.detect_language(&mut workspace.session, &workspace.window)?;
+            let (session, _, window) = workspace.parts();
+            self.detect_language(session, window)?;
         }
         let position = &self.progress;
         let prompt = self.prompts.prompt(
@@ -166,11 +169,12 @@ impl<'a> LongForm<'a> {
             !position.started,
         );
         self.progress.started = true;
+        let (session, decoder, window) = workspace.parts();
         let decoded = decode_with_fallback(
-            &mut workspace.decoder,
-            &mut workspace.session,
+            decoder,
+            session,
             self.tokenizer,
-            &workspace.window,
+            window,
             &prompt,
             &self.rules,
             &self.options,
@@ -180,6 +184,7 @@ impl<'a> LongForm<'a> {
         timings.decoder += started.elapsed().as_secs_f64();
         timings.tokens += decoded.tokens.len();
         timings.windows += 1;
+        let _span = trace::span("assemble");
         if is_silence(&decoded, &self.options) {
             self.progress.seek = span.seek + span.n_frames;
             return Ok(Some(Vec::new()));
@@ -270,13 +275,8 @@ impl<'a> LongForm<'a> {
             options: &self.options,
         };
         let mut last_speech = self.progress.last_speech;
-        aligner.add_words(
-            &mut workspace.session,
-            &workspace.window,
-            segments,
-            span.n_frames,
-            &mut last_speech,
-        )?;
+        let (session, _, window) = workspace.parts();
+        aligner.add_words(session, window, segments, span.n_frames, &mut last_speech)?;
         let time_offset = span.time_offset;
         let after_offset =
             |segments: &[Segment]| end_of_words(segments).filter(|&e| e > time_offset);

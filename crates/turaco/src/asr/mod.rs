@@ -5,12 +5,16 @@
 //! rules of `token_rules`, `words` finds the time of each word.
 
 mod batched;
+pub mod compute_type;
 pub mod dtw;
 mod fallback;
 mod language;
+pub mod load_options;
 mod long_form;
+mod memory_guard;
 pub mod options;
 pub mod segment;
+pub mod timings;
 mod token_rules;
 pub mod transcriber;
 pub mod vad;
@@ -20,7 +24,11 @@ pub mod vad_time_map;
 mod window_decoder;
 mod window_prompt;
 mod words;
+mod workspace;
 
+pub use compute_type::ComputeType;
+pub use load_options::LoadOptions;
 pub use options::{Task, TranscribeOptions, VadOptions};
 pub use segment::{Info, Segment, Word};
-pub use transcriber::{ComputeType, LoadOptions, Timings, Transcriber, Transcription};
+pub use timings::Timings;
+pub use transcriber::{Transcriber, Transcription};

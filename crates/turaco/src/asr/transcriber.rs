@@ -2,187 +2,31 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use turaco_compute::cpu::CpuOptions;
-use turaco_compute::{Device, WeightType};
+use turaco_compute::WeightType;
 
 use crate::audio::Audio;
-use crate::features::LogMel;
-use crate::models::whisper::{Session, Whisper, WhisperCheckpoint, Window};
+use crate::features::{HOP_LENGTH, LogMel};
+use crate::models::silero_vad::SileroVad;
+use crate::models::whisper::{Whisper, WhisperCheckpoint};
 use crate::tokenizer::WhisperTokenizer;
-use crate::{Control, Error, Result};
+use crate::{Control, Error, Result, trace};
 
 use super::batched::Batched;
 use super::language::language_probabilities;
 use super::long_form::{LongForm, pad_rows};
+use super::memory_guard::{check_states, check_weights};
 use super::token_rules::TokenRules;
 use super::vad::{Span, SpeechParameters, find_speech};
 use super::vad_time_map::{TimeMap, collect_speech, pack_spans};
-use super::window_decoder::WindowDecoder;
 use super::window_prompt::PromptTemplate;
-use super::{Info, Segment, Task, TranscribeOptions};
+use super::workspace::Workspace;
+use super::{Info, LoadOptions, Segment, Task, Timings, TranscribeOptions};
 
 /// Samples per second of the model's input.
 const SAMPLE_RATE: u32 = 16_000;
-
-/// How weights are kept in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum ComputeType {
-    /// bf16 where the processor multiplies it, else f32.
-    #[default]
-    Auto,
-    /// Single precision, exact.
-    F32,
-    /// Half precision weights.
-    F16,
-    /// bfloat16 weights and matrix products.
-    Bf16,
-    /// Bytes with a scale per row, integer matrix products.
-    Int8,
-}
-
-impl FromStr for ComputeType {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        match name.to_ascii_lowercase().as_str() {
-            "auto" | "default" => Ok(Self::Auto),
-            "f32" | "float32" => Ok(Self::F32),
-            "f16" | "float16" => Ok(Self::F16),
-            "bf16" | "bfloat16" => Ok(Self::Bf16),
-            "int8" | "q8_0" | "int8_float16" | "int8_float32" | "int8_bfloat16" => Ok(Self::Int8),
-            _ => Err(Error::InvalidOption {
-                option: "compute_type",
-                message: format!("`{name}` is not one of auto f32 f16 bf16 int8"),
-            }),
-        }
-    }
-}
-
-impl std::fmt::Display for ComputeType {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-            Self::Int8 => "int8",
-        })
-    }
-}
-
-impl ComputeType {
-    fn weight_type(self) -> WeightType {
-        match self {
-            Self::Auto if turaco_compute::cpu::has_bf16_products() => WeightType::Bf16,
-            Self::Auto | Self::F32 => WeightType::F32,
-            Self::F16 => WeightType::F16,
-            Self::Bf16 => WeightType::Bf16,
-            Self::Int8 => WeightType::Int8,
-        }
-    }
-}
-
-/// Where and how a model runs.
-#[derive(Debug, Clone, Default)]
-#[non_exhaustive]
-pub struct LoadOptions {
-    /// `auto` or `cpu`.
-    pub device: Option<String>,
-    /// How weights are kept.
-    pub compute_type: ComputeType,
-    /// Threads; 0 = one per physical core.
-    pub threads: usize,
-}
-
-/// More threads than this are a mistake; some systems end the program when memory for their stacks is short.
-const MAX_THREADS: usize = 1024;
-
-/// More beams or samples than this are a mistake: each has its own keys and values in memory.
-const MAX_BRANCHES: usize = 256;
-
-impl LoadOptions {
-    /// All defaults.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// `auto` or `cpu`.
-    #[must_use]
-    pub fn device(mut self, device: impl Into<String>) -> Self {
-        self.device = Some(device.into());
-        self
-    }
-
-    /// How weights are kept.
-    #[must_use]
-    pub fn compute_type(mut self, compute_type: ComputeType) -> Self {
-        self.compute_type = compute_type;
-        self
-    }
-
-    /// Threads; 0 = one per physical core.
-    #[must_use]
-    pub fn threads(mut self, threads: usize) -> Self {
-        self.threads = threads;
-        self
-    }
-
-    fn open_device(&self) -> Result<Device> {
-        if self.threads > MAX_THREADS {
-            return Err(Error::InvalidOption {
-                option: "threads",
-                message: format!("{} is outside 0 to {MAX_THREADS}", self.threads),
-            });
-        }
-        match self.device.as_deref().unwrap_or("auto") {
-            "auto" | "cpu" => Ok(Device::cpu(CpuOptions {
-                threads: self.threads,
-                ..CpuOptions::default()
-            })),
-            other => Err(Error::Compute(turaco_compute::Error::Unsupported {
-                what: format!("device `{other}`"),
-                reason: "this build has auto and cpu".into(),
-            })),
-        }
-    }
-}
-
-/// Where the time of a transcription went, in seconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-#[non_exhaustive]
-pub struct Timings {
-    /// Voice activity detection.
-    pub vad: f64,
-    /// Log-mel features.
-    pub features: f64,
-    /// Language detection, its encoder run included.
-    pub language: f64,
-    /// Encoder.
-    pub encoder: f64,
-    /// Decoder, fallbacks included.
-    pub decoder: f64,
-    /// Word alignment.
-    pub words: f64,
-    /// Windows decoded.
-    pub windows: usize,
-    /// Tokens in the results.
-    pub tokens: usize,
-}
-
-/// What a transcription needs to run and the next one can use again.
-#[derive(Debug)]
-pub(super) struct Workspace {
-    pub session: Session,
-    pub decoder: WindowDecoder,
-    pub window: Window,
-    /// Batched mode's windows.
-    pub windows: Vec<Window>,
-}
 
 /// A loaded Whisper model; share it between threads and transcribe as many files at once as you like.
 #[derive(Debug)]
@@ -191,7 +35,10 @@ pub struct Transcriber {
     model: Arc<Whisper>,
     tokenizer: WhisperTokenizer,
     alignment_heads: Vec<(usize, usize)>,
+    alignment_heads_replaced: bool,
     log_mel: LogMel,
+    /// Loaded when it is first needed.
+    speech_detector: OnceLock<SileroVad>,
     idle: Mutex<Vec<Workspace>>,
     threads: usize,
     load_seconds: f64,
@@ -202,8 +49,8 @@ impl Transcriber {
     /// Load a model file or folder; the format is found out from the content.
     ///
     /// # Errors
-    /// [`Error::Model`] for files that are broken or of an unsupported kind, [`Error::Compute`] for a device that is
-    /// not there or has no memory.
+    /// [`Error::Model`] for files that are broken or of an unsupported kind, [`Error::Memory`] for a model that is
+    /// larger than the memory that is left, [`Error::Compute`] for a device that is not there or has no memory.
     pub fn load_path(path: &Path, options: &LoadOptions, control: &Control) -> Result<Self> {
         let started = Instant::now();
         let device = options.open_device()?;
@@ -213,12 +60,9 @@ impl Transcriber {
             Some(source) => source.tokenizer(&checkpoint.path, n_vocab)?,
             None => WhisperTokenizer::bundled(&checkpoint.path, n_vocab)?,
         };
-        let model = Whisper::load(
-            &checkpoint,
-            &device,
-            options.compute_type.weight_type(),
-            control,
-        )?;
+        let weight_type = options.compute_type.weight_type(&checkpoint.weights);
+        check_weights(&checkpoint, weight_type)?;
+        let model = Whisper::load(&checkpoint, &device, weight_type, control)?;
         let threads = match options.threads {
             0 => turaco_compute::cpu::physical_cores(),
             n => n,
@@ -229,6 +73,8 @@ impl Transcriber {
             model,
             tokenizer,
             alignment_heads: checkpoint.generation.alignment_heads.clone(),
+            alignment_heads_replaced: checkpoint.generation.alignment_heads_replaced,
+            speech_detector: OnceLock::new(),
             idle: Mutex::new(Vec::new()),
             threads,
             load_seconds: started.elapsed().as_secs_f64(),
@@ -283,6 +129,11 @@ impl Transcriber {
         self.model.weight_type()
     }
 
+    /// Threads that compute.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
     /// Seconds that loading took.
     pub fn load_seconds(&self) -> f64 {
         self.load_seconds
@@ -298,8 +149,8 @@ impl Transcriber {
     /// Silent, very short and empty audio gives no segments.
     ///
     /// # Errors
-    /// Options that contradict each other or that this model cannot honour, a failed device, or cancellation. The
-    /// iterator ends after the first error.
+    /// Options that contradict each other, that this model cannot honour or for which there is no memory, a failed
+    /// device, or cancellation. The iterator ends after the first error.
     pub fn transcribe(
         &self,
         audio: &Audio,
@@ -325,8 +176,9 @@ impl Transcriber {
         let vad = options.vad_filter.unwrap_or(batched) && options.clip_timestamps.is_empty();
         let spans = if vad {
             let started = Instant::now();
-            let spans =
-                self.find_speech(audio.samples(), &options, batched.then_some(window_seconds))?;
+            let _span = trace::span("vad");
+            let window_seconds = batched.then_some(window_seconds);
+            let spans = self.find_speech(audio.samples(), &options, window_seconds, control)?;
             timings.vad = started.elapsed().as_secs_f64();
             Some(spans)
         } else if batched {
@@ -334,6 +186,25 @@ impl Transcriber {
         } else {
             None
         };
+        let chunks = spans
+            .as_ref()
+            .filter(|_| batched)
+            .map(|spans| pack_spans(spans, SAMPLE_RATE, window_seconds));
+        let n_windows = chunks
+            .as_ref()
+            .map_or(1, |chunks| chunks.len().min(options.batch_size));
+        let mut workspace = self.take_workspace()?;
+        let held = workspace.decoder.n_sequences();
+        let weight_type = self.model.weight_type();
+        check_states(
+            &self.name,
+            self.model.config(),
+            weight_type,
+            &options,
+            n_windows,
+            held,
+        )?;
+
         let speech = spans
             .as_ref()
             .map(|spans| collect_speech(audio.samples(), spans));
@@ -342,15 +213,23 @@ impl Transcriber {
 
         let started = Instant::now();
         // Thirty seconds of silence behind the file, as the reference: the loudest value and language detection see it.
-        let padding = self.window_frames() * 160;
+        let padding = self.window_frames() * HOP_LENGTH;
+        // The windows of batched mode have features of their own; only the language is heard in these.
+        let heard = if batched {
+            &samples[..self.samples_for_language(&options).min(samples.len())]
+        } else {
+            samples
+        };
+        let span = trace::span("mel");
         let mel = self
             .log_mel
-            .compute_with_threads(samples, padding, self.threads);
+            .compute_with_threads(heard, padding, self.threads);
+        drop(span);
         let content_frames = mel.n_frames.saturating_sub(self.window_frames());
         timings.features = started.elapsed().as_secs_f64();
 
-        let mut workspace = self.take_workspace()?;
         let started = Instant::now();
+        let span = trace::span("language");
         let (language, language_probability, all_language_probs) = self.choose_language(
             &mel,
             content_frames,
@@ -358,6 +237,7 @@ impl Transcriber {
             &mut workspace,
             &mut warnings,
         )?;
+        drop(span);
         timings.language = started.elapsed().as_secs_f64();
 
         let timestamps = !options.without_timestamps.unwrap_or(batched);
@@ -374,12 +254,12 @@ impl Transcriber {
             warnings,
         };
         let time_map = spans.as_ref().map(|spans| TimeMap::new(spans, SAMPLE_RATE));
-        let engine = match (batched, spans, time_map.clone()) {
-            (true, Some(spans), Some(time_map)) => Engine::Batched(Box::new(Batched {
+        let engine = match (chunks, time_map.clone()) {
+            (Some(chunks), Some(time_map)) => Engine::Batched(Box::new(Batched {
                 tokenizer: &self.tokenizer,
                 alignment_heads: &self.alignment_heads,
                 log_mel: &self.log_mel,
-                chunks: pack_spans(&spans, SAMPLE_RATE, window_seconds).into(),
+                chunks: chunks.into(),
                 options,
                 control: control.clone(),
                 samples: audio.samples().to_vec(),
@@ -430,7 +310,7 @@ impl Transcriber {
         let audio = audio.clone().resampled(SAMPLE_RATE)?;
         let mel = self
             .log_mel
-            .compute(audio.samples(), self.window_frames() * 160);
+            .compute(audio.samples(), self.window_frames() * HOP_LENGTH);
         let among = self.language_tokens(&options.languages)?;
         let mut workspace = self.take_workspace()?;
         let found = self.probabilities_at(&mel, 0, &among, &mut workspace)?;
@@ -455,13 +335,11 @@ impl Transcriber {
         for (option, value) in [
             ("beam_size", options.beam_size),
             ("best_of", options.best_of),
+            ("batch_size", options.batch_size),
         ] {
-            if !(1..=MAX_BRANCHES).contains(&value) {
-                return invalid(option, &format!("{value} is outside 1 to {MAX_BRANCHES}"));
+            if value == 0 {
+                return invalid(option, "at least 1");
             }
-        }
-        if options.batch_size == 0 {
-            return invalid("batch_size", "at least 1");
         }
         if options.temperature.is_empty() {
             return invalid("temperature", "at least one number");
@@ -541,6 +419,10 @@ impl Transcriber {
         if options.word_timestamps && self.alignment_heads.is_empty() {
             warnings.push("this model names no alignment heads: no word timestamps".into());
             options.word_timestamps = false;
+        } else if options.word_timestamps && self.alignment_heads_replaced {
+            warnings.push(
+                "the alignment heads in this model's files do not exist in it: word times use default ones and may be less exact".into(),
+            );
         }
         Ok(warnings)
     }
@@ -550,10 +432,26 @@ impl Transcriber {
         samples: &[f32],
         options: &TranscribeOptions,
         window_seconds: Option<f64>,
+        control: &Control,
     ) -> Result<Vec<Span>> {
         let parameters = SpeechParameters::from_options(&options.vad_parameters, window_seconds)?;
-        let network = crate::models::silero_vad::SileroVad::new(self.model.device(), SAMPLE_RATE)?;
-        find_speech(&network, samples, &parameters)
+        let detector = match self.speech_detector.get() {
+            Some(detector) => detector,
+            None => {
+                let detector = SileroVad::new(self.model.device(), SAMPLE_RATE)?;
+                self.speech_detector.get_or_init(|| detector)
+            }
+        };
+        find_speech(detector, samples, &parameters, control)
+    }
+
+    /// Samples in which [`choose_language`](Self::choose_language) listens; none if nothing is to be detected.
+    fn samples_for_language(&self, options: &TranscribeOptions) -> usize {
+        if !self.is_multilingual() || given_language(options).is_some() {
+            return 0;
+        }
+        let windows = options.language_detection_segments.max(1);
+        windows.saturating_mul(self.window_frames() * HOP_LENGTH)
     }
 
     /// Given, or detected: the code, its probability, and all probabilities if there are any.
@@ -566,10 +464,7 @@ impl Transcriber {
         workspace: &mut Workspace,
         warnings: &mut Vec<String>,
     ) -> Result<(String, f64, Option<Vec<(String, f64)>>)> {
-        let given = options
-            .language
-            .as_deref()
-            .filter(|name| !name.eq_ignore_ascii_case("auto"));
+        let given = given_language(options);
         if !self.is_multilingual() {
             if let Some(given) = given {
                 if crate::tokenizer::language_code(given).is_none() {
@@ -653,15 +548,9 @@ impl Transcriber {
         let n = self.window_frames();
         let kept = n.min(mel.n_frames.saturating_sub(start));
         let features = pad_rows(mel.window(start, kept, 0.0), kept, n);
-        workspace
-            .session
-            .encode(&features, &mut [&mut workspace.window])?;
-        language_probabilities(
-            &mut workspace.session,
-            &self.tokenizer,
-            &workspace.window,
-            among,
-        )
+        workspace.encode(features)?;
+        let (session, _, window) = workspace.parts();
+        language_probabilities(session, &self.tokenizer, window, among)
     }
 
     fn language_tokens(&self, languages: &[String]) -> Result<Vec<u32>> {
@@ -684,17 +573,11 @@ impl Transcriber {
         if let Some(workspace) = idle {
             return Ok(workspace);
         }
-        let session = Session::new(&self.model, self.tokenizer.timestamp_begin());
-        let window = session.new_window()?;
-        Ok(Workspace {
-            session,
-            decoder: WindowDecoder::new(),
-            window,
-            windows: Vec::new(),
-        })
+        Workspace::new(&self.model, self.tokenizer.timestamp_begin())
     }
 
-    fn give_back(&self, workspace: Workspace) {
+    fn give_back(&self, mut workspace: Workspace) {
+        workspace.forget();
         self.idle
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -792,6 +675,12 @@ impl Drop for Transcription<'_> {
             self.transcriber.give_back(workspace);
         }
     }
+}
+
+/// The language, if it is not to be detected.
+fn given_language(options: &TranscribeOptions) -> Option<&str> {
+    let name = options.language.as_deref()?;
+    (!name.eq_ignore_ascii_case("auto")).then_some(name)
 }
 
 fn unknown_language(name: &str) -> Error {

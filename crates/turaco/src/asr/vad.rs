@@ -10,6 +10,7 @@ use super::options::VadOptions;
 pub use super::vad_segmenter::LongSpeechCut;
 use super::vad_segmenter::Segmenter;
 use crate::audio::Audio;
+use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::models::silero_vad::SileroVad;
 
@@ -149,19 +150,33 @@ pub(super) fn default_neg_threshold(threshold: f64) -> f64 {
 /// rate of `audio`.
 ///
 /// # Errors
-/// Impossible options, or no memory.
-pub fn speech_timestamps(audio: &Audio, options: &VadOptions) -> Result<Vec<Span>> {
-    speech_timestamps_with(audio, &SpeechParameters::from_options(options, None)?)
+/// Impossible options, no memory, or cancellation.
+pub fn speech_timestamps(
+    audio: &Audio,
+    options: &VadOptions,
+    control: &Control,
+) -> Result<Vec<Span>> {
+    let parameters = SpeechParameters::from_options(options, None)?;
+    speech_timestamps_with(audio, &parameters, control)
 }
 
 /// [`speech_timestamps`] with resolved parameters.
 ///
 /// # Errors
-/// No memory.
-pub fn speech_timestamps_with(audio: &Audio, parameters: &SpeechParameters) -> Result<Vec<Span>> {
+/// No memory, or cancellation.
+pub fn speech_timestamps_with(
+    audio: &Audio,
+    parameters: &SpeechParameters,
+    control: &Control,
+) -> Result<Vec<Span>> {
     let rate = audio.sample_rate();
     if rate == 16_000 || rate == 8_000 {
-        return find_speech(&built_in_network(rate)?, audio.samples(), parameters);
+        return find_speech(
+            &built_in_network(rate)?,
+            audio.samples(),
+            parameters,
+            control,
+        );
     }
     let network = built_in_network(16_000)?;
     let resampled = audio.clone().resampled(16_000)?;
@@ -169,7 +184,7 @@ pub fn speech_timestamps_with(audio: &Audio, parameters: &SpeechParameters) -> R
         let sample = (sample as u128 * u128::from(rate) + 8_000) / 16_000;
         usize::try_from(sample).map_or(audio.samples().len(), |s| s.min(audio.samples().len()))
     };
-    let spans = find_speech(&network, resampled.samples(), parameters)?;
+    let spans = find_speech(&network, resampled.samples(), parameters, control)?;
     Ok(spans
         .iter()
         .map(|span| {
@@ -182,11 +197,12 @@ pub fn speech_timestamps_with(audio: &Audio, parameters: &SpeechParameters) -> R
 /// Spans of speech in `samples`, which have the network's sample rate.
 ///
 /// # Errors
-/// A failed device.
+/// A failed device, or cancellation.
 pub fn find_speech(
     network: &SileroVad,
     samples: &[f32],
     parameters: &SpeechParameters,
+    control: &Control,
 ) -> Result<Vec<Span>> {
     let chunk_len = network.chunk_len();
     let n_chunks = if parameters.extra_chunk {
@@ -194,7 +210,7 @@ pub fn find_speech(
     } else {
         samples.len().div_ceil(chunk_len)
     };
-    let probabilities = network.probabilities_of_chunks(samples, n_chunks)?;
+    let probabilities = network.probabilities_of_chunks(samples, n_chunks, control)?;
     Ok(spans_of_probabilities(
         &probabilities,
         samples.len(),
@@ -328,7 +344,9 @@ mod tests {
             let audio = Audio::open(path).unwrap();
             let expected = &goldens["signals"][signal][rate];
             for (name, case) in expected["timestamps"].as_object().unwrap() {
-                let spans = speech_timestamps_with(&audio, &upstream(&case["params"])).unwrap();
+                let spans =
+                    speech_timestamps_with(&audio, &upstream(&case["params"]), &Control::new())
+                        .unwrap();
                 let expected: Vec<[usize; 2]> = case["speech"]
                     .as_array()
                     .unwrap()
@@ -375,9 +393,9 @@ mod tests {
             min_silence_duration_ms: Some(160),
             ..VadOptions::default()
         };
-        let original = speech_timestamps(&audio, &options).unwrap();
+        let original = speech_timestamps(&audio, &options, &Control::new()).unwrap();
         let audio = audio.resampled(44_100).unwrap();
-        let resampled = speech_timestamps(&audio, &options).unwrap();
+        let resampled = speech_timestamps(&audio, &options, &Control::new()).unwrap();
         assert_eq!(original.len(), resampled.len());
         for (a, b) in original.iter().zip(&resampled) {
             // Two chunks: near the threshold resampling may move a border by one.
@@ -391,7 +409,8 @@ mod tests {
         for rate in [8_000, 11_025, 16_000] {
             for len in [0, 1, 511, 512, 16_000] {
                 let audio = Audio::from_samples(vec![0.0; len], rate).unwrap();
-                let spans = speech_timestamps(&audio, &VadOptions::default()).unwrap();
+                let spans =
+                    speech_timestamps(&audio, &VadOptions::default(), &Control::new()).unwrap();
                 assert!(spans.is_empty(), "{len} samples at {rate} Hz");
             }
         }

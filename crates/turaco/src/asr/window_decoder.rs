@@ -1,12 +1,16 @@
 //! Decoding encoded windows: greedy, sampling, beam search.
 //!
 //! Follows `DecodingTask`, `GreedyDecoder`, `BeamSearchDecoder` and `MaximumLikelihoodRanker` of openai-whisper's
-//! `decoding.py`, over any number of windows at once.
+//! `decoding.py`, over any number of windows at once. A step allocates nothing: everything that it needs is kept from
+//! the step before.
+
+use std::mem::take;
 
 use crate::models::whisper::{Choice, Sequence, Session, Window};
+use crate::recycle::recycle;
 use crate::text::compression_ratio;
 use crate::tokenizer::WhisperTokenizer;
-use crate::{Control, Result};
+use crate::{Control, Result, trace};
 
 use super::token_rules::TokenRules;
 
@@ -60,6 +64,13 @@ pub struct Prompt {
     pub n_prefix: usize,
 }
 
+impl Prompt {
+    /// The forced tokens at the end.
+    fn prefix(&self) -> &[u32] {
+        &self.tokens[self.tokens.len() - self.n_prefix..]
+    }
+}
+
 /// Settings of one decoding run.
 #[derive(Debug, Clone, Copy)]
 pub struct SearchOptions<'a> {
@@ -101,37 +112,97 @@ struct Hypothesis {
     sum_logprob: f32,
 }
 
+impl Hypothesis {
+    fn with_capacity(n_tokens: usize) -> Self {
+        Self {
+            tokens: Vec::with_capacity(n_tokens),
+            sum_logprob: 0.0,
+        }
+    }
+
+    /// Become `parent` and one more token.
+    fn follow(&mut self, parent: &Self, candidate: &Candidate) {
+        self.tokens.clone_from(&parent.tokens);
+        self.tokens.push(candidate.token);
+        self.sum_logprob = candidate.sum_logprob;
+    }
+}
+
+/// One way for the beams of a window to go on.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    /// The beam that it continues.
+    row: usize,
+    token: u32,
+    /// Of the whole hypothesis.
+    sum_logprob: f32,
+    /// Number of the candidate in the order of rows, which decides between equal scores as in the reference.
+    order: usize,
+}
+
 /// The hypotheses of one window.
 #[derive(Debug)]
 struct Group {
     window: usize,
     /// Being extended; for beam search best first.
     active: Vec<Hypothesis>,
+    /// Memory for the beams of the next step.
+    next: Vec<Hypothesis>,
+    /// The row in the step before of each active beam.
+    parents: Vec<usize>,
     /// Ended, in the order in which they ended, best first within a step.
     finished: Vec<Hypothesis>,
     no_speech_prob: f64,
 }
 
-/// Decodes windows with one session, keeping the sequences' memory for the next call.
+/// Decodes windows with one session, keeping the memory of sequences and steps for the next call.
 #[derive(Debug, Default)]
 pub struct WindowDecoder {
     sequences: Vec<Sequence>,
-    buffers: ChoiceBuffers,
+    buffers: Buffers,
 }
 
-/// Host side of a step's inputs.
+/// What one step needs, kept for the next one.
 #[derive(Debug, Default)]
-struct ChoiceBuffers {
+struct Buffers {
+    rows: RowInputs,
+    candidates: Vec<Candidate>,
+    placement: Placement,
+    /// Always empty between steps, as is `sequences`.
+    windows: Vec<&'static Window>,
+    sequences: Vec<&'static mut Sequence>,
+}
+
+/// Host side of a step's inputs, row after row.
+#[derive(Debug, Default)]
+struct RowInputs {
+    last_tokens: Vec<u32>,
     allowed: Vec<u32>,
     seen: Vec<u32>,
     controls: Vec<f32>,
     seeds: Vec<u32>,
+    /// What the rules see of one row.
+    history: Vec<u32>,
+}
+
+/// Which beam's memory goes where.
+#[derive(Debug, Default)]
+struct Placement {
+    /// Whether a new beam has taken over an old one's memory.
+    taken: Vec<bool>,
+    /// The old row whose memory each new row takes over.
+    source: Vec<usize>,
 }
 
 impl WindowDecoder {
     /// A decoder without memory yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Sequences whose memory is kept.
+    pub fn n_sequences(&self) -> usize {
+        self.sequences.len()
     }
 
     /// Decode every window after its prompt. All prompts have the same length.
@@ -147,6 +218,7 @@ impl WindowDecoder {
         options: &SearchOptions<'_>,
         control: &Control,
     ) -> Result<Vec<Decoded>> {
+        let _span = trace::span("search");
         let rows_per_window = options.search.n_rows();
         while self.sequences.len() < windows.len() * rows_per_window {
             self.sequences.push(session.new_sequence()?);
@@ -179,7 +251,7 @@ struct Run<'a> {
     prompts: &'a [Prompt],
     options: &'a SearchOptions<'a>,
     sequences: &'a mut Vec<Sequence>,
-    buffers: &'a mut ChoiceBuffers,
+    buffers: &'a mut Buffers,
 }
 
 impl Run<'_> {
@@ -207,6 +279,7 @@ impl Run<'_> {
 
     /// Feed the prompts, choose the first tokens, and spread the prompts' keys over all rows.
     fn prefill(&mut self, no_speech: u32) -> Result<Vec<Group>> {
+        let _span = trace::span("prefill");
         let n = self.windows.len();
         let rows = self.options.search.n_rows();
         let prompt_len = self.prompts.first().map_or(0, |prompt| prompt.tokens.len());
@@ -216,29 +289,40 @@ impl Run<'_> {
             .flat_map(|p| p.tokens.iter().copied())
             .collect();
         let k = self.candidates();
-        let starts: Vec<(&[u32], usize)> = self
-            .prompts
-            .iter()
-            .map(|p| (&p.tokens[p.tokens.len() - p.n_prefix..], p.n_prefix))
-            .collect();
+        let n_tokens = self.options.sample_len + 1;
+        let hypotheses = |n| -> Vec<Hypothesis> {
+            std::iter::repeat_with(|| Hypothesis::with_capacity(n_tokens))
+                .take(n)
+                .collect()
+        };
+        let n_beams = match self.options.search {
+            Search::Beam { size, .. } => size,
+            _ => 0,
+        };
         let mut groups: Vec<Group> = (0..n)
             .map(|window| Group {
                 window,
-                active: vec![Hypothesis::default(); rows],
+                active: hypotheses(rows),
+                next: hypotheses(n_beams),
+                parents: Vec::with_capacity(n_beams),
                 finished: Vec::new(),
                 no_speech_prob: 0.0,
             })
             .collect();
         let sot_index = self.prompts.first().map_or(0, |prompt| prompt.sot_index);
-        let seed_rows: Vec<u64> = (0..n as u64).collect();
-        self.fill_choice(&starts, &seed_rows, 0);
+        self.buffers.rows.clear();
+        self.buffers.rows.history.reserve(self.n_text_ctx);
+        for (window, prompt) in self.prompts.iter().enumerate() {
+            let seed = (window as u64, 0);
+            self.buffers.rows.push(self.options, prompt, &[], seed);
+        }
         // Sequence `window * rows` is the first row of its window.
         let mut firsts: Vec<&mut Sequence> =
             self.sequences.iter_mut().step_by(rows).take(n).collect();
         for sequence in &mut firsts {
             sequence.truncate(0);
         }
-        let choice = self.buffers.choice(self.options, k);
+        let choice = self.buffers.rows.choice(self.options, k);
         let chosen =
             self.session
                 .prefill(&mut firsts, self.windows, &tokens, sot_index, &choice)?;
@@ -248,24 +332,18 @@ impl Run<'_> {
             let probe = &chosen.logits[2 * w * n_vocab..(2 * w + 1) * n_vocab];
             group.no_speech_prob = softmax_at(probe, no_speech as usize);
             let range = w * k..(w + 1) * k;
-            let pairs = chosen.tokens[range.clone()]
-                .iter()
-                .zip(&chosen.logprobs[range]);
+            let (tokens, logprobs) = (&chosen.tokens[range.clone()], &chosen.logprobs[range]);
             match self.options.search {
                 // All beams are equal at the start, so that one row's candidates are everybody's.
                 Search::Beam { size, patience } => {
-                    let candidates = pairs
-                        .map(|(&token, &logprob)| (0, token, logprob))
-                        .collect();
+                    let candidates = &mut self.buffers.candidates;
+                    candidates.clear();
+                    add_candidates(candidates, &group.active[0], 0, tokens, logprobs);
                     advance_beams(group, candidates, size, patience, self.eot);
                 }
                 Search::Greedy => {
-                    for (&token, &logprob) in pairs {
-                        group.active[0] = Hypothesis {
-                            tokens: vec![token],
-                            sum_logprob: logprob,
-                        };
-                    }
+                    group.active[0].tokens.push(tokens[0]);
+                    group.active[0].sum_logprob = logprobs[0];
                 }
                 // Every row draws for itself in the first step, which repeats the prompt's last token.
                 Search::Sample { .. } => {}
@@ -290,91 +368,65 @@ impl Run<'_> {
 
     /// One more token for every row of every group.
     fn step(&mut self, groups: &mut [Group], prompt_len: usize) -> Result<()> {
+        let _span = trace::span("step");
         let rows = self.options.search.n_rows();
         let k = self.candidates();
-        let n_prefixes: Vec<usize> = self.prompts.iter().map(|p| p.n_prefix).collect();
-        let histories: Vec<Vec<u32>> = groups
-            .iter()
-            .flat_map(|group| {
-                let prompt = &self.prompts[group.window];
-                let prefix = &prompt.tokens[prompt.tokens.len() - prompt.n_prefix..];
-                group
-                    .active
-                    .iter()
-                    .map(move |h| [prefix, &h.tokens].concat())
-            })
-            .collect();
-        let forced: Vec<(&[u32], usize)> = histories
-            .iter()
-            .enumerate()
-            .map(|(i, h)| (h.as_slice(), n_prefixes[groups[i / rows].window]))
-            .collect();
-        let seed_rows: Vec<u64> = groups
-            .iter()
-            .flat_map(|group| (0..rows).map(|row| (group.window * rows + row) as u64))
-            .collect();
-        let position = groups.first().map_or(0, |g| g.active[0].tokens.len());
-        self.fill_choice(&forced, &seed_rows, position as u64);
-        let last_tokens: Vec<u32> = groups
-            .iter()
-            .flat_map(|g| {
-                let prompt_end = self.prompts[g.window].tokens.last();
-                g.active
-                    .iter()
-                    .map(move |h| h.tokens.last().or(prompt_end).copied().unwrap_or_default())
-            })
-            .collect();
-        let windows: Vec<&Window> = groups
-            .iter()
-            .flat_map(|g| std::iter::repeat_n(self.windows[g.window], rows))
-            .collect();
-        let mut in_use = vec![false; self.windows.len()];
+        let position = groups.first().map_or(0, |g| g.active[0].tokens.len()) as u64;
+        self.buffers.rows.clear();
         for group in groups.iter() {
-            in_use[group.window] = true;
+            let prompt = &self.prompts[group.window];
+            for (row, hypothesis) in group.active.iter().enumerate() {
+                let seed = ((group.window * rows + row) as u64, position);
+                let inputs = &mut self.buffers.rows;
+                inputs.push(self.options, prompt, &hypothesis.tokens, seed);
+            }
         }
-        let mut sequences: Vec<&mut Sequence> = self
-            .sequences
-            .chunks_mut(rows)
-            .zip(&in_use)
-            .filter(|(_, used)| **used)
-            .flat_map(|(chunk, _)| chunk.iter_mut())
-            .collect();
-        let choice = self.buffers.choice(self.options, k);
+        let mut windows: Vec<&Window> = recycle(take(&mut self.buffers.windows));
+        let mut sequences: Vec<&mut Sequence> = recycle(take(&mut self.buffers.sequences));
+        // Groups are in the order of their windows.
+        let mut decoding = groups.iter().peekable();
+        for (window, chunk) in self.sequences.chunks_mut(rows).enumerate() {
+            if decoding.next_if(|group| group.window == window).is_some() {
+                windows.extend(std::iter::repeat_n(self.windows[window], rows));
+                sequences.extend(chunk);
+            }
+        }
+        let choice = self.buffers.rows.choice(self.options, k);
+        let last_tokens = &self.buffers.rows.last_tokens;
         let chosen = self
             .session
-            .step(&mut sequences, &windows, &last_tokens, &choice)?;
+            .step(&mut sequences, &windows, last_tokens, &choice)?;
+        self.buffers.windows = recycle(windows);
+        self.buffers.sequences = recycle(sequences);
 
-        let mut moves: Vec<(usize, Vec<usize>)> = Vec::new();
-        for (g, group) in groups.iter_mut().enumerate() {
-            let base = g * rows;
+        let row_choices = chosen.tokens.chunks(k).zip(chosen.logprobs.chunks(k));
+        let mut row_choices = row_choices.into_iter();
+        for group in groups.iter_mut() {
+            let choices = row_choices.by_ref().take(rows);
             match self.options.search {
                 Search::Beam { size, patience } => {
-                    let mut candidates = Vec::with_capacity(rows * k);
-                    for row in 0..rows {
-                        let range = (base + row) * k..(base + row + 1) * k;
-                        let pairs = chosen.tokens[range.clone()]
-                            .iter()
-                            .zip(&chosen.logprobs[range]);
-                        candidates.extend(pairs.map(|(&token, &logprob)| (row, token, logprob)));
+                    let candidates = &mut self.buffers.candidates;
+                    candidates.clear();
+                    for (row, (tokens, logprobs)) in choices.enumerate() {
+                        add_candidates(candidates, &group.active[row], row, tokens, logprobs);
                     }
-                    let parents = advance_beams(group, candidates, size, patience, self.eot);
-                    moves.push((group.window, parents));
+                    advance_beams(group, candidates, size, patience, self.eot);
                 }
                 _ => {
-                    for (row, hypothesis) in group.active.iter_mut().enumerate() {
+                    for (hypothesis, (tokens, logprobs)) in group.active.iter_mut().zip(choices) {
                         // A row that has ended repeats its end without a cost.
                         if hypothesis.tokens.last() == Some(&self.eot) {
                             hypothesis.tokens.push(self.eot);
                         } else {
-                            hypothesis.tokens.push(chosen.tokens[(base + row) * k]);
-                            hypothesis.sum_logprob += chosen.logprobs[(base + row) * k];
+                            hypothesis.tokens.push(tokens[0]);
+                            hypothesis.sum_logprob += logprobs[0];
                         }
                     }
                 }
             }
         }
-        for (window, parents) in moves {
-            self.reorder(window, &parents, prompt_len)?;
+        for group in groups.iter() {
+            self.reorder(group.window, &group.parents, prompt_len)?;
         }
         Ok(())
     }
@@ -382,34 +434,29 @@ impl Run<'_> {
     /// Give beam `i` of a window the keys of beam `parents[i]`. Beams that keep a parent move without a copy; only
     /// additional children of the same parent are copied.
     fn reorder(&mut self, window: usize, parents: &[usize], prompt_len: usize) -> Result<()> {
-        let rows = self.options.search.n_rows();
-        let chunk = &mut self.sequences[window * rows..(window + 1) * rows];
-        let mut taken = vec![false; rows];
-        // source[i]: the old row whose memory new row i takes over.
-        let mut source = vec![usize::MAX; rows];
-        for (i, &parent) in parents.iter().enumerate() {
+        let rows = parents.len();
+        let chunk = &mut self.sequences[window * self.options.search.n_rows()..][..rows];
+        let Placement { taken, source } = &mut self.buffers.placement;
+        taken.clear();
+        taken.resize(rows, false);
+        source.clear();
+        source.resize(rows, usize::MAX);
+        for (slot, &parent) in source.iter_mut().zip(parents) {
             if !taken[parent] {
                 taken[parent] = true;
-                source[i] = parent;
+                *slot = parent;
             }
         }
-        let mut free = (0..rows)
-            .filter(|&row| !taken[row])
-            .collect::<Vec<_>>()
-            .into_iter();
-        let mut copies = Vec::new();
-        for (i, slot) in source.iter_mut().enumerate() {
+        let mut free = (0..rows).filter(|&row| !taken[row]);
+        for (slot, &parent) in source.iter_mut().zip(parents) {
             if *slot == usize::MAX {
                 *slot = free.next().expect("as many rows as sources");
-                copies.push((parents.get(i).copied().unwrap_or(0), *slot));
+                let (from, to) = pair_mut(chunk, parent, *slot);
+                to.truncate(prompt_len);
+                self.session.copy_sequence(from, to, prompt_len)?;
             }
         }
-        for (from, to) in copies {
-            let (from, to) = pair_mut(chunk, from, to);
-            to.truncate(prompt_len);
-            self.session.copy_sequence(from, to, prompt_len)?;
-        }
-        permute(chunk, &mut source);
+        permute(chunk, source);
         Ok(())
     }
 
@@ -440,43 +487,56 @@ impl Run<'_> {
             _ => 1,
         }
     }
+}
 
-    /// Fill the rows' rules, controls and seeds.
-    fn fill_choice(&mut self, histories: &[(&[u32], usize)], seed_rows: &[u64], position: u64) {
-        let options = self.options;
+impl RowInputs {
+    /// Forget all rows.
+    fn clear(&mut self) {
+        self.last_tokens.clear();
+        self.allowed.clear();
+        self.seen.clear();
+        self.controls.clear();
+        self.seeds.clear();
+    }
+
+    /// The rules, controls and seed of one more row, after `sampled` tokens. `(row, position)` tells its random numbers
+    /// apart from others.
+    fn push(
+        &mut self,
+        options: &SearchOptions<'_>,
+        prompt: &Prompt,
+        sampled: &[u32],
+        (row, position): (u64, u64),
+    ) {
+        let last = sampled.last().or(prompt.tokens.last());
+        self.last_tokens.push(last.copied().unwrap_or_default());
+        self.history.clear();
+        self.history.extend_from_slice(prompt.prefix());
+        self.history.extend_from_slice(sampled);
         let words = options.rules.words();
-        let buffers = &mut *self.buffers;
-        buffers.allowed.resize(histories.len() * words, 0);
-        buffers.controls.clear();
-        buffers.seeds.clear();
-        buffers.seen.clear();
-        for ((&(history, forced), &seed_row), allowed) in histories
-            .iter()
-            .zip(seed_rows)
-            .zip(buffers.allowed.chunks_exact_mut(words))
-        {
-            options.rules.allowed(history, forced, allowed);
-            let temperature = options.search.temperature() as f32;
-            let prefer = f32::from(u8::from(options.rules.timestamps()));
-            buffers
-                .controls
-                .extend([temperature, options.repetition_penalty as f32, prefer]);
-            let seed = mix(mix(options.seed ^ mix(seed_row)) ^ position);
-            buffers.seeds.extend([seed as u32, (seed >> 32) as u32]);
-            if options.repetition_penalty != 1.0 {
-                let start = buffers.seen.len();
-                buffers.seen.resize(start + words, 0);
-                for &token in history {
-                    if let Some(word) = buffers.seen[start..].get_mut(token as usize / 32) {
-                        *word |= 1 << (token % 32);
-                    }
+        let start = self.allowed.len();
+        self.allowed.resize(start + words, 0);
+        let allowed = &mut self.allowed[start..];
+        options
+            .rules
+            .allowed(&self.history, prompt.n_prefix, allowed);
+        let temperature = options.search.temperature() as f32;
+        let prefer = f32::from(u8::from(options.rules.timestamps()));
+        self.controls
+            .extend([temperature, options.repetition_penalty as f32, prefer]);
+        let seed = mix(mix(options.seed ^ mix(row)) ^ position);
+        self.seeds.extend([seed as u32, (seed >> 32) as u32]);
+        if options.repetition_penalty != 1.0 {
+            let start = self.seen.len();
+            self.seen.resize(start + words, 0);
+            for &token in &self.history {
+                if let Some(word) = self.seen[start..].get_mut(token as usize / 32) {
+                    *word |= 1 << (token % 32);
                 }
             }
         }
     }
-}
 
-impl ChoiceBuffers {
     fn choice(&self, options: &SearchOptions<'_>, k: usize) -> Choice<'_> {
         Choice {
             allowed: &self.allowed,
@@ -493,59 +553,74 @@ fn max_finished(size: usize, patience: f64) -> usize {
     (size as f64 * patience).round_ties_even().max(1.0) as usize
 }
 
-/// One step of beam search over `(row, token, logprob)` candidates. Returns the parent row of each new beam.
+/// Add the ways in which `beam`, row `row` of its window, can go on.
+fn add_candidates(
+    candidates: &mut Vec<Candidate>,
+    beam: &Hypothesis,
+    row: usize,
+    tokens: &[u32],
+    logprobs: &[f32],
+) {
+    for (&token, &logprob) in tokens.iter().zip(logprobs) {
+        if token != u32::MAX {
+            candidates.push(Candidate {
+                row,
+                token,
+                sum_logprob: beam.sum_logprob + logprob,
+                order: candidates.len(),
+            });
+        }
+    }
+}
+
+/// One step of beam search: the best candidates become the beams, `group.parents` the rows that they came from.
 fn advance_beams(
     group: &mut Group,
-    candidates: Vec<(usize, u32, f32)>,
+    candidates: &mut [Candidate],
     size: usize,
     patience: f64,
     eot: u32,
-) -> Vec<usize> {
-    let mut scored: Vec<(f32, usize, u32)> = candidates
-        .into_iter()
-        .filter(|&(_, token, _)| token != u32::MAX)
-        .map(|(row, token, logprob)| (group.active[row].sum_logprob + logprob, row, token))
-        .collect();
-    // Stable, so that equal scores keep the order of rows as in the reference.
-    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let mut beams = Vec::with_capacity(size);
-    let mut parents = Vec::with_capacity(size);
-    let mut newly_finished = Vec::new();
-    for (sum_logprob, row, token) in scored {
-        let mut tokens = group.active[row].tokens.clone();
-        tokens.push(token);
-        let hypothesis = Hypothesis {
-            tokens,
-            sum_logprob,
-        };
-        if token == eot {
-            newly_finished.push(hypothesis);
+) {
+    candidates.sort_unstable_by(|a, b| {
+        let by_score = b.sum_logprob.total_cmp(&a.sum_logprob);
+        by_score.then(a.order.cmp(&b.order))
+    });
+    let Group {
+        active,
+        next,
+        parents,
+        finished,
+        ..
+    } = group;
+    parents.clear();
+    for candidate in candidates.iter() {
+        let parent = &active[candidate.row];
+        if candidate.token == eot {
+            if finished.len() < max_finished(size, patience) {
+                let mut hypothesis = Hypothesis::with_capacity(parent.tokens.len() + 1);
+                hypothesis.follow(parent, candidate);
+                finished.push(hypothesis);
+            }
         } else {
-            beams.push(hypothesis);
-            parents.push(row);
-            if beams.len() == size {
+            next[parents.len()].follow(parent, candidate);
+            parents.push(candidate.row);
+            if parents.len() == size {
                 break;
             }
         }
     }
-    for hypothesis in newly_finished {
-        if group.finished.len() >= max_finished(size, patience) {
-            break;
-        }
-        group.finished.push(hypothesis);
+    let Some(&last) = parents.last() else {
+        active.clear();
+        return;
+    };
+    // Fewer candidates than beams (tiny vocabularies): the rest repeats the last as a passenger of no value.
+    while parents.len() < size {
+        let (made, rest) = next.split_at_mut(parents.len());
+        rest[0].tokens.clone_from(&made[made.len() - 1].tokens);
+        rest[0].sum_logprob = f32::NEG_INFINITY;
+        parents.push(last);
     }
-    if let Some(last) = beams.last().cloned() {
-        // Fewer candidates than beams (tiny vocabularies): the rest repeats the last as a passenger of no value.
-        while beams.len() < size {
-            beams.push(Hypothesis {
-                sum_logprob: f32::NEG_INFINITY,
-                ..last.clone()
-            });
-            parents.push(parents[parents.len() - 1]);
-        }
-    }
-    group.active = beams;
-    parents
+    std::mem::swap(active, next);
 }
 
 /// Choose the best hypothesis of a window.
@@ -661,6 +736,8 @@ mod tests {
     fn group(active: &[(&[u32], f32)]) -> Group {
         Group {
             window: 0,
+            next: vec![Hypothesis::default(); active.len()],
+            parents: Vec::new(),
             active: active
                 .iter()
                 .map(|(tokens, sum)| Hypothesis {
@@ -676,21 +753,59 @@ mod tests {
     #[test]
     fn beams_keep_the_best_and_finished_ones_leave() {
         let mut group = group(&[(&[1], -1.0), (&[2], -2.0)]);
-        let candidates = vec![
-            (0, 9, -0.1),
-            (0, 3, -0.5),
-            (0, 4, -3.0),
-            (1, 3, -0.2),
-            (1, 9, -0.3),
-            (1, 5, -9.0),
-        ];
-        let parents = advance_beams(&mut group, candidates, 2, 1.0, 9);
-        assert_eq!(parents, [0, 1]);
+        let mut candidates = Vec::new();
+        for (row, tokens, logprobs) in [
+            (0, [9, 3, 4], [-0.1, -0.5, -3.0]),
+            (1, [3, 9, 5], [-0.2, -0.3, -9.0]),
+        ] {
+            let beam = &group.active[row];
+            add_candidates(&mut candidates, beam, row, &tokens, &logprobs);
+        }
+        advance_beams(&mut group, &mut candidates, 2, 1.0, 9);
+        assert_eq!(group.parents, [0, 1]);
         let tokens: Vec<_> = group.active.iter().map(|h| h.tokens.clone()).collect();
         assert_eq!(tokens, [[1, 3], [2, 3]]);
         // The second end (-2.3) ranks below the second beam (-2.2): the walk had stopped before it.
         assert_eq!(group.finished.len(), 1);
         assert_eq!(group.finished[0].tokens, [1, 9]);
+    }
+
+    #[test]
+    fn equal_scores_keep_the_order_of_rows() {
+        let mut group = group(&[(&[1], -1.0), (&[2], -1.0), (&[3], -1.0)]);
+        let mut candidates = Vec::new();
+        for row in 0..3 {
+            let tokens = [7, 8].map(|token| token + 10 * row as u32);
+            add_candidates(
+                &mut candidates,
+                &group.active[row],
+                row,
+                &tokens,
+                &[-0.5; 2],
+            );
+        }
+        advance_beams(&mut group, &mut candidates, 3, 1.0, 0);
+        let tokens: Vec<_> = group.active.iter().map(|h| h.tokens.clone()).collect();
+        assert_eq!(tokens, [[1, 7], [1, 8], [2, 17]]);
+    }
+
+    #[test]
+    fn missing_candidates_leave_passengers_or_nothing() {
+        let mut few = group(&[(&[1], -1.0), (&[2], -2.0)]);
+        let mut candidates = Vec::new();
+        add_candidates(
+            &mut candidates,
+            &few.active[1],
+            1,
+            &[5, u32::MAX],
+            &[-0.5, 0.0],
+        );
+        advance_beams(&mut few, &mut candidates, 2, 1.0, 9);
+        assert_eq!(few.parents, [1, 1]);
+        assert_eq!(few.active[1].tokens, [2, 5]);
+        assert_eq!(few.active[1].sum_logprob, f32::NEG_INFINITY);
+        advance_beams(&mut few, &mut [], 2, 1.0, 9);
+        assert!(few.active.is_empty() && few.parents.is_empty());
     }
 
     #[test]

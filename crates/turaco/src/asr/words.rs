@@ -58,6 +58,7 @@ impl Aligner<'_> {
         n_frames: usize,
         last_speech: &mut f64,
     ) -> Result<()> {
+        let _span = crate::trace::span("words");
         let Some(first) = segments.first() else {
             return Ok(());
         };

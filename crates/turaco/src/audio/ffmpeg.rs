@@ -17,6 +17,9 @@ use super::{audio_error, read_error};
 /// What is kept of the program's messages.
 const MAX_MESSAGE_BYTES: u64 = 1 << 16;
 
+/// What of them goes into an error.
+const MAX_REASON_CHARS: usize = 120;
+
 /// Reads the samples that a running `ffmpeg` writes.
 pub(super) struct FfmpegDecoder {
     pcm: PcmDecoder<BufReader<ChildStdout>>,
@@ -174,7 +177,7 @@ impl Process {
         }
     }
 
-    /// Wait for the end; an unsuccessful one gives the last message.
+    /// Wait for the end; an unsuccessful one gives the reason.
     fn finish(&mut self) -> Result<(), String> {
         let messages = self
             .messages
@@ -184,11 +187,37 @@ impl Process {
             Ok(status) if status.success() => Ok(()),
             Ok(status) => Err(messages
                 .as_deref()
-                .and_then(|text| text.lines().rev().find(|line| !line.trim().is_empty()))
-                .map_or_else(|| status.to_string(), |line| line.trim().to_owned())),
+                .and_then(reason_in)
+                .unwrap_or_else(|| status.to_string())),
             Err(error) => Err(error.to_string()),
         }
     }
+}
+
+/// Why the program gave up: what it says first, without its own addresses and our name of the file.
+fn reason_in(messages: &str) -> Option<String> {
+    if messages.contains("matches no streams") {
+        return Some("it has no audio track".into());
+    }
+    let mut line = messages
+        .lines()
+        .find(|line| !line.trim().is_empty())?
+        .trim();
+    // `[mp3float @ 0x5564a0] `
+    while let Some((_, rest)) = line
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once("] "))
+    {
+        line = rest.trim_start();
+    }
+    // `file:the name: `
+    if line.starts_with("file:")
+        && let Some((_, rest)) = line.rsplit_once(": ")
+    {
+        line = rest;
+    }
+    let short: String = line.chars().take(MAX_REASON_CHARS).collect();
+    (!short.is_empty()).then_some(short)
 }
 
 impl Drop for Process {
@@ -289,6 +318,32 @@ mod tests {
         assert!(
             error.to_string().contains("Speex") || error.to_string().contains("Ogg"),
             "{error}"
+        );
+    }
+
+    #[test]
+    fn its_reason_is_told_shortly() {
+        for (messages, reason) in [
+            (
+                "[mp3float @ 0x56] Header missing\n    Last message repeated\nError\n",
+                "Header missing",
+            ),
+            ("file:a: b.wav: Invalid data found\n", "Invalid data found"),
+            (
+                "[in#0 @ 0x1] [x @ 0x2] moov atom not found\n",
+                "moov atom not found",
+            ),
+            (
+                "[png @ 0x55] chunk too big\nStream map '0:a:0' matches no streams.\nTo ignore this, add a '?'.\n",
+                "it has no audio track",
+            ),
+        ] {
+            assert_eq!(reason_in(messages).as_deref(), Some(reason));
+        }
+        assert_eq!(reason_in(" \n\n"), None);
+        assert_eq!(
+            reason_in(&"x".repeat(1000)).unwrap().len(),
+            MAX_REASON_CHARS
         );
     }
 

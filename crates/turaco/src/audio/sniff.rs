@@ -12,6 +12,8 @@ pub(super) enum Kind {
     Mp4,
     /// Something with a known signature; the name is for messages.
     Known(&'static str),
+    /// Something else altogether; the name is for messages.
+    Foreign(&'static str),
     /// Characters, so certainly not audio.
     Text,
     /// No signature; it may still be a bare stream of MPEG frames.
@@ -24,7 +26,7 @@ impl Kind {
         match self {
             Self::Wave => "WAV",
             Self::Mp4 => "MP4",
-            Self::Known(name) => name,
+            Self::Known(name) | Self::Foreign(name) => name,
             Self::Text => "text",
             Self::Unknown => "unknown format",
         }
@@ -59,6 +61,37 @@ const SIGNATURES: [(usize, &[u8], &str); 24] = [
     (0, b".RMF", "RealMedia"),
 ];
 
+/// Signatures of files that people mistake for audio, or that are called so.
+const FOREIGN: [(usize, &[u8], &str); 27] = [
+    (0, b"\x7fELF", "a program (ELF)"),
+    (0, b"MZ", "a program (Windows)"),
+    (0, b"\xcf\xfa\xed\xfe", "a program (Mach-O)"),
+    (0, b"\xca\xfe\xba\xbe", "a program (Mach-O or Java)"),
+    (0, b"\0asm", "a program (WebAssembly)"),
+    (0, b"\x89PNG", "a picture (PNG)"),
+    (0, b"\xff\xd8\xff", "a picture (JPEG)"),
+    (0, b"GIF8", "a picture (GIF)"),
+    (8, b"WEBP", "a picture (WebP)"),
+    (4, b"ftypheic", "a picture (HEIC)"),
+    (4, b"ftypavif", "a picture (AVIF)"),
+    (0, b"II*\0", "a picture (TIFF)"),
+    (0, b"%PDF", "a document (PDF)"),
+    (0, b"\xd0\xcf\x11\xe0", "a document (Microsoft Office)"),
+    (0, b"PK\x03\x04", "an archive or document (ZIP)"),
+    (0, b"\x1f\x8b", "a compressed file (gzip)"),
+    (0, b"BZh", "a compressed file (bzip2)"),
+    (0, b"\xfd7zXZ", "a compressed file (xz)"),
+    (0, b"\x28\xb5\x2f\xfd", "a compressed file (Zstandard)"),
+    (0, b"7z\xbc\xaf", "an archive (7z)"),
+    (0, b"Rar!", "an archive (RAR)"),
+    (257, b"ustar", "an archive (tar)"),
+    (0, b"SQLite format 3", "a database (SQLite)"),
+    (0, b"lmgg", "model weights (ggml)"),
+    (0, b"GGUF", "model weights (GGUF)"),
+    (0, b"APR\0", "model weights (apr)"),
+    (0, b"MThd", "notes (MIDI)"),
+];
+
 /// Guess what a file is from its first bytes.
 pub(super) fn sniff(head: &[u8]) -> Kind {
     if is_wave(head) {
@@ -68,6 +101,9 @@ pub(super) fn sniff(head: &[u8]) -> Kind {
         head.get(offset..)
             .is_some_and(|rest| rest.starts_with(magic))
     };
+    if let Some((_, _, name)) = FOREIGN.iter().find(|(offset, magic, _)| at(*offset, magic)) {
+        return Kind::Foreign(name);
+    }
     if at(4, b"ftyp") || at(4, b"moov") {
         return Kind::Mp4;
     }
@@ -123,5 +159,10 @@ mod tests {
         assert_eq!(sniff(&"ü".as_bytes()[..1]), Kind::Unknown);
         assert_eq!(sniff(b"\xff\xfb\x90\x00"), Kind::Unknown);
         assert_eq!(sniff(b""), Kind::Unknown);
+        assert_eq!(sniff(b"\x7fELF\x02\x01"), Kind::Foreign("a program (ELF)"));
+        assert_eq!(
+            sniff(b"RIFF\0\0\0\0WEBPVP8 "),
+            Kind::Foreign("a picture (WebP)")
+        );
     }
 }

@@ -85,6 +85,9 @@ impl AudioSource<'static> {
         let kind = sniff(&head);
         let problem = match kind {
             Kind::Text => return Err(audio_error(name, "file is text, not audio")),
+            Kind::Foreign(what) => {
+                return Err(audio_error(name, format!("file is {what}, not audio")));
+            }
             Kind::Wave => {
                 let mut stream = BufReader::new(stream);
                 match read_header(&mut stream) {

@@ -51,6 +51,7 @@ impl Conv1d {
             cols: c_in * kernel,
             bytes,
             row_scales: None,
+            storage: None,
         };
         let weight = loader.device().matrix(&[matrix], loader.weight_type())?;
         let bias = if at.has("bias") {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use turaco_compute::{Device, HostMatrix, Matrix, Vector, WeightType};
 
 use crate::Result;
-use crate::weights::{Tensor, Weights};
+use crate::weights::{DType, Tensor, Weights};
 
 /// Uploads the tensors of one checkpoint; [`at`](Self::at) descends along the names' dots, so that load functions
 /// mirror the checkpoint's tree.
@@ -81,7 +81,13 @@ impl<'a> Loader<'a> {
             .map(|name| self.tensor(name, &[rows, cols]))
             .collect::<Result<Vec<_>>>()?;
         let sources: Vec<_> = tensors.iter().map(|t| host_matrix(t, rows, cols)).collect();
-        Ok(self.device.matrix(&sources, self.weight_type)?)
+        // Bytes with a scale per row stay what they are; blocks of them would be rounded again.
+        let are_rows = |t: &Tensor| t.dtype == DType::I8 && t.row_scales.is_some();
+        let weight_type = match self.weight_type {
+            WeightType::Q8 if tensors.iter().all(are_rows) => WeightType::Int8,
+            weight_type => weight_type,
+        };
+        Ok(self.device.matrix(&sources, weight_type)?)
     }
 
     /// A vector of `len` values.
@@ -116,5 +122,6 @@ fn host_matrix(tensor: &Tensor, rows: usize, cols: usize) -> HostMatrix<'_> {
         cols,
         bytes: &tensor.bytes,
         row_scales: tensor.row_scales.as_deref(),
+        storage: Some(&tensor.bytes),
     }
 }

@@ -3,7 +3,7 @@
 //! Behaves as `whisper/tokenizer.py` of openai-whisper; ids are taken from the vocabulary, never assumed.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::bpe::{TokenTable, split_gpt2};
 use super::languages::{LANGUAGES, language_code};
@@ -56,41 +56,6 @@ pub struct WhisperTokenizer {
 }
 
 impl WhisperTokenizer {
-    /// Reads the tokenizer of a model folder: `tokenizer.json`, else `vocab.json` + `merges.txt`, else CTranslate2's
-    /// `vocabulary.json` or `vocabulary.txt`, else the bundled vocabulary that fits. `n_vocab` is the number of rows of
-    /// the model's token table.
-    ///
-    /// # Errors
-    /// A file that is there but cannot be read or does not fit the model, by name and reason.
-    pub fn load(folder: &Path, n_vocab: usize) -> Result<Self> {
-        let file = |name: &str| read_if_there(folder.join(name));
-        let (path, vocabulary) = if let Some((path, json)) = file("tokenizer.json")? {
-            let vocabulary = Vocabulary::from_tokenizer_json(&path, &json)?;
-            (path, vocabulary)
-        } else if let (Some((vocab_path, vocab)), Some((merges_path, merges))) =
-            (file("vocab.json")?, file("merges.txt")?)
-        {
-            let added = file("added_tokens.json")?;
-            let vocabulary = Vocabulary::from_vocab_and_merges(
-                (&vocab_path, &vocab),
-                (&merges_path, &merges),
-                added
-                    .as_ref()
-                    .map(|(path, json)| (path.as_path(), json.as_slice())),
-            )?;
-            (vocab_path, vocabulary)
-        } else if let Some((path, json)) = file("vocabulary.json")? {
-            let vocabulary = Vocabulary::from_vocabulary_json(&path, &json)?;
-            (path, vocabulary)
-        } else if let Some((path, text)) = file("vocabulary.txt")? {
-            let vocabulary = Vocabulary::from_vocabulary_txt(&path, &text)?;
-            (path, vocabulary)
-        } else {
-            return Self::bundled(folder, n_vocab);
-        };
-        Self::new(&path, vocabulary, n_vocab)
-    }
-
     /// The bundled vocabulary for a model file that holds none (`.pt`, `.apr`), chosen by `n_vocab` as openai-whisper
     /// does. `model` is only used in errors.
     pub fn bundled(model: &Path, n_vocab: usize) -> Result<Self> {
@@ -100,16 +65,6 @@ impl WhisperTokenizer {
             Vocabulary::english()
         };
         Self::new(model, vocabulary, n_vocab)
-    }
-
-    /// Takes the text tokens of a ggml file, in id order and as raw bytes; the special tokens, which such files leave
-    /// out, follow up to `n_vocab`.
-    pub fn from_raw_tokens<T: AsRef<[u8]>>(
-        path: &Path,
-        tokens: &[T],
-        n_vocab: usize,
-    ) -> Result<Self> {
-        Self::new(path, Vocabulary::from_raw_tokens(path, tokens)?, n_vocab)
     }
 
     /// Finds the special tokens of a vocabulary: by name if the vocabulary names them, else by their usual order after
@@ -277,6 +232,7 @@ impl WhisperTokenizer {
     /// Text of the text tokens among `tokens`; special tokens and times are left out. Bytes that are no UTF-8 become
     /// U+FFFD.
     pub fn decode(&self, tokens: &[u32]) -> String {
+        let _span = crate::trace::span("detokenise");
         let bytes: Vec<u8> = tokens
             .iter()
             .flat_map(|&token| self.token_bytes(token))
@@ -500,18 +456,6 @@ fn find_special_tokens(
     Ok((found, languages))
 }
 
-fn read_if_there(path: PathBuf) -> Result<Option<(PathBuf, Vec<u8>)>> {
-    match std::fs::read(&path) {
-        Ok(bytes) => Ok(Some((path, bytes))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::Io {
-            action: "read",
-            path,
-            source,
-        }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::Value;
@@ -635,8 +579,9 @@ mod tests {
         for n_vocab in [51864, 51865, 51866] {
             let bundled = bundled(n_vocab);
             let raw: Vec<&[u8]> = bundled.text_tokens().iter().collect();
-            let tokenizer = WhisperTokenizer::from_raw_tokens(Path::new("ggml.bin"), &raw, n_vocab)
-                .expect("valid");
+            let path = Path::new("ggml.bin");
+            let vocabulary = Vocabulary::from_raw_tokens(path, &raw).expect("valid");
+            let tokenizer = WhisperTokenizer::new(path, vocabulary, n_vocab).expect("valid");
             assert_eq!(tokenizer.special(), bundled.special());
             assert_eq!(tokenizer.languages(), bundled.languages());
             assert_eq!(tokenizer.is_multilingual(), bundled.is_multilingual());
@@ -652,19 +597,16 @@ mod tests {
             error.contains("1000 tokens") && error.contains("x.pt"),
             "{error}"
         );
-        let folder = tempfile::tempdir().expect("folder");
-        let path = folder.path().join("vocabulary.json");
-        std::fs::write(&path, r#"["a", "<|endoftext|>", "<|startoftranscript|>"]"#)
-            .expect("written");
-        let error = WhisperTokenizer::load(folder.path(), 51865)
+        let path = Path::new("vocabulary.json");
+        let json = br#"["a", "<|endoftext|>", "<|startoftranscript|>"]"#;
+        let vocabulary = Vocabulary::from_vocabulary_json(path, json).expect("a list");
+        let error = WhisperTokenizer::new(path, vocabulary, 51865)
             .expect_err("incomplete")
             .to_string();
         assert!(
             error.contains("<|notimestamps|>") && error.contains("vocabulary.json"),
             "{error}"
         );
-        std::fs::remove_file(path).expect("removed");
-        assert!(WhisperTokenizer::load(folder.path(), 51865).is_ok());
     }
 
     /// Real model folders, where they are at hand, hold the bundled vocabularies.
@@ -679,7 +621,10 @@ mod tests {
             eprintln!("skipped: {} is not there", folder.display());
             return;
         }
-        let tokenizer = WhisperTokenizer::load(folder, 51866).expect("tokenizer.json");
+        let path = folder.join("tokenizer.json");
+        let json = std::fs::read(&path).expect("readable");
+        let vocabulary = Vocabulary::from_tokenizer_json(&path, &json).expect("valid");
+        let tokenizer = WhisperTokenizer::new(&path, vocabulary, 51866).expect("complete");
         let bundled = bundled(51866);
         assert_eq!(tokenizer.special(), bundled.special());
         assert_eq!(tokenizer.languages(), bundled.languages());

@@ -25,9 +25,11 @@ use std::sync::Arc;
 
 use turaco_compute::{HostMatrix, quant};
 
-pub use turaco_compute::{Bytes, DType};
+pub use turaco_compute::{Bytes, DType, WeightType};
 
 pub use detect::{Checkpoint, Extras, Format, Sidecars, open};
+
+use turaco_compute::cpu::packed::{panels_len, stored_values};
 
 use crate::{Error, Result};
 
@@ -38,7 +40,7 @@ pub struct Tensor {
     pub dtype: DType,
     /// Sizes, slowest axis first. A scalar has none.
     pub shape: Vec<usize>,
-    /// Exactly `dtype.bytes_for(product of shape)` bytes, without any alignment.
+    /// Exactly `dtype.bytes_for(product of shape)` bytes (for panels what their matrix takes), without any alignment.
     pub bytes: Bytes,
     /// For integer types: what each row (index of the first axis) is MULTIPLIED by. One per row, one for a scalar.
     pub row_scales: Option<Arc<[f32]>>,
@@ -113,6 +115,7 @@ impl Tensor {
             cols: self.len() / rows.max(1),
             bytes: &self.bytes,
             row_scales: self.row_scales.as_deref(),
+            storage: Some(&self.bytes),
         }
     }
 
@@ -122,6 +125,10 @@ impl Tensor {
     /// When the fields contradict each other, which no reader's do.
     #[must_use]
     pub fn to_f32(&self) -> Vec<f32> {
+        if let (DType::Panels(packed), &[rows, cols]) = (self.dtype, self.shape.as_slice()) {
+            return stored_values(packed, rows, cols, &self.bytes)
+                .expect("shape and bytes of a tensor fit each other");
+        }
         let mut values = vec![0.0; self.len()];
         quant::dequantize(self.dtype, &self.bytes, &mut values)
             .expect("shape and bytes of a tensor fit each other");
@@ -170,13 +177,14 @@ impl Tensor {
         let len = shape
             .iter()
             .try_fold(1usize, |product, &size| product.checked_mul(size))?;
+        let whole = matches!(self.dtype, DType::Panels(_)) && *shape != self.shape;
         let rows_change = self.row_scales.is_some() && shape.first() != self.shape.first();
         let row_is_blocks = shape
             .last()
             .copied()
             .unwrap_or(1)
             .is_multiple_of(self.dtype.block_len());
-        if len != self.len() || rows_change || !row_is_blocks {
+        if len != self.len() || whole || rows_change || !row_is_blocks {
             return None;
         }
         Some(Self {
@@ -185,7 +193,8 @@ impl Tensor {
         })
     }
 
-    /// Whether every value (for integer types: every scale) is a finite number.
+    /// Whether every value (for integer types: every scale) is a finite number. Panels count as finite: the device looks
+    /// at them when it takes them, so that a mapped file is not read twice.
     #[must_use]
     pub fn is_finite(&self) -> bool {
         finite::is_finite(self.dtype, &self.bytes)
@@ -376,6 +385,14 @@ pub(crate) fn byte_len(dtype: DType, shape: &[usize]) -> std::result::Result<usi
             "rows of {row_len} values are no whole number of {dtype} blocks of {}",
             dtype.block_len()
         ));
+    }
+    if let DType::Panels(packed) = dtype {
+        let &[rows, cols] = shape else {
+            return Err(format!("panels of shape {}", shape_text(shape)));
+        };
+        return panels_len(packed, rows, cols)
+            .filter(|_| rows.checked_mul(cols).is_some_and(|len| len > 0))
+            .ok_or_else(|| format!("shape {} is too large", shape_text(shape)));
     }
     shape
         .iter()

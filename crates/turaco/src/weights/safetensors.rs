@@ -10,8 +10,12 @@ use std::{fmt, io};
 
 use half::{bf16, f16};
 use serde::Deserialize;
-use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::de::{MapAccess, Visitor};
 use serde_json::json;
+
+use turaco_compute::WeightType;
+use turaco_compute::cpu::packed::{MatrixSource, PackedMatrix, panels_len};
+use turaco_compute::cpu::{self, pool::Pool};
 
 use super::{Bytes, DType, Tensor, Weights, invalid, map, printable, unreadable};
 use crate::Result;
@@ -55,7 +59,10 @@ pub fn parse(path: &Path, bytes: &Bytes) -> Result<Weights> {
             ),
         ));
     };
-    let Header(mut entries) = serde_json::from_slice(header)
+    let Header {
+        mut entries,
+        panels,
+    } = serde_json::from_slice(header)
         .map_err(|error| invalid(path, format!("safetensors header: {error}")))?;
     entries.sort_by_key(|(_, entry)| entry.data_offsets);
 
@@ -98,13 +105,15 @@ pub fn parse(path: &Path, bytes: &Bytes) -> Result<Weights> {
             )));
         }
         covered = end;
-        let dtype = dtype(&entry.dtype).map_err(&tensor_error)?;
-        let shape = entry
-            .shape
+        let (dtype, shape) = match panels.get(&name) {
+            Some(text) => panel_shape(text).map_err(&tensor_error)?,
+            None => (dtype(&entry.dtype).map_err(&tensor_error)?, entry.shape),
+        };
+        let shape = shape
             .iter()
             .map(|&size| usize::try_from(size))
             .collect::<std::result::Result<Vec<_>, _>>()
-            .map_err(|_| tensor_error(format!("shape {:?} is too large", entry.shape)))?;
+            .map_err(|_| tensor_error(format!("shape {shape:?} is too large")))?;
         let tensor = Tensor::new(dtype, shape, data.slice(begin..end)).map_err(&tensor_error)?;
         weights.insert(name, tensor)?;
     }
@@ -179,44 +188,82 @@ pub fn read_sharded(path: &Path) -> Result<Weights> {
     Ok(weights)
 }
 
-/// Writes a safetensors file of `tensors` (canonical name, tensor) with all numbers converted to `dtype`, which is `F32`, `F16`
-/// or `Bf16`. One tensor is in memory at a time.
+/// Writes a safetensors file of `tensors` (canonical name, tensor, wanted type), each converted to its type: `F32`, `F16`,
+/// `Bf16`, or `Panels` for matrices. One tensor is in memory at a time.
+///
+/// Panels are stored as `U8` of one axis; the metadata says what they are (`panels:NAME` = `TYPE ROWS COLUMNS`). They
+/// come first, at multiples of 64 bytes of the file.
 ///
 /// # Errors
-/// When `out` fails; `InvalidData` when a value does not fit into `dtype`, `InvalidInput` for another `dtype`.
-pub fn write(
-    out: &mut impl io::Write,
-    tensors: &[(String, &Tensor)],
-    dtype: DType,
-) -> io::Result<()> {
-    let type_name = match dtype {
-        DType::F32 => "F32",
-        DType::F16 => "F16",
-        DType::Bf16 => "BF16",
-        other => {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("cannot write {other} (f32, f16 and bf16 are possible)"),
-            ));
-        }
-    };
+/// When `out` fails; `InvalidData` when a value does not fit into its type, `InvalidInput` for another type.
+pub fn write(out: &mut impl io::Write, tensors: &[(String, &Tensor, DType)]) -> io::Result<()> {
+    let refused = |kind, message: String| Err(io::Error::new(kind, message));
+    let mut order: Vec<_> = tensors.iter().collect();
+    order.sort_by_key(|(_, _, dtype)| !matches!(dtype, DType::Panels(_)));
     let mut header = serde_json::Map::new();
-    header.insert("__metadata__".into(), json!({"format": "pt"}));
+    let mut metadata = serde_json::Map::new();
+    metadata.insert("format".into(), json!("pt"));
     let mut end = 0;
-    for (name, tensor) in tensors {
+    for (name, tensor, dtype) in &order {
         let begin = end;
-        end += tensor.len() * dtype.block_bytes();
+        let (type_name, shape) = match (dtype, tensor.shape.as_slice()) {
+            (DType::F32, _) => ("F32", tensor.shape.clone()),
+            (DType::F16, _) => ("F16", tensor.shape.clone()),
+            (DType::Bf16, _) => ("BF16", tensor.shape.clone()),
+            (DType::Panels(packed), &[rows, cols]) => {
+                metadata.insert(
+                    format!("{PANELS}{name}"),
+                    json!(format!("{} {rows} {cols}", packed.name())),
+                );
+                ("U8", vec![panels_len(*packed, rows, cols).unwrap_or(0)])
+            }
+            (other, _) => {
+                let shape = super::shape_text(&tensor.shape);
+                return refused(
+                    io::ErrorKind::InvalidInput,
+                    format!("cannot write `{name}` {shape} as {other}"),
+                );
+            }
+        };
+        end += match dtype {
+            DType::Panels(_) => shape[0],
+            _ => tensor.len() * dtype.block_bytes(),
+        };
         header.insert(
             name.clone(),
-            json!({"dtype": type_name, "shape": tensor.shape, "data_offsets": [begin, end]}),
+            json!({"dtype": type_name, "shape": shape, "data_offsets": [begin, end]}),
         );
     }
-    let mut header = serde_json::to_vec(&header)?;
-    // The data begins at a multiple of eight, for readers that cast instead of copying.
-    header.resize(header.len().next_multiple_of(8), b' ');
-    out.write_all(&(header.len() as u64).to_le_bytes())?;
-    out.write_all(&header)?;
-    for (name, tensor) in tensors {
+    let mut text = serde_json::Map::new();
+    text.insert("__metadata__".into(), metadata.into());
+    text.extend(header);
+    let mut text = serde_json::to_vec(&text)?;
+    // The data begins at a multiple of a cache line.
+    text.resize((text.len() + 8).next_multiple_of(64) - 8, b' ');
+    out.write_all(&(text.len() as u64).to_le_bytes())?;
+    out.write_all(&text)?;
+    let pool = Pool::new(cpu::physical_cores());
+    for (name, tensor, dtype) in order {
+        if let DType::Panels(packed) = *dtype {
+            let plain;
+            let source = if matches!(tensor.dtype, DType::Panels(_)) {
+                plain = Tensor::from_f32(&tensor.shape, &tensor.to_f32());
+                plain.matrix()
+            } else {
+                tensor.matrix()
+            };
+            let source = MatrixSource {
+                dtype: source.dtype,
+                n: source.rows,
+                k: source.cols,
+                bytes: source.bytes,
+                row_scales: source.row_scales,
+            };
+            let matrix = PackedMatrix::pack(&source, packed, &pool)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+            matrix.store(out)?;
+            continue;
+        }
         let values = tensor.to_f32();
         let bytes: Vec<u8> = match dtype {
             DType::F16 => values
@@ -232,15 +279,38 @@ pub fn write(
                 .flat_map(|value| value.to_le_bytes())
                 .collect(),
         };
-        if !super::finite::is_finite(dtype, &bytes) {
-            return Err(io::Error::new(
+        if !super::finite::is_finite(*dtype, &bytes) {
+            return refused(
                 io::ErrorKind::InvalidData,
                 format!("tensor `{name}` has values that do not fit into {dtype}; use bf16 or f32"),
-            ));
+            );
         }
         out.write_all(&bytes)?;
     }
     Ok(())
+}
+
+/// Begins the keys of the metadata that say which tensors are panels.
+const PANELS: &str = "panels:";
+
+/// Type and shape of a tensor from the metadata, `q8 51864 384`.
+fn panel_shape(text: &str) -> std::result::Result<(DType, Vec<u64>), String> {
+    let wrong = || {
+        let text = printable(text);
+        format!("its metadata `{text}` is not a type, a number of rows and a number of columns")
+    };
+    let mut words = text.split(' ');
+    let packed = words
+        .next()
+        .and_then(|name| WeightType::ALL.into_iter().find(|t| t.name() == name))
+        .ok_or_else(wrong)?;
+    let shape = words
+        .map(|word| word.parse().map_err(|_| wrong()))
+        .collect::<std::result::Result<Vec<u64>, _>>()?;
+    if shape.len() != 2 {
+        return Err(wrong());
+    }
+    Ok((DType::Panels(packed), shape))
 }
 
 fn dtype(name: &str) -> std::result::Result<DType, String> {
@@ -276,7 +346,11 @@ struct Index {
 }
 
 /// The header in file order. An ordinary map would hide duplicate names.
-struct Header(Vec<(String, Entry)>);
+struct Header {
+    entries: Vec<(String, Entry)>,
+    /// What the metadata says of tensors that are panels.
+    panels: BTreeMap<String, String>,
+}
 
 impl<'de> Deserialize<'de> for Header {
     fn deserialize<D: serde::Deserializer<'de>>(
@@ -295,14 +369,19 @@ impl<'de> Deserialize<'de> for Header {
                 mut map: A,
             ) -> std::result::Result<Header, A::Error> {
                 let mut entries = Vec::new();
+                let mut panels = BTreeMap::new();
                 while let Some(name) = map.next_key::<String>()? {
-                    if name == "__metadata__" {
-                        map.next_value::<IgnoredAny>()?;
-                    } else {
+                    if name != "__metadata__" {
                         entries.push((name, map.next_value()?));
+                    } else if let serde_json::Value::Object(metadata) = map.next_value()? {
+                        let panel = |(key, value): (String, serde_json::Value)| {
+                            let name = key.strip_prefix(PANELS)?;
+                            Some((name.to_owned(), value.as_str()?.to_owned()))
+                        };
+                        panels.extend(metadata.into_iter().filter_map(panel));
                     }
                 }
-                Ok(Header(entries))
+                Ok(Header { entries, panels })
             }
         }
         deserializer.deserialize_map(HeaderVisitor)
@@ -435,11 +514,11 @@ mod tests {
         let b = Tensor::from_f32(&[1], &[70_000.0]);
         let write_to = |tensors: &[(&str, &Tensor)], dtype| {
             let mut bytes = Vec::new();
-            let tensors: Vec<(String, &Tensor)> = tensors
+            let tensors: Vec<(String, &Tensor, DType)> = tensors
                 .iter()
-                .map(|&(name, tensor)| (name.to_owned(), tensor))
+                .map(|&(name, tensor)| (name.to_owned(), tensor, dtype))
                 .collect();
-            write(&mut bytes, &tensors, dtype).map(|()| Bytes::from(bytes))
+            write(&mut bytes, &tensors).map(|()| Bytes::from(bytes))
         };
         for dtype in [DType::F32, DType::F16, DType::Bf16] {
             let weights = read(&write_to(&[("a", &a)], dtype).unwrap()).unwrap();
@@ -449,6 +528,52 @@ mod tests {
         let error = write_to(&[("a", &a), ("b", &b)], DType::F16).unwrap_err();
         assert!(error.to_string().contains("`b` has values that do not fit"));
         assert!(write_to(&[("a", &a)], DType::I8).is_err());
+
+        // Panels come first, wherever they are in the list, and are what they were.
+        let panels = DType::Panels(WeightType::Bf16);
+        let mut bytes = Vec::new();
+        let both = [
+            ("b".to_owned(), &b, DType::F32),
+            ("a".to_owned(), &a, panels),
+        ];
+        write(&mut bytes, &both).unwrap();
+        let weights = read(&bytes.into()).unwrap();
+        let found = weights.get("a", &[2, 2]).unwrap();
+        assert_eq!((found.dtype, found.to_f32()), (panels, a.to_f32()));
+        assert_eq!(weights.get("b", &[1]).unwrap().to_f32(), b.to_f32());
+        assert!(write_to(&[("b", &b)], panels).is_err());
+    }
+
+    #[test]
+    fn wrong_metadata_of_panels_is_an_error() {
+        let header = |metadata: &str, bytes: usize| {
+            let header = format!(
+                r#"{{"__metadata__":{{"panels:a":"{metadata}"}},"a":{{"dtype":"U8","shape":[{bytes}],"data_offsets":[0,{bytes}]}}}}"#
+            );
+            read(&file(&header, &vec![0; bytes]))
+        };
+        assert_eq!(
+            header("q8 32 32", 1088)
+                .unwrap()
+                .get("a", &[32, 32])
+                .unwrap()
+                .len(),
+            1024
+        );
+        for (metadata, bytes) in [
+            ("q8 32 32", 1087),
+            ("q8 33 32", 1088),
+            ("q9 32 32", 1088),
+            ("q8 32", 1088),
+            ("q8 32 32 1", 1088),
+            ("q8 0 32", 0),
+            ("q8 18446744073709551615 32", 1088),
+            ("q8 -1 32", 1088),
+            ("", 1088),
+        ] {
+            let message = header(metadata, bytes).unwrap_err().to_string();
+            assert!(message.contains("tensor `a`"), "{metadata}: {message}");
+        }
     }
 
     #[test]

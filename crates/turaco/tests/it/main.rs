@@ -1,6 +1,10 @@
 //! Tests of the library through its public interface, in one binary.
 
 #[cfg(feature = "hub")]
+mod allocations;
+#[cfg(feature = "hub")]
+mod bench;
+#[cfg(feature = "hub")]
 mod golden_whisper;
 #[cfg(feature = "hub")]
 mod hub;

@@ -49,7 +49,12 @@ fn every_compute_type_writes_the_same_words() {
         &audio,
         &TranscribeOptions::default(),
     ));
-    for compute_type in [ComputeType::Bf16, ComputeType::F16, ComputeType::Int8] {
+    for compute_type in [
+        ComputeType::Bf16,
+        ComputeType::F16,
+        ComputeType::Q8,
+        ComputeType::Q4,
+    ] {
         let options = LoadOptions::new().compute_type(compute_type);
         let transcriber =
             Transcriber::load_path(&real_model("tiny.en"), &options, &Control::new()).unwrap();
@@ -66,7 +71,7 @@ fn every_compute_type_writes_the_same_words() {
 #[test]
 fn threads_do_not_change_the_result() {
     let audio = clip("test_speech").unwrap();
-    for compute_type in [ComputeType::F32, ComputeType::Int8] {
+    for compute_type in [ComputeType::F32, ComputeType::Q8] {
         let of_threads = |threads| {
             let options = LoadOptions::new()
                 .compute_type(compute_type)

@@ -25,6 +25,7 @@ use turaco_compute::{
     StateBuffer, Step, StepBuilder, Value, Vector, WeightType,
 };
 
+use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::weights::{Weights, invalid, safetensors};
 
@@ -108,14 +109,20 @@ impl SileroVad {
     /// # Errors
     /// A failed device.
     pub fn probabilities(&self, samples: &[f32]) -> Result<Vec<f32>> {
-        self.probabilities_of_chunks(samples, samples.len().div_ceil(self.chunk_len()))
+        let n_chunks = samples.len().div_ceil(self.chunk_len());
+        self.probabilities_of_chunks(samples, n_chunks, &Control::new())
     }
 
     /// The probabilities of the first `n_chunks` chunks; where `samples` are too few, zeros follow.
     ///
     /// # Errors
-    /// A failed device.
-    pub fn probabilities_of_chunks(&self, samples: &[f32], n_chunks: usize) -> Result<Vec<f32>> {
+    /// A failed device, or cancellation.
+    pub fn probabilities_of_chunks(
+        &self,
+        samples: &[f32],
+        n_chunks: usize,
+        control: &Control,
+    ) -> Result<Vec<f32>> {
         let network = &*self.network;
         let mut probabilities = Vec::with_capacity(n_chunks);
         let batch = n_chunks.clamp(1, BATCH);
@@ -123,6 +130,7 @@ impl SileroVad {
         let mut state = network.device.state_buffer(network.state_len())?;
         let mut input = vec![0.0; batch * network.input_len()];
         for first in (0..n_chunks).step_by(batch) {
+            control.check()?;
             for (i, row) in input.chunks_exact_mut(network.input_len()).enumerate() {
                 network.fill_input(row, samples, (first + i) * network.chunk_len());
             }
@@ -410,6 +418,7 @@ fn matrix(device: &Device, values: &[f32], cols: usize) -> Result<Arc<Matrix>> {
         cols,
         bytes: bytemuck::cast_slice(values),
         row_scales: None,
+        storage: None,
     };
     Ok(device.matrix(&[source], WeightType::F32)?)
 }

@@ -189,6 +189,8 @@ impl WhisperConfig {
 pub struct GenerationDefaults {
     /// Cross-attention heads (decoder layer, head) whose weights follow time, for word timestamps. Never empty.
     pub alignment_heads: Vec<(usize, usize)>,
+    /// Whether a file's own heads were not usable and others stand in.
+    pub alignment_heads_replaced: bool,
     /// Token ids never sampled; `None` when the file says nothing, so that the list is computed from the vocabulary.
     pub suppress_tokens: Option<Vec<u32>>,
     /// Token ids not sampled first; `None` likewise.
@@ -203,6 +205,7 @@ impl GenerationDefaults {
     pub fn for_model(config: &WhisperConfig, model_name: &str) -> Self {
         Self {
             alignment_heads: alignment_heads(config, model_name),
+            alignment_heads_replaced: false,
             suppress_tokens: None,
             begin_suppress_tokens: None,
             language_ids: None,
@@ -243,12 +246,14 @@ impl GenerationDefaults {
                 .iter()
                 .all(|&(layer, head)| layer < config.n_text_layers && head < config.n_text_heads);
             if !usable {
+                self.alignment_heads_replaced = true;
                 notes.push(format!(
                     "`alignment_heads` of {} names layers or heads that the model does not have; the default is used",
                     path.display()
                 ));
             } else if !pairs.is_empty() {
                 self.alignment_heads = pairs;
+                self.alignment_heads_replaced = false;
                 *heads_known = true;
             }
         }
@@ -587,12 +592,14 @@ mod tests {
         )
         .unwrap();
         assert_eq!(defaults.alignment_heads, [(3, 1)]);
+        assert!(!defaults.alignment_heads_replaced);
         assert_eq!(defaults.suppress_tokens, Some(vec![1, 2]));
         assert_eq!(defaults.begin_suppress_tokens, None);
         assert_eq!(defaults.language_ids, Some(vec![50259, 50261]));
         assert_eq!(notes.len(), 1);
         let (defaults, notes) = merge(r#"{"alignment_heads": [[7, 1]]}"#).unwrap();
         assert_eq!(defaults.alignment_heads.len(), 6);
+        assert!(defaults.alignment_heads_replaced);
         assert_eq!(notes.len(), 1);
         assert!(merge(r#"{"alignment_heads": 3}"#).is_err());
         assert!(merge(r#"{"lang_ids": ["x"]}"#).is_err());

@@ -5,16 +5,19 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
+use turaco_compute::WeightType;
 
+use super::careful_type;
 use super::checkpoint::WhisperCheckpoint;
+use super::config::WhisperConfig;
 use super::vocabulary::{TokenEncoding, VocabularySource};
 use crate::tokenizer::bpe::byte_of_gpt2_char;
 use crate::tokenizer::languages::LANGUAGES;
 use crate::weights::{DType, safetensors};
 use crate::{Error, Result};
 
-/// Writes `checkpoint` as the folder `folder`: `model.safetensors` with all numbers as `dtype` (`F32`, `F16` or `Bf16`),
-/// `config.json`, `generation_config.json`, `preprocessor_config.json` and the vocabulary in the form it was found in.
+/// Writes `checkpoint` as the folder `folder`: `model.safetensors` with all numbers as `dtype` (`F32`, `F16` or `Bf16`; or
+/// `Panels`, which packs the matrices of all layers and keeps the rest plain), `config.json`, `generation_config.json`, `preprocessor_config.json` and the vocabulary in the form it was found in.
 ///
 /// The folder appears whole or not at all: everything is written to a hidden folder beside it, which is renamed at the
 /// end, and removed when anything fails.
@@ -26,10 +29,13 @@ pub fn write_hugging_face(
     folder: &Path,
     dtype: DType,
 ) -> Result<()> {
-    if !matches!(dtype, DType::F32 | DType::F16 | DType::Bf16) {
+    if !matches!(
+        dtype,
+        DType::F32 | DType::F16 | DType::Bf16 | DType::Panels(_)
+    ) {
         return Err(Error::InvalidOption {
             option: "compute_type",
-            message: format!("cannot convert to {dtype}; f32, f16 and bf16 are possible"),
+            message: format!("cannot convert to {dtype}; f32, f16, bf16 and panels are possible"),
         });
     }
     let is_free = match fs::read_dir(folder) {
@@ -49,11 +55,12 @@ pub fn write_hugging_face(
     let tensors: Vec<_> = checkpoint
         .weights
         .iter()
-        .map(|(name, tensor)| (format!("model.{name}"), tensor))
+        .map(|(name, tensor)| {
+            let dtype = stored_type(name, dtype, &checkpoint.config);
+            (format!("model.{name}"), tensor, dtype)
+        })
         .collect();
-    write_file(&weights_path, |out| {
-        safetensors::write(out, &tensors, dtype)
-    })?;
+    write_file(&weights_path, |out| safetensors::write(out, &tensors))?;
     for (name, value) in [
         ("config.json", config_json(checkpoint, dtype)),
         ("generation_config.json", generation_json(checkpoint)),
@@ -68,6 +75,36 @@ pub fn write_hugging_face(
         write_file(&partial.path.join(name), |out| out.write_all(&content))?;
     }
     partial.publish(folder)
+}
+
+/// How tensor `name` is written. Positions, biases and norms are used as they are, and the convolutions are
+/// rearranged while loading: panels are for the matrices of the blocks and for the token embedding.
+fn stored_type(name: &str, dtype: DType, config: &WhisperConfig) -> DType {
+    let DType::Panels(packed) = dtype else {
+        return dtype;
+    };
+    let matrices = [
+        "_proj.weight",
+        "fc1.weight",
+        "fc2.weight",
+        "embed_tokens.weight",
+    ];
+    if matrices.iter().any(|ending| name.ends_with(ending)) {
+        let careful = name.starts_with("encoder.") || name.ends_with("embed_tokens.weight");
+        return DType::Panels(match careful {
+            true => careful_type(packed, config),
+            false => packed,
+        });
+    }
+    match packed {
+        // As precise as the encoder's stem is computed.
+        WeightType::Bf16 | WeightType::Q8 | WeightType::Q4
+            if name.contains("conv") && name.ends_with(".weight") =>
+        {
+            DType::Bf16
+        }
+        _ => DType::F32,
+    }
 }
 
 fn failed(action: &'static str, path: &Path, source: io::Error) -> Error {
@@ -168,8 +205,8 @@ fn config_json(checkpoint: &WhisperCheckpoint, dtype: DType) -> Value {
         "pad_token_id": ids.eot,
         "decoder_start_token_id": ids.sot,
         "torch_dtype": match dtype {
-            DType::F16 => "float16",
-            DType::Bf16 => "bfloat16",
+            DType::F16 | DType::Panels(WeightType::F16) => "float16",
+            DType::Bf16 | DType::Panels(WeightType::Bf16) => "bfloat16",
             _ => "float32",
         },
     })
@@ -309,7 +346,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let source = model.write_ggml(&folder.path().join("ggml-x.bin"), 1);
         let original = WhisperCheckpoint::open(&source).unwrap();
-        for dtype in [DType::F32, DType::F16, DType::Bf16] {
+        let types = [
+            DType::F32,
+            DType::F16,
+            DType::Bf16,
+            DType::Panels(WeightType::F32),
+            DType::Panels(WeightType::Bf16),
+        ];
+        for (index, dtype) in types.into_iter().enumerate() {
             let target = folder.path().join("deep/er").join(dtype.name());
             write_hugging_face(&original, &target, dtype).unwrap();
             let written = WhisperCheckpoint::open(&target).unwrap();
@@ -319,7 +363,7 @@ mod tests {
                 original.generation.alignment_heads
             );
             let tolerance = match dtype {
-                DType::Bf16 => 1.0 / 256.0,
+                DType::Bf16 | DType::Panels(WeightType::Bf16) => 1.0 / 256.0,
                 DType::F16 => 1.0 / 2048.0,
                 _ => 0.0,
             };
@@ -331,14 +375,7 @@ mod tests {
             assert_eq!(tokens[1], "Ġa".as_bytes());
             // Nothing else is left beside it.
             let n_entries = fs::read_dir(target.parent().unwrap()).unwrap().count();
-            assert_eq!(
-                n_entries,
-                match dtype {
-                    DType::F32 => 1,
-                    DType::F16 => 2,
-                    _ => 3,
-                }
-            );
+            assert_eq!(n_entries, index + 1);
         }
     }
 
@@ -381,8 +418,8 @@ mod tests {
             &[(
                 "a".to_owned(),
                 &crate::weights::Tensor::from_f32(&[1], &[1.0]),
+                DType::F32,
             )],
-            DType::F32,
         );
         assert_eq!(result.unwrap_err().kind(), io::ErrorKind::StorageFull);
     }

@@ -7,7 +7,7 @@ use turaco_compute::{
 };
 
 use super::config::WhisperConfig;
-use super::{NORM_EPS, attention_shape};
+use super::{NORM_EPS, attention_shape, careful_type};
 use crate::nn::{LayerNorm, Linear, Loader};
 use crate::{Control, Result};
 
@@ -53,7 +53,9 @@ impl Decoder {
         let d = config.n_text_state;
         let exact = loader.with_weight_type(WeightType::F32);
         Ok(Self {
-            token_embedding: loader.matrix(&["embed_tokens.weight"], config.n_vocab, d)?,
+            token_embedding: loader
+                .with_weight_type(careful_type(loader.weight_type(), config))
+                .matrix(&["embed_tokens.weight"], config.n_vocab, d)?,
             positions: exact.matrix(&["embed_positions.weight"], config.n_text_ctx, d)?,
             blocks: (0..config.n_text_layers)
                 .map(|layer| {
@@ -78,12 +80,14 @@ impl Decoder {
         slot: Slot,
     ) -> Result<()> {
         for (layer, block) in self.blocks.iter().enumerate() {
-            let kv = block.cross_kv_proj.forward(step, encoder_states)?;
-            let [k, v] = [
-                step.columns(kv, 0, block.n_state)?,
-                step.columns(kv, block.n_state, block.n_state)?,
-            ];
-            step.cache_append(slot, layer, k, v)?;
+            step.scope(&format!("cross_keys.layer.{layer}"), |step| -> Result<_> {
+                let kv = block.cross_kv_proj.forward(step, encoder_states)?;
+                let [k, v] = [
+                    step.columns(kv, 0, block.n_state)?,
+                    step.columns(kv, block.n_state, block.n_state)?,
+                ];
+                Ok(step.cache_append(slot, layer, k, v)?)
+            })?;
         }
         Ok(())
     }
@@ -98,23 +102,30 @@ impl Decoder {
         n_sequences: usize,
         capture: Option<&CaptureHeads>,
     ) -> Result<(Value, Vec<Value>)> {
-        let mut x = step.embedding(
-            &self.token_embedding,
-            tokens,
-            Some((&self.positions, positions)),
-        )?;
+        let mut x = step.scope("decoder.embedding", |step| {
+            step.embedding(
+                &self.token_embedding,
+                tokens,
+                Some((&self.positions, positions)),
+            )
+        })?;
         let mut scores = Vec::new();
         for (layer, block) in self.blocks.iter().enumerate() {
             let heads = capture.and_then(|c| Some((c.heads.get(layer)?.as_slice(), c.capacity)));
             let heads = heads.filter(|(heads, _)| !heads.is_empty());
-            x = block.forward(step, x, layer, slots, n_sequences, heads, &mut scores)?;
+            x = step.scope(&format!("decoder.layer.{layer}"), |step| {
+                block.forward(step, x, layer, slots, n_sequences, heads, &mut scores)
+            })?;
         }
-        Ok((self.norm.forward(step, x)?, scores))
+        let x = step.scope("decoder.norm", |step| self.norm.forward(step, x))?;
+        Ok((x, scores))
     }
 
     /// Logits `[rows, n_vocab]` of normed hidden states.
     pub fn logits(&self, step: &mut StepBuilder, hidden_states: Value) -> Result<Value> {
-        Ok(step.linear(hidden_states, &self.token_embedding, Epilogue::default())?)
+        Ok(step.scope("decoder.logits", |step| {
+            step.linear(hidden_states, &self.token_embedding, Epilogue::default())
+        })?)
     }
 }
 

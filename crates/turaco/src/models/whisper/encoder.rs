@@ -46,9 +46,11 @@ pub(super) struct EncoderStages {
 impl Encoder {
     pub fn load(loader: &Loader<'_>, config: &WhisperConfig, control: &Control) -> Result<Self> {
         let d = config.n_audio_state;
-        // The stem sees raw features and is a small part of the work: one byte per weight would cost accuracy for nothing.
+        // The stem sees raw features and is a small part of the work: fewer bits would cost accuracy for nothing.
         let stem = match loader.weight_type() {
-            WeightType::Int8 => loader.with_weight_type(WeightType::Bf16),
+            WeightType::Int8 | WeightType::Q8 | WeightType::Q4 => {
+                loader.with_weight_type(WeightType::Bf16)
+            }
             _ => loader.clone(),
         };
         let exact = loader.with_weight_type(WeightType::F32);
@@ -77,19 +79,23 @@ impl Encoder {
         mel: Value,
         n_sequences: usize,
     ) -> Result<EncoderStages> {
-        let x = step.transpose(mel, n_sequences)?;
-        let conv1 = self.conv1.forward(step, x, n_sequences, Activation::Gelu)?;
-        let conv2 = self
-            .conv2
-            .forward(step, conv1, n_sequences, Activation::Gelu)?;
-        let mut x = step.add_table(conv2, &self.positions)?;
-        let conv = [conv1, x];
+        let conv = step.scope("encoder.stem", |step| -> Result<_> {
+            let x = step.transpose(mel, n_sequences)?;
+            let conv1 = self.conv1.forward(step, x, n_sequences, Activation::Gelu)?;
+            let conv2 = self
+                .conv2
+                .forward(step, conv1, n_sequences, Activation::Gelu)?;
+            Ok([conv1, step.add_table(conv2, &self.positions)?])
+        })?;
+        let mut x = conv[1];
         let mut blocks = Vec::with_capacity(self.blocks.len());
-        for block in &self.blocks {
-            x = block.forward(step, x, n_sequences)?;
+        for (layer, block) in self.blocks.iter().enumerate() {
+            x = step.scope(&format!("encoder.layer.{layer}"), |step| {
+                block.forward(step, x, n_sequences)
+            })?;
             blocks.push(x);
         }
-        let states = self.norm.forward(step, x)?;
+        let states = step.scope("encoder.norm", |step| self.norm.forward(step, x))?;
         Ok(EncoderStages {
             conv,
             blocks,

@@ -67,7 +67,8 @@ impl Whisper {
         let loader = Loader::new(&checkpoint.weights, device, weight_type);
         let n_layers = (config.n_audio_layers + config.n_text_layers) as f64;
         control.report(0.0, Some(n_layers));
-        let encoder = Encoder::load(&loader.at("encoder"), &config, control)?;
+        let careful = loader.with_weight_type(careful_type(weight_type, &config));
+        let encoder = Encoder::load(&careful.at("encoder"), &config, control)?;
         let decoder = Decoder::load(&loader.at("decoder"), &config, control)?;
         control.report(n_layers, Some(n_layers));
         Ok(Arc::new(Self {
@@ -92,6 +93,15 @@ impl Whisper {
     /// How the matrices are stored.
     pub fn weight_type(&self) -> WeightType {
         self.weight_type
+    }
+}
+
+/// How the encoder and the token embedding are stored when the rest is `weight_type`: small models lose words when those
+/// have four bits (measured in `docs/weights.md`), and are small anyway.
+fn careful_type(weight_type: WeightType, config: &WhisperConfig) -> WeightType {
+    match weight_type {
+        WeightType::Q4 if config.n_text_state < 1024 => WeightType::Q8,
+        other => other,
     }
 }
 

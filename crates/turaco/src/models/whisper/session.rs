@@ -1,18 +1,24 @@
 //! Running a loaded [`Whisper`]: compiled steps, and the states that change while decoding.
 
+use std::mem::take;
 use std::sync::Arc;
 
 use turaco_compute::{
     Bindings, CacheShape, ChooseTokens, DType, Ids, KvCache, SlotBinding, Step, StepBuilder, Value,
-    WeightType,
+    WeightType, trace,
 };
 
 use super::Whisper;
 use super::decoder::{CaptureHeads, DecoderSlots};
+use crate::recycle::recycle;
 use crate::{Error, Result};
 
 /// Prompts have many lengths; this many compiled ones are kept.
 const KEPT_PREFILLS: usize = 4;
+
+/// Texts to align have many lengths too: they are rounded up to this many tokens, and as many steps are kept.
+const ALIGNMENT_GRANULARITY: usize = 32;
+const KEPT_ALIGNMENTS: usize = 4;
 
 /// The cross-attention keys and values of one encoded window of audio.
 #[derive(Debug)]
@@ -87,6 +93,9 @@ pub struct Session {
     encoders: Vec<(usize, Step)>,
     prefills: Vec<(PrefillKey, DecoderStep)>,
     decoders: Vec<(DecodeKey, DecoderStep)>,
+    alignments: Vec<AlignmentStep>,
+    /// What alignments feed their tokens to.
+    alignment_sequence: Option<Sequence>,
     timestamp_begin: u32,
 }
 
@@ -100,9 +109,27 @@ struct DecoderStep {
     step: Step,
     /// Host side of the `positions` input, reused by every run.
     positions: Vec<u32>,
+    /// After a prefill, the row of each sequence's last logits.
+    lasts: Vec<u32>,
+    /// Always empty between runs, as is `windows`.
+    sequences: Vec<&'static mut KvCache>,
+    windows: Vec<&'static KvCache>,
     logits: usize,
     tokens: usize,
     logprobs: usize,
+}
+
+/// A forward pass over a whole text that keeps cross-attention scores.
+#[derive(Debug)]
+struct AlignmentStep {
+    n_tokens: usize,
+    n_targets: usize,
+    n_text_tokens: usize,
+    heads: Vec<(usize, usize)>,
+    step: Step,
+    /// Outputs with scores, and the heads in each.
+    scores: Vec<(usize, usize)>,
+    probs: Option<usize>,
 }
 
 impl Session {
@@ -113,6 +140,8 @@ impl Session {
             encoders: Vec::new(),
             prefills: Vec::new(),
             decoders: Vec::new(),
+            alignments: Vec::new(),
+            alignment_sequence: None,
             timestamp_begin,
         }
     }
@@ -235,7 +264,7 @@ impl Session {
             .run(sequences, windows, tokens, None, choice)
     }
 
-    /// Feed `tokens` to a fresh sequence and keep the cross-attention scores of `heads` `(layer, head)`. The logits at
+    /// Feed `tokens` to an empty sequence and keep the cross-attention scores of `heads` `(layer, head)`. The logits at
     /// positions `first_target..` give the probability of each of `targets` among the tokens below `n_text_tokens`.
     ///
     /// # Errors
@@ -248,88 +277,86 @@ impl Session {
         (first_target, targets): (usize, &[u32]),
         n_text_tokens: usize,
     ) -> Result<Alignment> {
-        let config = &self.model.config;
-        let mut by_layer = vec![Vec::new(); config.n_text_layers];
-        for &(layer, head) in heads {
-            let fits = layer < config.n_text_layers && head < config.n_text_heads;
-            if !fits {
-                let message = format!("alignment head {layer}.{head} does not exist in this model");
-                return Err(Error::InvalidOption {
-                    option: "word_timestamps",
-                    message,
-                });
-            }
-            by_layer[layer].push(head);
-        }
-        let capture = CaptureHeads {
-            heads: by_layer,
-            capacity: config.n_audio_ctx,
-        };
         let n = tokens.len();
-
-        let mut step = StepBuilder::new(&self.model.device);
-        let (ids, positions) = (step.input_ids(n, 1), step.input_ids(n, 1));
-        let slots = DecoderSlots {
-            tokens: step.cache_slot(),
-            window: step.shared_cache_slot(),
-        };
-        let (hidden, scores) =
-            self.model
-                .decoder
-                .forward(&mut step, (ids, positions), slots, 1, Some(&capture))?;
-        let score_outputs: Vec<usize> = scores.iter().map(|&s| step.output(s)).collect();
-        let mut rows = Vec::new();
-        let mut probs_output = None;
-        if !targets.is_empty() {
-            rows = (first_target..first_target + targets.len())
-                .map(|r| r as u32)
-                .collect();
-            let row_ids = step.input_ids(rows.len(), 1);
-            let hidden = step.gather_rows(hidden, row_ids)?;
-            let logits = self.model.decoder.logits(&mut step, hidden)?;
-            let text = step.columns(logits, 0, n_text_tokens)?;
-            let probs = step.softmax(text);
-            probs_output = Some(step.output(probs));
+        let end = first_target.saturating_add(targets.len());
+        if end > n {
+            return Err(turaco_compute::Error::Shape {
+                what: "alignment targets".into(),
+                expected: format!("positions of {n} tokens"),
+                found: format!("{first_target} to {end}"),
+            }
+            .into());
         }
-        let mut step = step.finish()?;
-
-        let mut sequence = self.new_sequence()?;
-        let positions: Vec<u32> = (0..n as u32).collect();
-        let id_inputs: [&[u32]; 3] = [tokens, &positions, &rows];
-        let id_inputs = if rows.is_empty() {
-            &id_inputs[..2]
-        } else {
-            &id_inputs[..]
+        let n_positions = self.model.config.n_audio_ctx;
+        // What is fed after the text changes nothing before it.
+        let n_rows = n
+            .next_multiple_of(ALIGNMENT_GRANULARITY)
+            .min(self.model.config.n_text_ctx)
+            .max(n);
+        let n_targets = targets.len().next_multiple_of(ALIGNMENT_GRANULARITY);
+        let kept = self.alignments.iter().position(|kept| {
+            (kept.n_tokens, kept.n_targets, kept.n_text_tokens)
+                == (n_rows, n_targets, n_text_tokens)
+                && kept.heads == heads
+        });
+        // The last one used is at the end.
+        let aligner = match kept {
+            Some(index) => self.alignments.remove(index),
+            None => {
+                if self.alignments.len() == KEPT_ALIGNMENTS {
+                    self.alignments.remove(0);
+                }
+                self.compile_alignment(n_rows, n_targets, heads, n_text_tokens)?
+            }
         };
+        self.alignments.push(aligner);
+        let mut sequence = match self.alignment_sequence.take() {
+            Some(sequence) => sequence,
+            None => self.new_sequence()?,
+        };
+        sequence.truncate(0);
+        let aligner = self.alignments.last_mut().expect("just pushed");
+
+        let mut fed = tokens.to_vec();
+        fed.resize(n_rows, tokens.last().copied().unwrap_or_default());
+        let positions: Vec<u32> = (0..n_rows as u32).collect();
+        let rows: Vec<u32> = (first_target..first_target + n_targets)
+            .map(|row| row.min(n_rows - 1) as u32)
+            .collect();
+        let ids: [&[u32]; 3] = [&fed, &positions, &rows];
         let mut write = [&mut sequence.0];
         let mut slots = [
             SlotBinding::Write(&mut write),
             SlotBinding::Read(&[&window.0]),
         ];
-        step.run(&mut Bindings {
+        aligner.step.run(&mut Bindings {
             inputs: &[],
-            ids: id_inputs,
+            ids: if n_targets == 0 { &ids[..2] } else { &ids },
             slots: &mut slots,
         })?;
 
-        let mut all_scores = Vec::with_capacity(heads.len() * n * config.n_audio_ctx);
-        for output in score_outputs {
-            all_scores.extend_from_slice(step.output(output)?);
+        let mut scores = Vec::with_capacity(heads.len() * n * n_positions);
+        for &(output, n_heads) in &aligner.scores {
+            let all = aligner.step.output(output)?;
+            for head in all.chunks_exact(n_rows * n_positions).take(n_heads) {
+                scores.extend_from_slice(&head[..n * n_positions]);
+            }
         }
         let mut token_probs = Vec::with_capacity(targets.len());
-        if let Some(output) = probs_output {
-            let probs = step.output(output)?.chunks_exact(n_text_tokens);
+        if let Some(output) = aligner.probs {
+            let probs = aligner.step.output(output)?.chunks_exact(n_text_tokens);
             token_probs.extend(
                 probs
                     .zip(targets)
                     .map(|(row, &t)| row.get(t as usize).copied().unwrap_or(0.0)),
             );
         }
+        self.alignment_sequence = Some(sequence);
         Ok(Alignment {
-            scores: all_scores,
+            scores,
             n_heads: heads.len(),
             n_tokens: n,
-            n_positions: config.n_audio_ctx,
+            n_positions,
             token_probs,
         })
     }
@@ -386,8 +413,9 @@ impl Session {
     }
 
     fn compile_encoder(&self, n_windows: usize) -> Result<Step> {
+        let _span = trace::span("compile");
         let config = &self.model.config;
-        let mut step = StepBuilder::new(&self.model.device);
+        let mut step = StepBuilder::new(&self.model.device).named("encoder");
         let mel = step.input(n_windows * config.n_mels, 2 * config.n_audio_ctx);
         let slot = step.cache_slot();
         let states = self
@@ -401,6 +429,66 @@ impl Session {
         Ok(step.finish()?)
     }
 
+    /// A forward pass over `n_tokens` that keeps the scores of `heads`, and the probabilities of the tokens below
+    /// `n_text_tokens` at `n_targets` positions that the host names.
+    fn compile_alignment(
+        &self,
+        n_tokens: usize,
+        n_targets: usize,
+        heads: &[(usize, usize)],
+        n_text_tokens: usize,
+    ) -> Result<AlignmentStep> {
+        let _span = trace::span("compile");
+        let config = &self.model.config;
+        let mut by_layer = vec![Vec::new(); config.n_text_layers];
+        for &(layer, head) in heads {
+            let fits = layer < config.n_text_layers && head < config.n_text_heads;
+            if !fits {
+                let message = format!("alignment head {layer}.{head} does not exist in this model");
+                return Err(Error::InvalidOption {
+                    option: "word_timestamps",
+                    message,
+                });
+            }
+            by_layer[layer].push(head);
+        }
+        let n_heads: Vec<usize> = by_layer.iter().map(Vec::len).filter(|&n| n > 0).collect();
+        let capture = CaptureHeads {
+            heads: by_layer,
+            capacity: config.n_audio_ctx,
+        };
+        let mut step = StepBuilder::new(&self.model.device).named("decoder.align");
+        let (ids, positions) = (step.input_ids(n_tokens, 1), step.input_ids(n_tokens, 1));
+        let slots = DecoderSlots {
+            tokens: step.cache_slot(),
+            window: step.shared_cache_slot(),
+        };
+        let (hidden, scores) =
+            self.model
+                .decoder
+                .forward(&mut step, (ids, positions), slots, 1, Some(&capture))?;
+        let outputs = scores.iter().map(|&s| step.output(s));
+        let scores = outputs.zip(n_heads).collect();
+        let mut probs = None;
+        if n_targets > 0 {
+            let rows = step.input_ids(n_targets, 1);
+            let hidden = step.gather_rows(hidden, rows)?;
+            let logits = self.model.decoder.logits(&mut step, hidden)?;
+            let text = step.columns(logits, 0, n_text_tokens)?;
+            let softmax = step.softmax(text);
+            probs = Some(step.output(softmax));
+        }
+        Ok(AlignmentStep {
+            n_tokens,
+            n_targets,
+            n_text_tokens,
+            heads: heads.to_vec(),
+            step: step.finish()?,
+            scores,
+            probs,
+        })
+    }
+
     /// A step over `n_sequences` of `length` tokens each. A prefill computes logits only at two positions of each
     /// sequence, which the host names by row.
     fn compile_decoder(
@@ -410,9 +498,15 @@ impl Session {
         choice: &Choice<'_>,
         prefill: bool,
     ) -> Result<DecoderStep> {
+        let _span = trace::span("compile");
         let rows = n_sequences * length;
         let words = self.model.config.n_vocab.div_ceil(32);
-        let mut step = StepBuilder::new(&self.model.device);
+        let name = if prefill {
+            "decoder.prefill"
+        } else {
+            "decoder.step"
+        };
+        let mut step = StepBuilder::new(&self.model.device).named(name);
         let (ids, positions) = (step.input_ids(rows, 1), step.input_ids(rows, 1));
         let slots = DecoderSlots {
             tokens: step.cache_slot(),
@@ -441,13 +535,17 @@ impl Session {
             k: choice.k,
         };
         // The order of the u32 inputs is that of their declaration: tokens, positions, rows, lasts, allowed, seen, seeds.
-        let (tokens, logprobs): (Ids, Value) = step.choose_tokens(last, choose)?;
+        let (tokens, logprobs): (Ids, Value) =
+            step.stage("token choice", |step| step.choose_tokens(last, choose))?;
         let logits = step.output(logits);
         let logprobs = step.output(logprobs);
         let tokens = step.output_ids(tokens);
         Ok(DecoderStep {
             step: step.finish()?,
             positions: vec![0; rows],
+            lasts: (0..n_sequences as u32).map(|s| 2 * s + 1).collect(),
+            sequences: Vec::with_capacity(n_sequences),
+            windows: Vec::with_capacity(n_sequences),
             logits,
             tokens,
             logprobs,
@@ -475,22 +573,33 @@ impl DecoderStep {
                 *position = (sequence.len() + offset) as u32;
             }
         }
-        let lasts: Vec<u32> = (0..n as u32).map(|s| 2 * s + 1).collect();
-        let mut ids: Vec<&[u32]> = vec![tokens, &self.positions];
-        if let Some(rows) = prefill_rows {
-            ids.extend([rows, &lasts]);
+        let mut ids: [&[u32]; 7] = [&[]; 7];
+        let mut n_ids = 0;
+        let given = [
+            Some(tokens),
+            Some(&self.positions),
+            prefill_rows,
+            prefill_rows.map(|_| &self.lasts[..]),
+            Some(choice.allowed),
+            choice.seen,
+            Some(choice.seeds),
+        ];
+        for list in given.into_iter().flatten() {
+            ids[n_ids] = list;
+            n_ids += 1;
         }
-        ids.push(choice.allowed);
-        ids.extend(choice.seen);
-        ids.push(choice.seeds);
-        let mut caches: Vec<&mut KvCache> = sequences.iter_mut().map(|s| &mut s.0).collect();
-        let shared: Vec<&KvCache> = windows.iter().map(|w| &w.0).collect();
+        let mut caches: Vec<&mut KvCache> = recycle(take(&mut self.sequences));
+        caches.extend(sequences.iter_mut().map(|sequence| &mut sequence.0));
+        let mut shared: Vec<&KvCache> = recycle(take(&mut self.windows));
+        shared.extend(windows.iter().map(|window| &window.0));
         let mut slots = [SlotBinding::Write(&mut caches), SlotBinding::Read(&shared)];
         self.step.run(&mut Bindings {
             inputs: &[choice.controls],
-            ids: &ids,
+            ids: &ids[..n_ids],
             slots: &mut slots,
         })?;
+        self.sequences = recycle(caches);
+        self.windows = recycle(shared);
         Ok(Chosen {
             tokens: self.step.output_ids(self.tokens)?,
             logprobs: self.step.output(self.logprobs)?,

@@ -179,9 +179,9 @@ impl RandomModel {
             let mut bytes = Vec::new();
             let part: Vec<_> = part
                 .iter()
-                .map(|(name, tensor)| (name.clone(), tensor))
+                .map(|(name, tensor)| (name.clone(), tensor, DType::F32))
                 .collect();
-            safetensors::write(&mut bytes, &part, DType::F32).unwrap();
+            safetensors::write(&mut bytes, &part).unwrap();
             std::fs::write(folder.join(file), bytes).unwrap();
         };
         if sharded {

@@ -1,0 +1,49 @@
+//! Measuring this machine and a model: what `turaco bench` does.
+//!
+//! [`transcription`] runs clips from their files to their texts several times and measures in between what the machine
+//! can do; [`kernels`] measures the parts that the time goes to. Both give a [`Report`], which [`table`] writes for
+//! people, `serde` for programs and [`svg`] as a chart; [`compare`] judges it against one that was saved.
+//!
+//! ```no_run
+//! use turaco::bench::{Clip, Protocol, compare, table, transcription};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let control = turaco::Control::new();
+//! let model = turaco::Transcriber::load_path("models/base".as_ref(), &Default::default(), &control)?;
+//! let clips = [Clip::file("talk.wav")];
+//! let outcome = transcription(&model, &clips, &Protocol::default(), &control, &mut |_| {})?;
+//! print!("{}", table(&outcome.report));
+//! let saved = serde_json::from_str(&std::fs::read_to_string("baseline.json")?)?;
+//! assert!(!compare(&saved, &outcome.report, false)?.failed());
+//! # Ok(())
+//! # }
+//! ```
+
+mod baseline;
+mod chart;
+mod clip;
+mod kernels;
+mod limits;
+mod report;
+mod run;
+mod statistics;
+mod steps;
+mod summary;
+mod table;
+mod targets;
+#[cfg(test)]
+mod testing;
+mod trace_file;
+
+pub use baseline::{COMPONENT_LIMIT, Change, Comparison, Finding, Mismatch, WHOLE_LIMIT, compare};
+pub use chart::{html, svg};
+pub use clip::Clip;
+pub use kernels::{KernelProtocol, kernels};
+pub use report::{
+    ClipReport, FORMAT, KernelRow, Kind, Limits, MachineFacts, Measure, ModelFacts, Peak, Report,
+    Role, StepRow, TranscriptionReport,
+};
+pub use run::{Outcome, Protocol, transcription};
+pub use statistics::Percentiles;
+pub use steps::Step;
+pub use table::{comparison_table, table};
+pub use trace_file::chrome_trace;
