@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use turaco::cache::{Lookup, ModelCache};
 use turaco::hub::Hub;
-use turaco::{ComputeType, Error, LoadOptions, Transcriber};
+use turaco::{Error, LoadOptions, Transcriber};
 
 use crate::args::GlobalArgs;
 use crate::commands::Context;
@@ -13,13 +13,12 @@ use crate::exit::{Exit, Failure};
 use crate::printer::Level;
 use crate::progress::{Bar, Unit};
 
-/// What the options say about loading; wrong ones show before anything else is done.
-pub fn load_options(global: &GlobalArgs) -> Result<LoadOptions, Failure> {
-    let compute_type: ComputeType = global.compute_type.parse()?;
-    Ok(LoadOptions::new()
+/// What the options say about loading.
+pub fn load_options(global: &GlobalArgs) -> LoadOptions {
+    LoadOptions::new()
         .device(&global.device)
-        .compute_type(compute_type)
-        .threads(global.threads))
+        .compute_type(global.compute_type)
+        .threads(global.threads)
 }
 
 /// Where models are looked for.

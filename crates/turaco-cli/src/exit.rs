@@ -194,6 +194,11 @@ impl From<Error> for Failure {
             Error::Network { .. } | Error::Offline { .. } => {
                 Self::new(Exit::Network, code, error.to_string())
             }
+            Error::Memory { option, .. } => {
+                let message = error.to_string();
+                let message = message.replacen(option, &spelling(option), 1);
+                Self::new(Exit::Device, code, message)
+            }
             Error::Compute(_) => Self::new(Exit::Device, code, error.to_string()),
             Error::Cancelled => Self::new(Exit::Interrupted, code, "interrupted"),
             _ => Self::new(Exit::InputFailed, code, error.to_string()),
@@ -305,6 +310,15 @@ mod tests {
                     model: "tiny".into(),
                 },
                 5,
+            ),
+            (
+                Error::Memory {
+                    option: "beam_size",
+                    value: "99".into(),
+                    needed: 2,
+                    available: 1,
+                },
+                6,
             ),
             (Error::Cancelled, 130),
         ];

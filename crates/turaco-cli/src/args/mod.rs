@@ -1,5 +1,6 @@
 //! Every option of the command line, declared once; help, completions, man pages and the reference are made from it.
 
+mod bench;
 mod models;
 mod transcribe;
 mod values;
@@ -8,11 +9,13 @@ use std::path::PathBuf;
 
 use clap::builder::ValueParser;
 use clap::{ArgAction, Args, Command, CommandFactory, Parser, Subcommand, ValueEnum};
+use turaco::ComputeType;
 
 use crate::env;
 
+pub use bench::BenchArgs;
 pub use models::{ModelsArgs, ModelsCommand, WeightFormat};
-pub use transcribe::{InputArgs, TranscribeArgs};
+pub use transcribe::{InputArgs, Recognition, TranscribeArgs};
 use values::parse_bool;
 
 /// The model when nothing names one: small, English, fetched in seconds.
@@ -61,9 +64,9 @@ pub struct GlobalArgs {
     #[arg(long, global = true, value_name = "DEVICE", env = env::TURACO_DEVICE, default_value = "auto", value_parser = values::parse_device)]
     pub device: String,
 
-    /// Number format of the weights: auto, f32, f16, bf16 or int8
-    #[arg(long, global = true, value_name = "TYPE", env = env::TURACO_COMPUTE_TYPE, default_value = "auto")]
-    pub compute_type: String,
+    /// Number format of the weights in memory: auto, f32, bf16, f16, q8 (int8) or q4
+    #[arg(long, global = true, value_name = "TYPE", env = env::TURACO_COMPUTE_TYPE, default_value = "auto", value_parser = values::parse_compute_type)]
+    pub compute_type: ComputeType,
 
     /// Threads to compute with; 0 = one per physical core
     #[arg(short, long, global = true, value_name = "N", env = env::TURACO_THREADS, default_value_t = 0)]
@@ -142,6 +145,9 @@ pub enum Subcommands {
     Vad(VadArgs),
     /// List, download, inspect and convert models
     Models(ModelsArgs),
+    /// Measure this machine and a model
+    #[command(after_help = BENCH_EXAMPLES)]
+    Bench(Box<BenchArgs>),
     /// Show version, hardware, chosen kernels and caches, and run a short self test
     Doctor(DoctorArgs),
     /// Print a completion script for a shell
@@ -157,6 +163,13 @@ const TRANSCRIBE_EXAMPLES: &str = "Examples:
   turaco transcribe -m large-v3-turbo -f srt,txt -o subtitles/ recordings/
   turaco transcribe --word-timestamps -f json interview.wav > interview.json
   ffmpeg -i film.mkv -f wav - | turaco transcribe --timestamps -";
+
+const BENCH_EXAMPLES: &str = "Examples:
+  turaco bench -m base --beam-size 1 -n 10
+  turaco bench --save tiny.json talk.wav       # talk.txt beside it holds what is said
+  turaco bench --against tiny.json talk.wav    # exit code 1 if a part became slower
+  turaco bench --trace trace.json --plot chart.svg
+  turaco bench --kernels --filter matrix-vector --filter bf16";
 
 /// What `turaco vad` accepts.
 #[derive(Debug, Clone, Args)]

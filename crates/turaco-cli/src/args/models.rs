@@ -56,7 +56,7 @@ pub enum ModelsCommand {
         #[arg(value_name = "OUT")]
         output: PathBuf,
         /// Number format of the weights
-        #[arg(long = "type", value_name = "TYPE", value_enum, default_value = "bf16")]
+        #[arg(long = "type", value_name = "TYPE", value_enum, default_value = "q8")]
         weight_type: WeightFormat,
     },
     /// Remove downloaded models from the cache
@@ -99,5 +99,8 @@ pub enum WeightFormat {
     F16,
     #[value(alias = "bfloat16")]
     Bf16,
-    Int8,
+    #[value(alias = "q8_0", alias = "int8")]
+    Q8,
+    #[value(alias = "q4_0", alias = "q4_1", alias = "q4_k")]
+    Q4,
 }

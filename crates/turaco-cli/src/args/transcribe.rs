@@ -362,6 +362,36 @@ impl SpeechArgs {
 }
 
 impl TranscribeArgs {
+    /// The options that decide about the text.
+    pub fn recognition(&self) -> Recognition<'_> {
+        Recognition {
+            language: &self.language,
+            decoding: &self.decoding,
+            prompt: &self.prompt,
+            words: &self.words,
+            vad: &self.vad,
+        }
+    }
+
+    /// The library's options. Contradictions between options of the command line are looked for elsewhere.
+    pub fn options(&self, task: Task) -> TranscribeOptions {
+        let mut options = self.recognition().options(task);
+        options.word_timestamps |= self.output.print_colors || self.output.print_confidence;
+        options
+    }
+}
+
+/// The options that decide about the text, of every command that recognises speech.
+#[derive(Debug, Clone, Copy)]
+pub struct Recognition<'a> {
+    pub language: &'a LanguageArgs,
+    pub decoding: &'a DecodingArgs,
+    pub prompt: &'a PromptArgs,
+    pub words: &'a WordArgs,
+    pub vad: &'a VadFilterArgs,
+}
+
+impl Recognition<'_> {
     /// The value of `--language`, unless it asks for detection.
     pub fn given_language(&self) -> Option<&str> {
         let text = self.language.language.as_str();
@@ -371,7 +401,7 @@ impl TranscribeArgs {
         (!detect).then_some(text)
     }
 
-    /// The library's options. Contradictions between options of the command line are looked for elsewhere.
+    /// The library's options.
     pub fn options(&self, task: Task) -> TranscribeOptions {
         let Self {
             language,
@@ -379,7 +409,6 @@ impl TranscribeArgs {
             prompt,
             words,
             vad,
-            ..
         } = self;
         let mut options = TranscribeOptions::default();
         options.language = self.given_language().map(str::to_owned);
@@ -423,8 +452,7 @@ impl TranscribeArgs {
         options.prefix = prompt.prefix.clone();
         options.hotwords = prompt.hotwords.clone();
 
-        options.word_timestamps =
-            words.word_timestamps || self.output.print_colors || self.output.print_confidence;
+        options.word_timestamps = words.word_timestamps;
         options.prepend_punctuations = words.prepend_punctuations.clone();
         options.append_punctuations = words.append_punctuations.clone();
         options.hallucination_silence_threshold = flatten(words.hallucination_silence_threshold);

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use turaco::ComputeType;
+
 /// A value that can be switched off with `none` (also `null` and `off`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OrNone<T>(pub Option<T>);
@@ -167,6 +169,17 @@ pub fn parse_device(text: &str) -> Result<String, String> {
     } else {
         Err("expected auto, cpu, cuda[:N], vulkan[:N], metal or webgpu".into())
     }
+}
+
+/// How weights are kept.
+pub fn parse_compute_type(text: &str) -> Result<ComputeType, String> {
+    text.parse().map_err(|error| match error {
+        // The parser shows the value itself.
+        turaco::Error::InvalidOption { message, .. } => {
+            message.replacen(&format!("`{text}` is not"), "expected", 1)
+        }
+        other => other.to_string(),
+    })
 }
 
 #[cfg(test)]

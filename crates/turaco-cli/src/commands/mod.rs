@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub mod bench;
 pub mod completions;
 pub mod doctor;
 pub mod help;
@@ -42,6 +43,7 @@ pub fn run(cli: Cli, printer: &Arc<Printer>, control: &Control) -> Outcome {
         Subcommands::Translate(args) => transcribe::run(&args, Task::Translate, &context),
         Subcommands::Vad(args) => vad::run(&args, &context),
         Subcommands::Models(args) => models::run(&args, &context),
+        Subcommands::Bench(args) => bench::run(&args, &context),
         Subcommands::Doctor(args) => doctor::run(&args, &context),
         Subcommands::Completions(args) => completions::run(&args, &context),
         Subcommands::Man(args) => man::run(&args, &context),

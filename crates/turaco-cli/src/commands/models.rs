@@ -10,7 +10,7 @@ use turaco::cache::{ALIASES, CachedModel, Lookup};
 use turaco::hub::Hub;
 use turaco::models::whisper::WhisperCheckpoint;
 use turaco::models::whisper::convert::write_hugging_face;
-use turaco::weights::DType;
+use turaco::weights::{DType, WeightType};
 
 use super::Context;
 use crate::args::{ModelsArgs, ModelsCommand, WeightFormat};
@@ -26,12 +26,14 @@ pub fn run(args: &ModelsArgs, context: &Context) -> Outcome {
         ModelsCommand::Pull { models } => pull(models, context),
         ModelsCommand::Info { name, json } => info::run(name.as_deref(), *json, context),
         ModelsCommand::Path { name } => path(name.as_deref(), context),
-        ModelsCommand::Convert(args) => convert(&args.input, &args.output, args.dtype, context),
+        ModelsCommand::Convert(args) => {
+            convert(&args.input, &args.output, plain_type(args.dtype)?, context)
+        }
         ModelsCommand::Quantize {
             input,
             output,
             weight_type,
-        } => convert(input, output, *weight_type, context),
+        } => convert(input, output, packed_type(*weight_type), context),
         ModelsCommand::Remove { models } => remove(models, context),
     }
 }
@@ -190,20 +192,32 @@ fn remove(names: &[String], context: &Context) -> Outcome {
     })
 }
 
-/// Write a copy as a Hugging Face folder with numbers of another size.
-fn convert(input: &str, output: &Path, weights: WeightFormat, context: &Context) -> Outcome {
-    let dtype = match weights {
-        WeightFormat::F32 => DType::F32,
-        WeightFormat::F16 => DType::F16,
-        WeightFormat::Bf16 => DType::Bf16,
-        WeightFormat::Int8 => {
-            return Err(Failure::model(
-                "int8 weights cannot be written: safetensors has no form for them",
-            )
-            .hint("`--compute-type int8` makes them while loading, from any model")
-            .into());
-        }
-    };
+/// Numbers that every program reads.
+fn plain_type(format: WeightFormat) -> Result<DType, Failure> {
+    match format {
+        WeightFormat::F32 => Ok(DType::F32),
+        WeightFormat::F16 => Ok(DType::F16),
+        WeightFormat::Bf16 => Ok(DType::Bf16),
+        WeightFormat::Q8 | WeightFormat::Q4 => Err(Failure::usage(
+            "`models convert` writes numbers that other programs read: f32, f16 or bf16",
+        )
+        .hint("`turaco models quantize IN OUT --type q8` writes a packed copy for Turaco")),
+    }
+}
+
+/// Matrices as the kernels read them.
+fn packed_type(format: WeightFormat) -> DType {
+    DType::Panels(match format {
+        WeightFormat::F32 => WeightType::F32,
+        WeightFormat::F16 => WeightType::F16,
+        WeightFormat::Bf16 => WeightType::Bf16,
+        WeightFormat::Q8 => WeightType::Q8,
+        WeightFormat::Q4 => WeightType::Q4,
+    })
+}
+
+/// Write a copy as a Hugging Face folder with numbers of another type.
+fn convert(input: &str, output: &Path, dtype: DType, context: &Context) -> Outcome {
     let path = engine::find(input, context)?;
     let checkpoint = WhisperCheckpoint::open(&path).map_err(engine::model_failure)?;
     for note in &checkpoint.notes {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use turaco::asr::{Task, TranscribeOptions};
 use turaco::output::{OutputFormat, WriteOptions};
 
-use crate::args::TranscribeArgs;
+use crate::args::{Recognition, TranscribeArgs};
 use crate::exit::Failure;
 use crate::sound::Reading;
 
@@ -74,13 +74,15 @@ impl Plan {
             (task, None) => task,
             (_, Some(task)) => task,
         };
-        check_language(args)?;
-        check_decoding(args)?;
-        let options = args.options(task);
+        check_recognition(args.recognition())?;
+        check_clips(args)?;
+        let mut options = args.options(task);
         let target = target(args)?;
         let timestamps = timestamps(args, &target)?;
         let layout = layout(args, &mut warnings)?;
         if options.hallucination_silence_threshold.is_some() && !options.word_timestamps {
+            // Said once, here: without the option the recogniser has nothing to add for each file.
+            options.hallucination_silence_threshold = None;
             warnings.push(
                 "--hallucination-silence-threshold has no effect without --word-timestamps".into(),
             );
@@ -123,7 +125,13 @@ fn contradiction(first: &str, second: &str) -> Failure {
     Failure::usage(format!("{first} cannot be used with {second}"))
 }
 
-fn check_language(args: &TranscribeArgs) -> Result<(), Failure> {
+/// Refuse options about the text that contradict each other.
+pub fn check_recognition(args: Recognition<'_>) -> Result<(), Failure> {
+    check_language(args)?;
+    check_decoding(args)
+}
+
+fn check_language(args: Recognition<'_>) -> Result<(), Failure> {
     let given = args.given_language().is_some();
     if given && args.language.languages.is_some() {
         return Err(contradiction("`--language`", "`--languages`")
@@ -150,7 +158,7 @@ fn check_language(args: &TranscribeArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn check_decoding(args: &TranscribeArgs) -> Result<(), Failure> {
+fn check_decoding(args: Recognition<'_>) -> Result<(), Failure> {
     let decoding = &args.decoding;
     let temperatures = &decoding.temperature.0;
     if temperatures.is_empty() || temperatures.iter().any(|t| t.0 < 0.0) {
@@ -173,6 +181,11 @@ fn check_decoding(args: &TranscribeArgs) -> Result<(), Failure> {
             ));
         }
     }
+    Ok(())
+}
+
+fn check_clips(args: &TranscribeArgs) -> Result<(), Failure> {
+    let decoding = &args.decoding;
     let clips = decoding.clip_timestamps.0.iter().any(|clip| clip.0 > 0.0);
     if clips && (args.input.offset.is_some() || args.input.duration.is_some()) {
         return Err(contradiction(
@@ -389,10 +402,9 @@ mod tests {
 
     #[test]
     fn useless_options_are_named() {
-        let warnings = plan(&["--hallucination-silence-threshold", "2"])
-            .unwrap()
-            .warnings;
-        assert_eq!(warnings.len(), 1);
+        let plan_of = plan(&["--hallucination-silence-threshold", "2"]).unwrap();
+        assert_eq!(plan_of.warnings.len(), 1);
+        assert_eq!(plan_of.options.hallucination_silence_threshold, None);
         let warnings = plan(&["--word-timestamps", "--max-line-count", "2"])
             .unwrap()
             .warnings;

@@ -25,7 +25,7 @@ use crate::progress::{Bar, Unit};
 /// Do it.
 pub fn run(args: &TranscribeArgs, task: Task, context: &Context) -> Outcome {
     let plan = Plan::new(args, task)?;
-    let load_options = engine::load_options(&context.global)?;
+    let load_options = engine::load_options(&context.global);
     for warning in &plan.warnings {
         context.printer.warning(warning);
     }

@@ -23,10 +23,7 @@ pub fn run(args: &VadArgs, context: &Context) -> Outcome {
         for notice in audio.notices() {
             context.printer.warning(&format!("{name}: {notice}"));
         }
-        let spans = speech_timestamps(&audio, &options)?;
-        if context.control.is_cancelled() {
-            return Err(batch::interrupted());
-        }
+        let spans = speech_timestamps(&audio, &options, &context.control)?;
         let times: Vec<(f64, f64)> = spans
             .iter()
             .map(|span| (span.start + reading.offset, span.end + reading.offset))

@@ -59,6 +59,16 @@ fn wrong_values_name_where_they_come_from() {
         2,
         &["invalid value `many` for `--threads`", "TURACO_THREADS"],
     );
+    for (name, value, option) in [
+        ("TURACO_COMPUTE_TYPE", "int3", "--compute-type"),
+        ("TURACO_DEVICE", "abacus", "--device"),
+        ("TURACO_OFFLINE", "perhaps", "--offline"),
+    ] {
+        run(home.command(["transcribe", "a.wav"]).env(name, value)).fails(
+            2,
+            &[&format!("invalid value `{value}` for `{option}`"), name],
+        );
+    }
 }
 
 #[test]

@@ -19,6 +19,7 @@ fn help_of_every_command() {
         "models convert",
         "models quantize",
         "models remove",
+        "bench",
         "doctor",
         "completions",
         "man",

@@ -1,5 +1,6 @@
 //! The `turaco` program as users run it.
 
+mod bench;
 mod config;
 mod documents;
 mod exit_codes;

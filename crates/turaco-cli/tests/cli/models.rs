@@ -1,6 +1,6 @@
 //! `turaco models`.
 
-use crate::support::{Home, english_model, model, run};
+use crate::support::{Home, english_model, model, run, speech};
 
 #[test]
 fn the_list_has_known_and_cached_models() {
@@ -106,7 +106,7 @@ fn converted_models_are_smaller_and_still_models() {
     let size = |name: &str| std::fs::metadata(home.path(name)).unwrap().len();
     run(home.command(["models", "convert"]).arg(model()).arg("wide")).succeeds();
     run(home
-        .command(["models", "quantize", "--type=f16"])
+        .command(["models", "convert", "--dtype=f16"])
         .arg(model())
         .arg("narrow"))
     .succeeds();
@@ -120,15 +120,35 @@ fn converted_models_are_smaller_and_still_models() {
     run(home.command(["models", "convert"]).arg(model()).arg("wide"))
         .fails(1, &["[wide]", "exists already"]);
     run(home
-        .command(["models", "quantize", "--type=int8"])
+        .command(["models", "convert", "--dtype=q8"])
         .arg(model())
         .arg("tiny8"))
-    .fails(
-        3,
-        &[
-            "int8 weights cannot be written",
-            "hint: `--compute-type int8`",
-        ],
-    );
+    .fails(2, &["f32, f16 or bf16", "hint: `turaco models quantize"]);
     assert!(!home.path("tiny8").exists());
+}
+
+#[test]
+fn quantised_models_say_the_same() {
+    let home = Home::new();
+    let clip = speech();
+    for weight_type in ["q8", "bf16"] {
+        run(home
+            .command(["models", "quantize", "--type", weight_type])
+            .arg(model())
+            .arg(weight_type))
+        .succeeds();
+        let quantised = run(home
+            .command(["transcribe", "-m", weight_type, "-v"])
+            .arg(&clip));
+        let at_load = run(home
+            .command(["transcribe", "--compute-type", weight_type, "-m"])
+            .arg(model())
+            .arg(&clip));
+        assert_eq!(quantised.succeeds(), at_load.succeeds());
+        // A packed model can be had in any other type too.
+        run(home
+            .command(["transcribe", "--compute-type", "f32", "-m", weight_type])
+            .arg(&clip))
+        .succeeds();
+    }
 }

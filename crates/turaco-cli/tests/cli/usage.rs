@@ -38,7 +38,10 @@ fn mistakes_name_the_option_and_the_nearest_right_one() {
         ),
         (
             "transcribe a.wav --compute-type int3",
-            &["invalid value for `--compute-type`", "int8"],
+            &[
+                "invalid value `int3` for `--compute-type`: expected one of",
+                "int8",
+            ],
         ),
         (
             "transcribe a.wav --language klingon",

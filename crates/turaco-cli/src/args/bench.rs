@@ -1,0 +1,108 @@
+//! Options of `bench`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::transcribe::{
+    DecodingArgs, LanguageArgs, PromptArgs, Recognition, VadFilterArgs, WordArgs,
+};
+use super::values::{Number, parse_count};
+
+/// What `turaco bench` accepts.
+#[derive(Debug, Clone, Args)]
+pub struct BenchArgs {
+    /// Recordings to transcribe; a .txt of the same name beside one is its reference [default: a built-in clip]
+    #[arg(value_name = "AUDIO")]
+    pub audio: Vec<PathBuf>,
+
+    #[command(flatten)]
+    pub measuring: MeasuringArgs,
+    #[command(flatten)]
+    pub results: ResultArgs,
+    #[command(flatten)]
+    pub language: LanguageArgs,
+    #[command(flatten)]
+    pub decoding: DecodingArgs,
+    #[command(flatten)]
+    pub prompt: PromptArgs,
+    #[command(flatten)]
+    pub words: WordArgs,
+    #[command(flatten)]
+    pub vad: VadFilterArgs,
+}
+
+/// What is measured, and how often.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Measuring")]
+pub struct MeasuringArgs {
+    /// Measure everything N times; medians count
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 5, value_parser = parse_count)]
+    pub repeats: usize,
+
+    /// Passes before that, which do not count
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub warm_up: usize,
+
+    /// Clips of this many seconds (rounded to whole ones) and more are long
+    #[arg(long, value_name = "SEC", default_value_t = Number(60.0))]
+    pub long_from: Number,
+
+    /// Measure kernels by themselves instead of a model
+    #[arg(long)]
+    pub kernels: bool,
+
+    /// Only kernels whose kind, type and sizes hold this text; all of several (needs --kernels)
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Vec<String>,
+
+    /// Instruction set of the kernels, one that `turaco doctor` lists (needs --kernels) [default: the best]
+    #[arg(long, value_name = "NAME")]
+    pub isa: Option<String>,
+}
+
+/// Where the numbers go.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Results")]
+pub struct ResultArgs {
+    /// Print one JSON object instead of tables
+    #[arg(long)]
+    pub json: bool,
+
+    /// Write the JSON object to FILE, to compare with later
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
+
+    /// With --save: a later comparison fails above this much memory [default: 10 % more than now]
+    #[arg(long, value_name = "MB")]
+    pub memory_limit: Option<Number>,
+
+    /// Compare with FILE: exit code 1 if a part takes more than 1.2 times as long or memory exceeds its limit
+    #[arg(long, value_name = "FILE")]
+    pub against: Option<PathBuf>,
+
+    /// Compare multiples of the machine's floor, where there is one, instead of times (needs --against)
+    #[arg(long)]
+    pub by_floor: bool,
+
+    /// Write a Chrome trace of one more pass to FILE, with a span per stage, layer and operation
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+
+    /// Draw a chart to FILE, .svg or .html
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
+}
+
+impl BenchArgs {
+    /// The options that decide about the text.
+    pub fn recognition(&self) -> Recognition<'_> {
+        Recognition {
+            language: &self.language,
+            decoding: &self.decoding,
+            prompt: &self.prompt,
+            words: &self.words,
+            vad: &self.vad,
+        }
+    }
+}

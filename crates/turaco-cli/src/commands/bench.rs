@@ -1,0 +1,258 @@
+//! `turaco bench`.
+
+use std::fs;
+use std::path::Path;
+
+use turaco::asr::Task;
+use turaco::bench::{
+    Clip, Comparison, KernelProtocol, Protocol, Report, chrome_trace, comparison_table, html, svg,
+    table,
+};
+use turaco::trace::Detail;
+
+use super::Context;
+use super::plan::check_recognition;
+use crate::args::{BenchArgs, InputArgs};
+use crate::engine;
+use crate::exit::{Exit, Failure, Outcome, Stop};
+use crate::files;
+use crate::inputs;
+use crate::printer::Level;
+
+/// The clip for when none is named: 11 seconds of a speech of 1961.
+const BUILT_IN_CLIP: &[u8] = include_bytes!("../../../../testdata/audio/jfk.wav");
+
+/// What is said in it.
+const BUILT_IN_TEXT: &str = include_str!("../../../../testdata/audio/jfk.txt");
+
+/// Measure, print, save and compare.
+pub fn run(args: &BenchArgs, context: &Context) -> Outcome {
+    check(args)?;
+    // A baseline that cannot be read shows before minutes of work.
+    let baseline = args.results.against.as_deref().map(read).transpose()?;
+    let mut report = if args.measuring.kernels {
+        kernels(args, context)?
+    } else {
+        transcription(args, context)?
+    };
+    if let Some(limit) = args.results.memory_limit {
+        report.memory_limit = Some((limit.0 * 1e6) as u64);
+    }
+
+    let comparison = match &baseline {
+        None => None,
+        Some(before) => Some(
+            turaco::bench::compare(before, &report, args.results.by_floor).map_err(|mismatch| {
+                let failure = Failure::usage(mismatch.to_string())
+                    .hint("measure the same again, or save a new baseline with `--save`");
+                match &args.results.against {
+                    Some(path) => failure.at(path),
+                    None => failure,
+                }
+            })?,
+        ),
+    };
+    if let Some(path) = &args.results.plot {
+        let picture = if is_html(path) {
+            html(&report, baseline.as_ref())
+        } else {
+            svg(&report, baseline.as_ref())
+        };
+        files::write_all_or_keep(&[(path.clone(), picture.into_bytes())])?;
+    }
+    if let Some(path) = &args.results.save {
+        let text = format!("{}\n", json(&report, true));
+        files::write_all_or_keep(&[(path.clone(), text.into_bytes())])?;
+    }
+    print(args, &report, comparison.as_ref(), context)
+}
+
+/// Contradictions, before anything is loaded.
+fn check(args: &BenchArgs) -> Result<(), Failure> {
+    let measuring = &args.measuring;
+    check_recognition(args.recognition())?;
+    if args.language.detect_language {
+        return Err(Failure::usage(
+            "`--detect-language` cannot be used with `bench`",
+        ));
+    }
+    if measuring.kernels {
+        if !args.audio.is_empty() {
+            return Err(Failure::usage("`--kernels` cannot be used with recordings"));
+        }
+        if args.results.trace.is_some() {
+            return Err(Failure::usage("`--trace` cannot be used with `--kernels`"));
+        }
+    } else if !measuring.filter.is_empty() || measuring.isa.is_some() {
+        let option = if measuring.isa.is_some() {
+            "--isa"
+        } else {
+            "--filter"
+        };
+        return Err(Failure::usage(format!("`{option}` needs `--kernels`")));
+    }
+    if args.results.by_floor && args.results.against.is_none() {
+        return Err(Failure::usage("`--by-floor` needs `--against`"));
+    }
+    if let Some(limit) = args.results.memory_limit {
+        if args.results.save.is_none() {
+            return Err(Failure::usage("`--memory-limit` needs `--save`"));
+        }
+        if limit.0 <= 0.0 {
+            return Err(Failure::usage(
+                "invalid value for `--memory-limit`: expected a number above 0",
+            ));
+        }
+    }
+    match &args.results.plot {
+        Some(path) if !is_html(path) && !has_extension(path, &["svg"]) => {
+            Err(Failure::usage("`--plot` draws to files that end in .svg or .html").at(path))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_html(path: &Path) -> bool {
+    has_extension(path, &["html", "htm"])
+}
+
+fn has_extension(path: &Path, wanted: &[&str]) -> bool {
+    let extension = path.extension().unwrap_or_default();
+    wanted
+        .iter()
+        .any(|wanted| extension.eq_ignore_ascii_case(wanted))
+}
+
+/// The commit that this program was built from; `build.rs` asks git.
+fn commit() -> Option<String> {
+    option_env!("TURACO_COMMIT")
+        .filter(|commit| !commit.is_empty())
+        .map(str::to_owned)
+}
+
+fn transcription(args: &BenchArgs, context: &Context) -> Result<Report, Stop> {
+    let printer = &context.printer;
+    let clips = clips(args)?;
+    let load_options = engine::load_options(&context.global);
+    let mut protocol = Protocol::default();
+    protocol.repeats = args.measuring.repeats;
+    protocol.warm_up = args.measuring.warm_up;
+    protocol.long_from = args.measuring.long_from.0;
+    let task = args.language.task.unwrap_or(Task::Transcribe);
+    protocol.options = args.recognition().options(task);
+    protocol.trace = args.results.trace.as_ref().map(|_| Detail::Operations);
+    protocol.commit = commit();
+
+    let transcriber = engine::load(&load_options, context)?;
+    let mut say = |what: &str| printer.note(&format!("{what}…"));
+    let outcome =
+        turaco::bench::transcription(&transcriber, &clips, &protocol, &context.control, &mut say)?;
+    if let Some(path) = &args.results.trace {
+        let trace = chrome_trace(&outcome.spans, &outcome.report);
+        files::write_all_or_keep(&[(path.clone(), trace.into_bytes())])?;
+    }
+    Ok(outcome.report)
+}
+
+/// The named recordings, or the built-in one.
+fn clips(args: &BenchArgs) -> Result<Vec<Clip>, Failure> {
+    if args.audio.is_empty() {
+        let reference = Some(BUILT_IN_TEXT.to_owned());
+        return Ok(vec![Clip::bytes("jfk.wav", BUILT_IN_CLIP, reference)]);
+    }
+    let mut inputs = inputs::collect(&InputArgs {
+        audio: args.audio.clone(),
+        recursive: false,
+        from_file: None,
+        null: false,
+        raw: None,
+        channel: None,
+        offset: None,
+        duration: None,
+    })?;
+    // A benchmark of half the clips would be another benchmark.
+    if !inputs.failures.is_empty() {
+        return Err(inputs.failures.swap_remove(0));
+    }
+    if inputs.found.iter().any(inputs::Input::is_stdin) {
+        return Err(Failure::usage(
+            "standard input cannot be read several times",
+        ));
+    }
+    Ok(inputs
+        .found
+        .into_iter()
+        .map(|input| Clip::file(input.path))
+        .collect())
+}
+
+fn kernels(args: &BenchArgs, context: &Context) -> Result<Report, Stop> {
+    let mut protocol = KernelProtocol::default();
+    protocol.words.clone_from(&args.measuring.filter);
+    protocol.repeats = args.measuring.repeats;
+    protocol.threads = context.global.threads;
+    protocol.instructions.clone_from(&args.measuring.isa);
+    protocol.commit = commit();
+    let mut done = |name: &str| context.printer.message(Level::Verbose, name);
+    Ok(turaco::bench::kernels(
+        &protocol,
+        &context.control,
+        &mut done,
+    )?)
+}
+
+fn read(path: &Path) -> Result<Report, Failure> {
+    let bytes = fs::read(path).map_err(|error| inputs::unreadable(path, &error))?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        Failure::usage("this is no baseline that `turaco bench --save` wrote")
+            .at(path)
+            .caused_by(&error)
+    })
+}
+
+fn json(report: &Report, for_people: bool) -> String {
+    let text = if for_people {
+        serde_json::to_string_pretty(report)
+    } else {
+        serde_json::to_string(report)
+    };
+    text.unwrap_or_else(|error| format!("{{\"error\":{:?}}}", error.to_string()))
+}
+
+fn print(
+    args: &BenchArgs,
+    report: &Report,
+    comparison: Option<&Comparison>,
+    context: &Context,
+) -> Outcome {
+    let printer = &context.printer;
+    let text = if args.results.json {
+        format!("{}\n", json(report, false))
+    } else {
+        table(report)
+    };
+    printer.result(text.as_bytes())?;
+    let Some(comparison) = comparison else {
+        return Ok(Exit::Success);
+    };
+    let text = comparison_table(comparison);
+    if args.results.json {
+        // stdout is for the object alone.
+        printer.note(text.trim_end());
+    } else {
+        printer.result(format!("\n{text}").as_bytes())?;
+    }
+    if !comparison.failed() {
+        return Ok(Exit::Success);
+    }
+    let failed: Vec<&str> = comparison
+        .of(turaco::bench::Change::Failure)
+        .map(|finding| finding.name.as_str())
+        .collect();
+    Err(Failure {
+        code: "benchmark_regression",
+        exit: Exit::InputFailed,
+        ..Failure::usage(format!("worse than the baseline: {}", failed.join(", ")))
+    }
+    .into())
+}
