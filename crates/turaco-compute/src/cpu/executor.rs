@@ -142,7 +142,7 @@ impl Executable for CpuExecutable {
 
 /// The type to which attention inside a step rounds its inputs.
 fn attention_type(isa: Isa, rounds: bool) -> WeightType {
-    if rounds && isa == Isa::Avx512Dot {
+    if rounds && isa >= Isa::Avx512Dot {
         WeightType::Bf16
     } else {
         WeightType::F32

@@ -18,6 +18,8 @@ pub enum Isa {
     Avx512,
     /// AVX-512 with VNNI (int8 dot products) and BF16 dot products.
     Avx512Dot,
+    /// The same and AMX: products of whole tiles of bf16 or bytes.
+    Amx,
 }
 
 impl Isa {
@@ -34,6 +36,9 @@ impl Isa {
             }
             if Avx512Dot::new().is_some() {
                 tiers.push(Self::Avx512Dot);
+            }
+            if Amx::new().is_some() {
+                tiers.push(Self::Amx);
             }
         }
         #[cfg(target_arch = "aarch64")]
@@ -60,6 +65,7 @@ impl Isa {
             Self::Avx2 => "avx2+fma",
             Self::Avx512 => "avx512",
             Self::Avx512Dot => "avx512 vnni+bf16",
+            Self::Amx => "avx512 amx",
         }
     }
 }
@@ -112,6 +118,67 @@ impl Avx512Dot {
             && is_x86_feature_detected!("avx512bf16"))
         .then_some(Self(()))
     }
+}
+
+/// Proof that AMX with bf16 and int8 is present (and everything of [`Avx512Dot`]), and that the operating system lets
+/// this process use it.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy)]
+pub struct Amx(());
+
+#[cfg(target_arch = "x86_64")]
+impl Amx {
+    /// The token, if this machine has the instructions. The first call asks the operating system for them.
+    pub fn new() -> Option<Self> {
+        static GRANTED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+        (Avx512Dot::new().is_some() && *GRANTED.get_or_init(|| has_amx() && may_use_amx()))
+            .then_some(Self(()))
+    }
+}
+
+/// Whether the processor has tiles of bf16 and bytes, and the system keeps them over a switch of threads.
+#[cfg(target_arch = "x86_64")]
+fn has_amx() -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+    const OSXSAVE: u32 = 1 << 27;
+    const BF16_TILE_INT8: u32 = 1 << 22 | 1 << 24 | 1 << 25;
+    /// Configuration and data of tiles.
+    const TILE_STATE: u64 = 0b11 << 17;
+    /// # Safety
+    /// XSAVE must be enabled.
+    #[target_feature(enable = "xsave")]
+    unsafe fn enabled_states() -> u64 {
+        // SAFETY: register 0 is always there, the caller promises the rest.
+        unsafe { _xgetbv(0) }
+    }
+    if __cpuid(0).eax < 7 || __cpuid(1).ecx & OSXSAVE == 0 {
+        return false;
+    }
+    let tiles = __cpuid_count(7, 0).edx & BF16_TILE_INT8 == BF16_TILE_INT8;
+    // SAFETY: the bit of OSXSAVE was just checked.
+    tiles && unsafe { enabled_states() } & TILE_STATE == TILE_STATE
+}
+
+/// Linux enlarges the saved state of a process only when asked.
+#[cfg(target_arch = "x86_64")]
+fn may_use_amx() -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+        const XFEATURE_XTILEDATA: libc::c_long = 18;
+        // SAFETY: the call takes two numbers and touches no memory of ours.
+        let refused = unsafe {
+            libc::syscall(
+                libc::SYS_arch_prctl,
+                ARCH_REQ_XCOMP_PERM,
+                XFEATURE_XTILEDATA,
+            )
+        };
+        refused == 0
+    }
+    // Elsewhere nobody has tried this yet.
+    #[cfg(not(target_os = "linux"))]
+    false
 }
 
 /// Proof that Arm NEON is present.

@@ -184,6 +184,6 @@ pub fn has_bf16_products() -> bool {
     }
     #[cfg(not(target_arch = "aarch64"))]
     {
-        isa::Isa::best() == isa::Isa::Avx512Dot
+        isa::Isa::best() >= isa::Isa::Avx512Dot
     }
 }

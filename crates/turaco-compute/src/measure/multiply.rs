@@ -11,12 +11,16 @@ enum Numbers {
     F32,
     Bf16,
     Bytes,
+    Bf16Tiles,
+    ByteTiles,
 }
 
 /// What matrix products with weights of this type multiply.
 fn numbers(isa: Isa, weight_type: WeightType) -> Numbers {
     match weight_type {
         WeightType::F32 | WeightType::F16 => Numbers::F32,
+        WeightType::Int8 if isa >= Isa::Amx => Numbers::ByteTiles,
+        _ if isa >= Isa::Amx => Numbers::Bf16Tiles,
         WeightType::Bf16 if isa == Isa::Avx512Dot => Numbers::Bf16,
         WeightType::Bf16 => Numbers::F32,
         WeightType::Int8 | WeightType::Q8 | WeightType::Q4 => Numbers::Bytes,
@@ -29,13 +33,24 @@ pub fn instruction(isa: Isa, weight_type: WeightType) -> &'static str {
         Numbers::F32 => "f32 FMA",
         Numbers::Bf16 => "bf16 dot",
         Numbers::Bytes => "int8 dot",
+        Numbers::Bf16Tiles => "bf16 tiles",
+        Numbers::ByteTiles => "int8 tiles",
     }
 }
 
 /// Runs `steps` rounds of independent multiply-adds; gives the number of multiplications and additions.
 #[cfg(target_arch = "x86_64")]
 pub fn in_registers(isa: Isa, weight_type: WeightType, steps: usize) -> usize {
-    use crate::cpu::isa::{Avx2, Avx512, Avx512Dot};
+    use crate::cpu::isa::{Amx, Avx2, Avx512, Avx512Dot};
+    if isa >= Isa::Amx && Amx::new().is_some() {
+        match numbers(isa, weight_type) {
+            // SAFETY: the token proves the instructions.
+            Numbers::Bf16Tiles => return unsafe { x86::bf16_tiles(steps) },
+            // SAFETY: as above.
+            Numbers::ByteTiles => return unsafe { x86::byte_tiles(steps) },
+            _ => {}
+        }
+    }
     let (dot, wide, narrow) = (
         (isa >= Isa::Avx512Dot).then(Avx512Dot::new).flatten(),
         (isa >= Isa::Avx512).then(Avx512::new).flatten(),
@@ -129,6 +144,39 @@ mod x86 {
     use super::CHAINS;
     use std::arch::x86_64::*;
     use std::hint::black_box;
+
+    /// Four tile products per step.
+    macro_rules! tiles {
+        ($name:ident, $multiply:literal, $inputs:literal) => {
+            /// # Safety
+            /// The machine must have AMX.
+            pub unsafe fn $name(steps: usize) -> usize {
+                use crate::cpu::kernels::linear::amx;
+                let steps = steps.max(1);
+                // SAFETY: the caller's promise; only tiles and a counter are used.
+                unsafe {
+                    amx::begin();
+                    std::arch::asm!(
+                        "2:",
+                        concat!($multiply, " tmm0, tmm4, tmm6"),
+                        concat!($multiply, " tmm1, tmm4, tmm7"),
+                        concat!($multiply, " tmm2, tmm5, tmm6"),
+                        concat!($multiply, " tmm3, tmm5, tmm7"),
+                        "dec {left}",
+                        "jnz 2b",
+                        left = inout(reg) steps => _,
+                        out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                        options(nomem, nostack)
+                    );
+                    amx::end();
+                }
+                steps * 4 * 16 * 16 * $inputs * 2
+            }
+        };
+    }
+
+    tiles!(bf16_tiles, "tdpbf16ps", 32);
+    tiles!(byte_tiles, "tdpbssd", 64);
 
     chains!(
         /// 8 f32 per instruction.

@@ -236,7 +236,7 @@ fn attention_of_pairs(
 
 /// Whether [`attention_of_pairs`] works for such heads here.
 fn takes_pairs(engine: &Engine, shape: &AttentionShape) -> bool {
-    engine.isa == Isa::Avx512Dot && vectorised(shape)
+    engine.isa >= Isa::Avx512Dot && vectorised(shape)
 }
 
 /// # Safety

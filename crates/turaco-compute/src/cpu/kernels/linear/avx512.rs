@@ -322,7 +322,8 @@ pub(super) unsafe fn pack_dot(
     }
     let strip = Strip::new(x, rows, k);
     match left {
-        Left::Blocks(..) => {}
+        // Blocks went above, rows are packed by `amx::pack`.
+        Left::Blocks(..) | Left::Bf16Rows | Left::Int8Rows => {}
         Left::Float => strip.transpose(1, out, |row, input| {
             _mm512_castps_si512(strip.load(row, input))
         }),

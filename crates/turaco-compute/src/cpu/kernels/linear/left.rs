@@ -22,10 +22,24 @@ pub(super) enum Left {
     Int8 { shifted: bool },
     /// Blocks of 32 inputs: `round(x * 127 / largest)` of each block.
     Blocks(BlockForm, Correction),
+    /// As [`Left::Bf16`], with 32 inputs of a row side by side: rows of the tiles of AMX.
+    Bf16Rows,
+    /// As [`Left::Int8`] without a shift, with 64 inputs of a row side by side.
+    Int8Rows,
 }
 
 /// Inputs that a panel of f32 has room for in half of a first-level cache.
-pub(super) const WIDE_STEPS: usize = 128;
+const WIDE_STEPS: usize = 128;
+
+/// Steps that a panel of AMX has room for in two thirds of the larger first-level cache of the processors that have it.
+const TILE_STEPS: usize = 16;
+
+/// Words of 32 bits that a widened part of a panel takes.
+pub(super) const WIDE_WORDS: usize = if WIDE_STEPS > TILE_STEPS * 16 {
+    WIDE_STEPS * PANEL
+} else {
+    TILE_STEPS * 16 * PANEL
+};
 
 /// How the inputs of a block are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +67,8 @@ impl Left {
             Self::Float => 1,
             Self::Bf16 => 2,
             Self::Int8 { .. } => 4,
-            Self::Blocks(..) => BLOCK,
+            Self::Blocks(..) | Self::Bf16Rows => BLOCK,
+            Self::Int8Rows => 2 * BLOCK,
         }
     }
 
@@ -61,6 +76,7 @@ impl Left {
     pub(super) const fn step_words(self) -> usize {
         match self {
             Self::Float | Self::Bf16 | Self::Int8 { .. } => 1,
+            Self::Bf16Rows | Self::Int8Rows => 16,
             Self::Blocks(BlockForm::Quads, _) => 2 + BLOCK / 4,
             Self::Blocks(BlockForm::Pairs, _) => 2 + BLOCK / 2,
         }
@@ -72,10 +88,12 @@ impl Left {
         match self {
             Self::Float | Self::Bf16 | Self::Int8 { .. } => WIDE_STEPS,
             Self::Blocks(..) => 12,
+            Self::Bf16Rows | Self::Int8Rows => TILE_STEPS,
         }
     }
 }
 
+use crate::cpu::packed::PANEL;
 pub(super) use crate::cpu::packed::blocks::BLOCK;
 use crate::cpu::packed::blocks::Q8_ZERO;
 
@@ -113,6 +131,8 @@ pub(super) fn pack(
             scales,
         ),
         Left::Blocks(form, correction) => blocks(x, rows, k, form, correction, out),
+        // `amx::pack` does these by itself.
+        Left::Bf16Rows | Left::Int8Rows => debug_assert!(false, "no plain form of {left:?}"),
     }
 }
 

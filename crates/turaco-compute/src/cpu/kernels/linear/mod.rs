@@ -26,6 +26,8 @@ mod left;
 mod scalar;
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -46,7 +48,7 @@ use crate::cpu::packed::{PANEL, PackedMatrix, Shared, WeightType};
 use crate::cpu::pool::Pool;
 use crate::{Error, Result};
 use epilogue::{Block, Sums};
-use left::{BLOCK, BlockForm, Correction, Left, WIDE_STEPS};
+use left::{BLOCK, BlockForm, Correction, Left, WIDE_WORDS};
 use std::mem::MaybeUninit;
 
 /// Most rows that are multiplied as they stream by.
@@ -60,6 +62,9 @@ const STREAM_PIECE: usize = 256;
 const MAX_TILE_ROWS: usize = 12;
 
 /// Most rows of a block.
+const MAX_BLOCK_ROWS: usize = 384;
+
+/// Rows of a block where the multiplying instruction works on rows.
 const BLOCK_ROWS: usize = 96;
 
 /// Bytes of activations that a block of rows may have, to stay in the second-level cache.
@@ -91,9 +96,10 @@ type StreamFn = unsafe fn(usize, usize, *const f32, usize, *const u8, *mut f32);
 /// Safety: all must be readable (the sums writable) for these sizes. With f32 activations the panel is f32.
 type TileFn = unsafe fn(usize, usize, *const u32, *const u8, *mut u32);
 
-/// Widens part of a panel of f16 or bf16 to f32, so that all strips of a block share the work.
+/// Widens part of a panel to what the tile multiplies, so that all strips of a block share the work.
 ///
-/// Arguments: inputs (an even number, but for the last of an f16 panel), the panel, room for `[inputs][32]`.
+/// Arguments: inputs (whole steps of the panel), the panel, room for as many inputs, rounded up to whole steps of the
+/// tile, of 32 outputs.
 ///
 /// Safety: the panel must be readable for the inputs, the room writable.
 type WidenFn = unsafe fn(usize, *const u8, *mut f32);
@@ -117,17 +123,30 @@ struct Kernels {
     widen: Option<WidenFn>,
     tile: TileFn,
     tile_rows: usize,
+    /// Rows of strips and sums are padded to multiples of this.
+    row_multiple: usize,
+    block_rows: usize,
+    block_bytes: usize,
+    /// Around the tiles of a thread.
+    around: Option<(unsafe fn(), unsafe fn())>,
     left: Left,
     store: StoreFn,
     pack: PackFn,
 }
 
 impl Kernels {
-    /// The kernels of `isa`, or of the best tier below it that the machine has.
-    fn new(isa: Isa, weight_type: WeightType) -> Self {
+    /// The kernels of `isa`, or of the best tier below it that the machine has, for `m` rows.
+    fn new(isa: Isa, weight_type: WeightType, m: usize) -> Self {
         #[cfg(target_arch = "x86_64")]
         {
-            use crate::cpu::isa::{Avx2, Avx512, Avx512Dot};
+            use crate::cpu::isa::{Amx, Avx2, Avx512, Avx512Dot};
+            if isa >= Isa::Amx
+                && m >= amx::FROM
+                && Amx::new().is_some()
+                && let Some(kernels) = Self::amx(weight_type)
+            {
+                return kernels;
+            }
             if isa >= Isa::Avx512Dot && Avx512Dot::new().is_some() {
                 return Self::avx512(weight_type, true);
             }
@@ -147,7 +166,7 @@ impl Kernels {
         if isa >= Isa::Simd128 {
             return Self::simd128(weight_type);
         }
-        let _ = isa;
+        let _ = (isa, m);
         Self::scalar(weight_type)
     }
 
@@ -159,6 +178,10 @@ impl Kernels {
             widen: None,
             tile: scalar::tile_f32,
             tile_rows: scalar::ROWS,
+            row_multiple: 1,
+            block_rows: BLOCK_ROWS,
+            block_bytes: BLOCK_BYTES,
+            around: None,
             left: Left::Float,
             store: scalar::store,
             pack: scalar::pack,
@@ -187,6 +210,10 @@ impl Kernels {
             widen: None,
             tile: neon::tile_f32,
             tile_rows: neon::ROWS,
+            row_multiple: 1,
+            block_rows: BLOCK_ROWS,
+            block_bytes: BLOCK_BYTES,
+            around: None,
             left: Left::Float,
             store: neon::store,
             pack: neon::pack,
@@ -237,6 +264,10 @@ impl Kernels {
             widen: None,
             tile: simd128::tile_f32,
             tile_rows: simd128::ROWS,
+            row_multiple: 1,
+            block_rows: BLOCK_ROWS,
+            block_bytes: BLOCK_BYTES,
+            around: None,
             left: Left::Float,
             store: simd128::store,
             pack: simd128::pack,
@@ -268,6 +299,10 @@ impl Kernels {
             } else {
                 avx2::ROWS
             },
+            row_multiple: 1,
+            block_rows: BLOCK_ROWS,
+            block_bytes: BLOCK_BYTES,
+            around: None,
             left: Left::Float,
             store: avx2::store,
             pack: avx2::pack,
@@ -284,6 +319,29 @@ impl Kernels {
         }
     }
 
+    /// None for types that would lose digits.
+    #[cfg(target_arch = "x86_64")]
+    fn amx(weight_type: WeightType) -> Option<Self> {
+        let plain = Self {
+            tile_rows: amx::ROWS,
+            row_multiple: amx::TILE_ROWS,
+            block_rows: MAX_BLOCK_ROWS,
+            block_bytes: 2 * BLOCK_BYTES,
+            around: Some((amx::begin, amx::end)),
+            pack: amx::pack,
+            ..Self::avx512(weight_type, true).tiles(amx::tile_bf16, Left::Bf16Rows)
+        };
+        Some(match weight_type {
+            WeightType::F32 | WeightType::F16 => return None,
+            WeightType::Bf16 => plain.widening(amx::widen_bf16),
+            WeightType::Int8 => plain
+                .tiles(amx::tile_int8, Left::Int8Rows)
+                .widening(amx::widen_int8),
+            WeightType::Q8 => plain.widening(amx::widen_q8),
+            WeightType::Q4 => plain.widening(amx::widen_q4),
+        })
+    }
+
     #[cfg(target_arch = "x86_64")]
     fn avx512(weight_type: WeightType, dot: bool) -> Self {
         let plain = Self {
@@ -293,6 +351,10 @@ impl Kernels {
             widen: None,
             tile: avx512::tile_f32,
             tile_rows: avx512::ROWS,
+            row_multiple: 1,
+            block_rows: BLOCK_ROWS,
+            block_bytes: BLOCK_BYTES,
+            around: None,
             left: Left::Float,
             store: avx512::store,
             pack: if dot { avx512::pack_dot } else { avx512::pack },
@@ -377,14 +439,16 @@ pub fn linear_scratch_bytes(m: usize, w: &PackedMatrix) -> usize {
         return 0;
     }
     let words = match w.weight_type() {
-        WeightType::F32 | WeightType::F16 | WeightType::Bf16 => w.padded_k(),
-        WeightType::Int8 => w.padded_k() / 4,
+        WeightType::F32 | WeightType::F16 => w.padded_k(),
+        WeightType::Bf16 => w.padded_k().next_multiple_of(BLOCK),
+        WeightType::Int8 => w.padded_k().next_multiple_of(2 * BLOCK) / 4,
         WeightType::Q8 | WeightType::Q4 => {
             let widest = Left::Blocks(BlockForm::Pairs, Correction::Zero);
             w.padded_k() / BLOCK * widest.step_words()
         }
     };
-    4 * (m.next_multiple_of(16) + m * words)
+    let rows = m.next_multiple_of(16);
+    4 * (rows + rows * words)
 }
 
 /// A linear layer: for each row of `x: [m, k]`, `out: [m, n] = activation(x wᵀ + bias) * scale [+ residual] [+ out]`.
@@ -417,7 +481,7 @@ pub fn linear(
     if out.is_empty() {
         return Ok(());
     }
-    let kernels = Kernels::new(isa, w.weight_type());
+    let kernels = Kernels::new(isa, w.weight_type(), m);
     let call = Call {
         kernels,
         pool,
@@ -530,14 +594,16 @@ impl Call<'_> {
     fn multiply(&self, scratch: &mut LinearScratch) -> Result<()> {
         let Self { kernels, m, w, .. } = self;
         let (m, k) = (*m, w.k());
-        let steps = w.padded_k() / kernels.left.step_inputs();
+        let steps = w.padded_k().div_ceil(kernels.left.step_inputs());
         let words = kernels.left.step_words();
+        let padded = |rows: usize| rows.next_multiple_of(kernels.row_multiple);
         // Strips of nearly equal height: 13 rows are 7 and 6, not 12 and 1.
-        let height = m.div_ceil(m.div_ceil(kernels.tile_rows));
+        let height = padded(m.div_ceil(m.div_ceil(kernels.tile_rows)));
         let strips = m.div_ceil(height);
         let strip_rows = |strip: usize| height.min(m - strip * height);
-        let integer = matches!(kernels.left, Left::Int8 { .. });
-        let (scales, packed) = scratch.parts(if integer { m } else { 0 }, m * steps * words)?;
+        let integer = matches!(kernels.left, Left::Int8 { .. } | Left::Int8Rows);
+        let (scales, packed) =
+            scratch.parts(if integer { m } else { 0 }, padded(m) * steps * words)?;
 
         let (to_scales, to_packed) = (Shared::new(scales), Shared::new(packed));
         self.pool
@@ -548,7 +614,7 @@ impl Call<'_> {
                     let out = unsafe {
                         std::slice::from_raw_parts_mut(
                             to_packed.get().add(first * steps * words),
-                            rows * steps * words,
+                            padded(rows) * steps * words,
                         )
                     };
                     let n_scales = if integer { rows } else { 0 };
@@ -563,24 +629,31 @@ impl Call<'_> {
             });
         let (scales, packed) = (&*scales, &*packed);
 
-        let strips_per_block = (BLOCK_BYTES / (height * steps * words * 4).max(1))
-            .clamp(2, BLOCK_ROWS / height.max(1))
+        let strips_per_block = (kernels.block_bytes / (height * steps * words * 4).max(1))
+            .clamp(2, kernels.block_rows / height.max(1))
             .clamp(1, strips);
         let blocks = strips.div_ceil(strips_per_block);
         let one = |block: usize, panel: usize| {
             let strips = block * strips_per_block..strips.min((block + 1) * strips_per_block);
             let first = strips.start * height;
             let rows = m.min(strips.end * height) - first;
-            let mut room = [const { MaybeUninit::<[u32; PANEL]>::uninit() }; BLOCK_ROWS];
-            let sums = begin(&mut room[..rows], self.first_sums(panel));
+            let mut room = [const { MaybeUninit::<[u32; PANEL]>::uninit() }; MAX_BLOCK_ROWS];
+            let sums = begin(&mut room[..padded(rows)], self.first_sums(panel));
             let weights = self.w.panel(panel);
-            let mut wide = [const { MaybeUninit::<f32>::uninit() }; WIDE_STEPS * PANEL];
+            let mut wide = [const { MaybeUninit::<u32>::uninit() }; WIDE_WORDS];
+            if let Some((begin, _)) = kernels.around {
+                // SAFETY: the kernel came with its instruction set.
+                unsafe { begin() };
+            }
             for (start, count) in pieces(steps, kernels.left.tile_steps()) {
-                let part = weights[w.input_offset(start * kernels.left.step_inputs())..].as_ptr();
+                let first_input = start * kernels.left.step_inputs();
+                let part = weights[w.input_offset(first_input)..].as_ptr();
                 let part = match kernels.widen {
                     Some(widen) => {
-                        // SAFETY: `count` inputs of the panel, at most as many as there is room for.
-                        unsafe { widen(count, part, wide.as_mut_ptr().cast()) };
+                        let inputs =
+                            (count * kernels.left.step_inputs()).min(w.padded_k() - first_input);
+                        // SAFETY: inputs of the panel, at most as many as there is room for.
+                        unsafe { widen(inputs, part, wide.as_mut_ptr().cast()) };
                         wide.as_ptr().cast()
                     }
                     None => part,
@@ -596,14 +669,20 @@ impl Call<'_> {
                         (kernels.tile)(
                             rows,
                             count,
-                            packed.as_ptr().add(strip_start + start * words * rows),
+                            packed
+                                .as_ptr()
+                                .add(strip_start + start * words * padded(rows)),
                             part,
                             sums.as_mut_ptr().add(strip * height - first).cast(),
                         );
                     }
                 }
             }
-            let sums = &*sums;
+            if let Some((_, end)) = kernels.around {
+                // SAFETY: as above.
+                unsafe { end() };
+            }
+            let sums = &sums[..rows];
             let sums = match (integer, w.panel_scales(panel)) {
                 (true, Some(column_scales)) => Sums::Integer {
                     sums: bytemuck::cast_slice(sums),

@@ -1,0 +1,381 @@
+//! AMX: tiles of 16 rows by 64 bytes of inputs (32 bf16 or 64 bytes) meet tiles of as many inputs by 16 outputs.
+//!
+//! Two by two of them fill a strip of 32 rows by a whole panel. The instructions have no stable intrinsics yet, hence the
+//! assembly. Weights of fewer bits than bf16 are widened to it once for all strips of a block, so that q8 and q4 lose
+//! nothing but the rounding of the activations; bytes with a scale per row stay bytes, and their sums exact.
+
+use super::left::{self, Left};
+use crate::cpu::packed::PANEL;
+use crate::cpu::packed::blocks::{BLOCK, Q4_BYTES, Q8_BYTES, Q8_ZERO, SCALE_BYTES};
+use std::arch::asm;
+use std::arch::x86_64::*;
+
+/// Rows of a strip.
+pub(super) const ROWS: usize = 32;
+
+/// Rows of one tile, to which strips are padded.
+pub(super) const TILE_ROWS: usize = 16;
+
+/// Rows for which tiles are worth their while.
+pub(super) const FROM: usize = 12;
+
+/// Bytes that a step has of each row, and that a tile has in a row.
+const STEP_BYTES: usize = 64;
+
+/// Bytes that a step has of a panel.
+const PANEL_STEP: usize = 16 * 4 * PANEL;
+
+/// Bytes between rows of the sums and of widened panels.
+const PANEL_ROW: usize = 4 * PANEL;
+
+/// Distance in bytes at which weights are asked for in advance.
+const AHEAD: usize = 4096;
+
+/// What `ldtilecfg` reads: eight tiles of 16 rows by 64 bytes.
+#[repr(C, align(64))]
+struct TileShapes {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+static SHAPES: TileShapes = TileShapes {
+    palette: 1,
+    start_row: 0,
+    reserved: [0; 14],
+    row_bytes: [64, 64, 64, 64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
+    rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
+};
+
+/// Makes this thread's tiles ready.
+///
+/// # Safety
+/// Needs AMX.
+pub(crate) unsafe fn begin() {
+    // SAFETY: the shapes are valid; the caller promises the instruction. The tiles hold nothing that anybody wants.
+    unsafe {
+        asm!(
+            "ldtilecfg [{shapes}]",
+            shapes = in(reg) &raw const SHAPES,
+            options(nostack, preserves_flags, readonly)
+        );
+    }
+}
+
+/// Frees this thread's tiles, so that the system need not save them.
+///
+/// # Safety
+/// Needs AMX.
+pub(crate) unsafe fn end() {
+    // SAFETY: the caller's promise.
+    unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) };
+}
+
+/// Defines the tile product of one instruction.
+macro_rules! tile {
+    ($name:ident, $multiply:literal) => {
+        /// Between [`begin`] and [`end`].
+        ///
+        /// # Safety
+        /// See [`super::TileFn`]; strip and sums have rows for whole tiles. Needs AMX.
+        pub(super) unsafe fn $name(
+            rows: usize,
+            steps: usize,
+            a: *const u32,
+            b: *const u8,
+            c: *mut u32,
+        ) {
+            debug_assert!(rows <= ROWS && steps > 0);
+            if rows > TILE_ROWS {
+                // SAFETY: the caller's promise: `a` is `[steps][32][64]` bytes, `b` is `[steps][16][128]`, `c` is
+                // `[32][128]`.
+                unsafe {
+                    asm!(
+                        "tileloadd tmm0, [{c} + {wide}]",
+                        "tileloadd tmm1, [{c} + {wide} + 64]",
+                        "tileloadd tmm2, [{c} + {wide} + 2048]",
+                        "tileloadd tmm3, [{c} + {wide} + 2112]",
+                        "2:",
+                        "tileloadd tmm6, [{b} + {wide}]",
+                        "tileloadd tmm4, [{a} + {narrow}]",
+                        "tileloadd tmm7, [{b} + {wide} + 64]",
+                        "tileloadd tmm5, [{a} + {narrow} + 1024]",
+                        concat!($multiply, " tmm0, tmm4, tmm6"),
+                        concat!($multiply, " tmm1, tmm4, tmm7"),
+                        concat!($multiply, " tmm2, tmm5, tmm6"),
+                        concat!($multiply, " tmm3, tmm5, tmm7"),
+                        "add {a}, 2048",
+                        "add {b}, 2048",
+                        "dec {steps}",
+                        "jnz 2b",
+                        "tilestored [{c} + {wide}], tmm0",
+                        "tilestored [{c} + {wide} + 64], tmm1",
+                        "tilestored [{c} + {wide} + 2048], tmm2",
+                        "tilestored [{c} + {wide} + 2112], tmm3",
+                        a = inout(reg) a => _,
+                        b = inout(reg) b => _,
+                        c = in(reg) c,
+                        steps = inout(reg) steps => _,
+                        wide = in(reg) PANEL_ROW,
+                        narrow = in(reg) STEP_BYTES,
+                        out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                        out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                        options(nostack)
+                    );
+                }
+            } else {
+                // SAFETY: the caller's promise: `a` is `[steps][16][64]` bytes, `b` is `[steps][16][128]`, `c` is
+                // `[16][128]`.
+                unsafe {
+                    asm!(
+                        "tileloadd tmm0, [{c} + {wide}]",
+                        "tileloadd tmm1, [{c} + {wide} + 64]",
+                        "2:",
+                        "tileloadd tmm4, [{a} + {narrow}]",
+                        "tileloadd tmm6, [{b} + {wide}]",
+                        "tileloadd tmm7, [{b} + {wide} + 64]",
+                        concat!($multiply, " tmm0, tmm4, tmm6"),
+                        concat!($multiply, " tmm1, tmm4, tmm7"),
+                        "add {a}, 1024",
+                        "add {b}, 2048",
+                        "dec {steps}",
+                        "jnz 2b",
+                        "tilestored [{c} + {wide}], tmm0",
+                        "tilestored [{c} + {wide} + 64], tmm1",
+                        a = inout(reg) a => _,
+                        b = inout(reg) b => _,
+                        c = in(reg) c,
+                        steps = inout(reg) steps => _,
+                        wide = in(reg) PANEL_ROW,
+                        narrow = in(reg) STEP_BYTES,
+                        out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                        out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                        options(nostack)
+                    );
+                }
+            }
+        }
+    };
+}
+
+tile!(tile_bf16, "tdpbf16ps");
+tile!(tile_int8, "tdpbssd");
+
+/// Copies part of a panel of pairs of bf16 or of quads of bytes, to end with whole steps.
+///
+/// # Safety
+/// `lines` lines of 128 bytes must be readable, and as many writable with those that complete a step.
+#[target_feature(enable = "avx512f")]
+unsafe fn copy(lines: usize, b: *const u8, out: *mut f32) {
+    let out = out.cast::<u8>();
+    for line in 0..lines {
+        // SAFETY: the caller's promise; a prefetch may point anywhere.
+        unsafe {
+            let from = b.add(line * PANEL_ROW);
+            _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD).cast());
+            _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD + 64).cast());
+            let to = out.add(line * PANEL_ROW);
+            _mm512_storeu_si512(to.cast(), _mm512_loadu_si512(from.cast()));
+            _mm512_storeu_si512(to.add(64).cast(), _mm512_loadu_si512(from.add(64).cast()));
+        }
+    }
+    let whole = lines.next_multiple_of(PANEL_STEP / PANEL_ROW);
+    // SAFETY: the caller's promise.
+    unsafe {
+        out.add(lines * PANEL_ROW)
+            .write_bytes(0, (whole - lines) * PANEL_ROW);
+    }
+}
+
+/// # Safety
+/// See [`super::WidenFn`]; needs AVX-512.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn widen_bf16(inputs: usize, b: *const u8, out: *mut f32) {
+    // SAFETY: the caller's promise.
+    unsafe { copy(inputs / 2, b, out) };
+}
+
+/// # Safety
+/// See [`super::WidenFn`]; needs AVX-512.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn widen_int8(inputs: usize, b: *const u8, out: *mut f32) {
+    // SAFETY: the caller's promise.
+    unsafe { copy(inputs / 4, b, out) };
+}
+
+/// Rounds sixteen pairs of values to bf16 and lays each pair side by side.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn pairs(first: __m512, second: __m512, order: __m512i) -> __m512i {
+    let halves = _mm512_cvtne2ps_pbh(second, first);
+    // SAFETY: vectors of 64 bytes.
+    let halves = unsafe { std::mem::transmute::<__m512bh, __m512i>(halves) };
+    _mm512_permutexvar_epi16(order, halves)
+}
+
+/// The order of [`pairs`]: 0, 16, 1, 17, ...
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn interleaved() -> __m512i {
+    let even = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    _mm512_or_si512(
+        even,
+        _mm512_slli_epi32::<16>(_mm512_add_epi32(even, _mm512_set1_epi32(16))),
+    )
+}
+
+/// Widens 16 f16.
+///
+/// # Safety
+/// As many must be readable at `at`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn halves(at: *const u8) -> __m512 {
+    // SAFETY: the caller's promise.
+    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(at.cast()) })
+}
+
+/// # Safety
+/// See [`super::WidenFn`], for panels of q8; needs AVX-512 with BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) unsafe fn widen_q8(inputs: usize, mut b: *const u8, out: *mut f32) {
+    let (order, low_byte) = (interleaved(), _mm512_set1_epi32(255));
+    let mut out = out.cast::<u8>();
+    for _ in 0..inputs / BLOCK {
+        for part in 0..2 {
+            // SAFETY: the caller's promise: the panel has as many blocks, and there is room for them widened. Prefetches
+            // may point anywhere.
+            unsafe {
+                let scale = halves(b.add(part * 32));
+                let zero = _mm512_mul_ps(scale, _mm512_set1_ps(-(Q8_ZERO as f32)));
+                for quad in 0..BLOCK / 4 {
+                    let line = b.add(SCALE_BYTES + quad * PANEL_ROW + part * 64);
+                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD).cast());
+                    let quants = _mm512_loadu_si512(line.cast());
+                    let value = |quant: __m512i| {
+                        let quant = _mm512_cvtepi32_ps(_mm512_and_si512(quant, low_byte));
+                        _mm512_fmadd_ps(quant, scale, zero)
+                    };
+                    let first = value(quants);
+                    let second = value(_mm512_srli_epi32::<8>(quants));
+                    let third = value(_mm512_srli_epi32::<16>(quants));
+                    let fourth = value(_mm512_srli_epi32::<24>(quants));
+                    let to = out.add(2 * quad * PANEL_ROW + part * 64);
+                    _mm512_storeu_si512(to.cast(), pairs(first, second, order));
+                    _mm512_storeu_si512(to.add(PANEL_ROW).cast(), pairs(third, fourth, order));
+                }
+            }
+        }
+        // SAFETY: as above.
+        unsafe { (b, out) = (b.add(Q8_BYTES), out.add(PANEL_STEP)) };
+    }
+}
+
+/// # Safety
+/// See [`super::WidenFn`], for panels of q4; needs AVX-512 with BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) unsafe fn widen_q4(inputs: usize, mut b: *const u8, out: *mut f32) {
+    let (order, low_half) = (interleaved(), _mm512_set1_epi32(15));
+    let mut out = out.cast::<u8>();
+    for _ in 0..inputs / BLOCK {
+        for part in 0..2 {
+            // SAFETY: as in `widen_q8`.
+            unsafe {
+                let scale = halves(b.add(part * 32));
+                let minimum = halves(b.add(SCALE_BYTES + part * 32));
+                for group in 0..BLOCK / 8 {
+                    let line = b.add(2 * SCALE_BYTES + group * PANEL_ROW + part * 64);
+                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD).cast());
+                    let quants = _mm512_loadu_si512(line.cast());
+                    let value = |quant: __m512i| {
+                        let quant = _mm512_cvtepi32_ps(_mm512_and_si512(quant, low_half));
+                        _mm512_fmadd_ps(quant, scale, minimum)
+                    };
+                    let to = out.add(4 * group * PANEL_ROW + part * 64);
+                    let store = |row: usize, first: __m512, second: __m512| {
+                        let to = to.add(row * PANEL_ROW);
+                        _mm512_storeu_si512(to.cast(), pairs(first, second, order));
+                    };
+                    // Low halves are the first four inputs, high halves the next four.
+                    store(0, value(quants), value(_mm512_srli_epi32::<8>(quants)));
+                    let (third, fourth) = (
+                        _mm512_srli_epi32::<16>(quants),
+                        _mm512_srli_epi32::<24>(quants),
+                    );
+                    store(1, value(third), value(fourth));
+                    let quants = _mm512_srli_epi32::<4>(quants);
+                    store(2, value(quants), value(_mm512_srli_epi32::<8>(quants)));
+                    let (third, fourth) = (
+                        _mm512_srli_epi32::<16>(quants),
+                        _mm512_srli_epi32::<24>(quants),
+                    );
+                    store(3, value(third), value(fourth));
+                }
+            }
+        }
+        // SAFETY: as above.
+        unsafe { (b, out) = (b.add(Q4_BYTES), out.add(PANEL_STEP)) };
+    }
+}
+
+/// Sixteen inputs of a row from `at` on, zeros beyond its end.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(row: &[f32], at: usize) -> __m512 {
+    match row.get(at..) {
+        // SAFETY: sixteen more values.
+        Some(rest) if rest.len() >= 16 => unsafe { _mm512_loadu_ps(rest.as_ptr()) },
+        // SAFETY: the mask ends with the row.
+        Some(rest) => unsafe { _mm512_maskz_loadu_ps((1_u16 << rest.len()) - 1, rest.as_ptr()) },
+        None => _mm512_setzero_ps(),
+    }
+}
+
+/// Packs rows as `[steps][rows, padded to whole tiles][64]` bytes. Rows of the padding keep what was there.
+///
+/// # Safety
+/// Needs AVX-512 with BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) unsafe fn pack(
+    left: Left,
+    x: &[f32],
+    rows: usize,
+    k: usize,
+    out: &mut [u32],
+    scales: &mut [f32],
+) {
+    let lines = out.as_chunks_mut::<{ STEP_BYTES / 4 }>().0;
+    let padded = rows.next_multiple_of(TILE_ROWS);
+    if k == 0 {
+        scales.fill(0.0);
+        return;
+    }
+    for (row, values) in x.chunks_exact(k).take(rows).enumerate() {
+        let lines = lines[row..].iter_mut().step_by(padded);
+        if left == Left::Bf16Rows {
+            for (step, line) in lines.enumerate() {
+                let low = load(values, step * 32);
+                let pairs = _mm512_cvtne2ps_pbh(load(values, step * 32 + 16), low);
+                // SAFETY: vectors of 64 bytes, and as many to write.
+                unsafe {
+                    let pairs = std::mem::transmute::<__m512bh, __m512i>(pairs);
+                    _mm512_storeu_si512(line.as_mut_ptr().cast(), pairs);
+                }
+            }
+        } else {
+            let (inverse, scale) = left::scales_of(values);
+            scales[row] = scale;
+            let inverse = _mm512_set1_ps(inverse);
+            for (step, line) in lines.enumerate() {
+                for (part, line) in line.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                    let scaled = _mm512_mul_ps(load(values, step * 64 + part * 16), inverse);
+                    let bytes = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(scaled));
+                    // SAFETY: sixteen bytes.
+                    unsafe { _mm_storeu_si128(line.as_mut_ptr().cast(), bytes) };
+                }
+            }
+        }
+    }
+}
