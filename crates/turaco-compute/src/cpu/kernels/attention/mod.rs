@@ -8,6 +8,8 @@
 //! the limit: a task is then a range of keys under all heads, which lie together in memory, and the results of the
 //! ranges are merged. Ranges depend on the number of keys alone, so results do not depend on the number of threads.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod merge;
 mod product;
 #[cfg(test)]
@@ -127,6 +129,12 @@ pub(crate) fn attention_of_rows(
         let q = q.slice(index * queries, queries);
         let (k, v) = (k.slice(index * keys, keys), v.slice(index * keys, keys));
         let out = &mut out[index * each..][..each];
+        #[cfg(target_arch = "x86_64")]
+        if rounded && let Some(proof) = amx::takes(engine, shape, queries) {
+            let memory = bytemuck::cast_slice_mut(scratch);
+            amx::attention(proof, engine, (q, k, v), shape, memory, out);
+            continue;
+        }
         if rounded && takes_pairs(engine, shape) {
             let mut panels = HeadPanels::new(bytemuck::cast_slice_mut(scratch), keys, shape);
             pack_pairs(engine.isa, &engine.pool, k, v, panels.writable());

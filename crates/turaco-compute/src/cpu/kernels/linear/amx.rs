@@ -208,7 +208,7 @@ pub(super) unsafe fn widen_int8(inputs: usize, b: *const u8, out: *mut f32) {
 /// Rounds sixteen pairs of values to bf16 and lays each pair side by side.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn pairs(first: __m512, second: __m512, order: __m512i) -> __m512i {
+pub(crate) fn pairs(first: __m512, second: __m512, order: __m512i) -> __m512i {
     let halves = _mm512_cvtne2ps_pbh(second, first);
     // SAFETY: vectors of 64 bytes.
     let halves = unsafe { std::mem::transmute::<__m512bh, __m512i>(halves) };
@@ -218,7 +218,7 @@ fn pairs(first: __m512, second: __m512, order: __m512i) -> __m512i {
 /// The order of [`pairs`]: 0, 16, 1, 17, ...
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn interleaved() -> __m512i {
+pub(crate) fn interleaved() -> __m512i {
     let even = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     _mm512_or_si512(
         even,

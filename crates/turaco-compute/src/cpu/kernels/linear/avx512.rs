@@ -427,7 +427,7 @@ impl<'a> Strip<'a> {
 /// Exchanges rows and columns of 16 by 16 numbers: pairs, then pairs of pairs, then quarters of the vectors.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
+pub(in crate::cpu) fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
     let mut pairs = [_mm512_setzero_si512(); 16];
     for i in 0..8 {
         pairs[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);

@@ -40,6 +40,8 @@ mod simd128;
 #[cfg(test)]
 mod tests;
 
+#[cfg(target_arch = "x86_64")]
+pub(in crate::cpu) use avx512::transpose as transpose_avx512;
 pub use epilogue::{Activation, Epilogue};
 
 use crate::cpu::isa::Isa;

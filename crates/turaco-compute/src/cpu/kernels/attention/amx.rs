@@ -1,0 +1,502 @@
+//! Attention of many queries by the tiles of AMX: queries, keys, weights and values as bf16, sums as f32.
+//!
+//! 32 rows of queries meet 256 keys at a time. Their scores lie in the first-level cache until they are weights, in the
+//! order in which tiles take them, and the weighted values are rescaled only where a later block of keys raised a maximum.
+
+#![allow(
+    clippy::needless_range_loop,
+    reason = "rows index several arrays side by side"
+)]
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use half::bf16;
+
+use super::{AttentionShape, Rows, visible};
+use crate::cpu::executor::Engine;
+use crate::cpu::isa::Amx;
+use crate::cpu::kernels::linear::{amx, transpose_avx512};
+use crate::cpu::packed::Shared;
+
+/// Rows of queries that two tiles take.
+const STRIP: usize = 32;
+
+/// Keys whose scores are held at a time.
+const CHUNK: usize = 256;
+
+/// Values between rows of scores: a little more than a chunk, so that rows do not share the same few places of the cache.
+const SCORES: usize = CHUNK + 16;
+
+/// Numbers of a tile: 16 rows of 32 bf16.
+const TILE: usize = 16 * 32;
+
+/// Rows that a task takes.
+const TASK_ROWS: usize = 4 * STRIP;
+
+/// The widest head.
+const MAX_HEAD_DIM: usize = 256;
+
+/// Fewest queries that are worth the packing.
+const FROM: usize = 16;
+
+/// Whether this kernel takes such an attention.
+pub(super) fn takes(engine: &Engine, shape: &AttentionShape, queries: usize) -> Option<Amx> {
+    let fits = shape.head_dim.is_multiple_of(32) && shape.head_dim <= MAX_HEAD_DIM;
+    if engine.isa >= crate::cpu::isa::Isa::Amx && fits && queries >= FROM {
+        Amx::new()
+    } else {
+        None
+    }
+}
+
+/// Attention inside one sequence. `memory` takes keys and values, `head_dim` numbers for each head and position, rounded
+/// up to whole chunks of 32 positions.
+pub(super) fn attention(
+    _proof: Amx,
+    engine: &Engine,
+    (q, k, v): (Rows<'_>, Rows<'_>, Rows<'_>),
+    shape: &AttentionShape,
+    memory: &mut [bf16],
+    out: &mut [f32],
+) {
+    let n_keys = k.len();
+    let head_len = shape.head_dim * n_keys.next_multiple_of(32);
+    let (heads, rows) = (
+        shape.n_kv_heads,
+        q.len() * (shape.n_heads / shape.n_kv_heads),
+    );
+    assert!(memory.len() >= 2 * heads * head_len && v.len() == n_keys);
+    assert_eq!(out.len(), q.len() * shape.n_heads * shape.head_dim);
+    let (keys, values) = memory.split_at_mut(heads * head_len);
+    let (to_keys, to_values) = (Shared::new(keys), Shared::new(values));
+    let parts = n_keys.div_ceil(CHUNK);
+    engine.pool.run(heads * parts, &|task| {
+        let (head, part) = (task / parts, task % parts);
+        let positions = part * CHUNK..n_keys.min((part + 1) * CHUNK);
+        let place = head * head_len + positions.start * shape.head_dim;
+        let len = positions.len().next_multiple_of(32) * shape.head_dim;
+        // SAFETY: each task has positions of its own, within the memory of its head.
+        let (keys, values) = unsafe {
+            (
+                std::slice::from_raw_parts_mut(to_keys.get().add(place), len),
+                std::slice::from_raw_parts_mut(to_values.get().add(place), len),
+            )
+        };
+        let columns = head * shape.head_dim..(head + 1) * shape.head_dim;
+        // SAFETY: the token proves the instructions.
+        unsafe {
+            pack_keys(k, columns.clone(), positions.clone(), keys);
+            pack_values(v, columns, positions, values);
+        }
+    });
+    let (keys, values) = (&*keys, &*values);
+    let out = Shared::new(out);
+    let tasks = rows.div_ceil(TASK_ROWS);
+    engine.pool.run(heads * tasks, &|task| {
+        let (head, part) = (task / tasks, task % tasks);
+        let head_memory = head * head_len..(head + 1) * head_len;
+        let piece = Piece {
+            q,
+            shape,
+            head,
+            keys: &keys[head_memory.clone()],
+            values: &values[head_memory],
+            n_keys,
+            out,
+        };
+        let rows = part * TASK_ROWS..rows.min((part + 1) * TASK_ROWS);
+        // SAFETY: the token proves the instructions; every task has rows of its own.
+        unsafe {
+            amx::begin();
+            piece.run(rows);
+            amx::end();
+        }
+    });
+}
+
+/// Sixteen columns of a row.
+///
+/// # Safety
+/// Needs AVX-512.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn load(row: &[f32]) -> __m512 {
+    assert!(row.len() >= 16);
+    // SAFETY: just checked.
+    unsafe { _mm512_loadu_ps(row.as_ptr()) }
+}
+
+/// 32 columns of a row as bf16.
+///
+/// # Safety
+/// Needs AVX-512 with BF16.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn narrow(low: __m512, high: __m512) -> __m512i {
+    let narrow = _mm512_cvtne2ps_pbh(high, low);
+    // SAFETY: vectors of 64 bytes.
+    unsafe { std::mem::transmute::<__m512bh, __m512i>(narrow) }
+}
+
+/// Brings keys into tiles `[block of 16 keys][32 columns]`, a tile being `[pair of columns][key][2]`; zeros beyond the
+/// last key.
+///
+/// # Safety
+/// Needs AVX-512 with BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn pack_keys(k: Rows<'_>, columns: Range<usize>, positions: Range<usize>, out: &mut [bf16]) {
+    let steps = columns.len() / 32;
+    for (index, tile) in out.as_chunks_mut::<TILE>().0.iter_mut().enumerate() {
+        let first = positions.start + index / steps * 16;
+        let column = columns.start + index % steps * 32;
+        let mut rows = [_mm512_setzero_si512(); 16];
+        for (lane, row) in rows.iter_mut().enumerate() {
+            if first + lane < positions.end {
+                let key = &k.row(first + lane)[column..column + 32];
+                // SAFETY: the caller's promise.
+                *row = unsafe { narrow(load(key), load(&key[16..])) };
+            }
+        }
+        // SAFETY: the caller's promise; a tile is sixteen vectors.
+        unsafe {
+            for (pair, lanes) in transpose_avx512(rows).into_iter().enumerate() {
+                _mm512_storeu_si512(tile.as_mut_ptr().add(pair * 32).cast(), lanes);
+            }
+        }
+    }
+}
+
+/// Brings values into tiles `[block of 32 positions][16 columns]`, a tile being `[pair of positions][column][2]`; zeros
+/// beyond the last position.
+///
+/// # Safety
+/// Needs AVX-512 with BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn pack_values(
+    v: Rows<'_>,
+    columns: Range<usize>,
+    positions: Range<usize>,
+    out: &mut [bf16],
+) {
+    let groups = columns.len() / 16;
+    let order = amx::interleaved();
+    for (index, tile) in out.as_chunks_mut::<TILE>().0.iter_mut().enumerate() {
+        let first = positions.start + index / groups * 32;
+        let column = columns.start + index % groups * 16;
+        let row = |position: usize| {
+            if position < positions.end {
+                // SAFETY: the caller's promise.
+                unsafe { load(&v.row(position)[column..]) }
+            } else {
+                _mm512_setzero_ps()
+            }
+        };
+        for pair in 0..16 {
+            let position = first + 2 * pair;
+            let numbers = amx::pairs(row(position), row(position + 1), order);
+            // SAFETY: a tile is sixteen vectors.
+            unsafe { _mm512_storeu_si512(tile.as_mut_ptr().add(pair * 32).cast(), numbers) };
+        }
+    }
+}
+
+/// What a task works on: one head of keys and values, and the rows of queries that share it.
+struct Piece<'a> {
+    q: Rows<'a>,
+    shape: &'a AttentionShape,
+    head: usize,
+    keys: &'a [bf16],
+    values: &'a [bf16],
+    n_keys: usize,
+    out: Shared<f32>,
+}
+
+/// Working memory of a strip.
+#[repr(C, align(64))]
+struct Strip {
+    /// `[32 columns][row][32]`.
+    queries: [bf16; STRIP * MAX_HEAD_DIM],
+    scores: [f32; STRIP * SCORES],
+    /// `[32 keys][row][32]`.
+    weights: [bf16; STRIP * CHUNK],
+    /// `[row][head_dim]`.
+    sums: [f32; STRIP * MAX_HEAD_DIM],
+    max: [f32; STRIP],
+    corrections: [f32; STRIP],
+}
+
+/// Defines a product of two by two tiles that starts from `$open`.
+macro_rules! product {
+    ($(#[$about:meta])* $name:ident, [$($open:literal),*]) => {
+        $(#[$about])*
+        ///
+        /// `a` has `steps` steps of 32 rows of 64 bytes; `b` has two tiles, `gap` bytes apart, in each of `steps` steps of
+        /// `stride` bytes; `c` is 32 rows of 32 sums, `row` bytes apart.
+        ///
+        /// # Safety
+        /// All must be readable and `c` writable; needs AMX, and tiles that are ready.
+        #[inline]
+        unsafe fn $name(
+            steps: usize,
+            a: *const bf16,
+            (b, gap, stride): (*const bf16, usize, usize),
+            (c, row): (*mut f32, usize),
+        ) {
+            debug_assert!(steps > 0);
+            // SAFETY: the caller's promise.
+            unsafe {
+                asm!(
+                    $($open,)*
+                    "2:",
+                    "tileloadd tmm6, [{b} + {narrow}]",
+                    "tileloadd tmm4, [{a} + {narrow}]",
+                    "tileloadd tmm7, [{b2} + {narrow}]",
+                    "tileloadd tmm5, [{a} + {narrow} + 1024]",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    "tdpbf16ps tmm3, tmm5, tmm7",
+                    "add {a}, 2048",
+                    "add {b}, {stride}",
+                    "add {b2}, {stride}",
+                    "dec {steps}",
+                    "jnz 2b",
+                    "tilestored [{c} + {row}], tmm0",
+                    "tilestored [{c} + {row} + 64], tmm1",
+                    "tilestored [{c2} + {row}], tmm2",
+                    "tilestored [{c2} + {row} + 64], tmm3",
+                    a = inout(reg) a => _,
+                    b = inout(reg) b => _,
+                    b2 = inout(reg) b.byte_add(gap) => _,
+                    stride = in(reg) stride,
+                    c = in(reg) c,
+                    c2 = in(reg) c.byte_add(16 * row),
+                    row = in(reg) row,
+                    narrow = in(reg) 64_usize,
+                    steps = inout(reg) steps => _,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack)
+                );
+            }
+        }
+    };
+}
+
+product!(
+    /// `c = a b`
+    product,
+    [
+        "tilezero tmm0",
+        "tilezero tmm1",
+        "tilezero tmm2",
+        "tilezero tmm3"
+    ]
+);
+product!(
+    /// `c += a b`
+    add_product,
+    [
+        "tileloadd tmm0, [{c} + {row}]",
+        "tileloadd tmm1, [{c} + {row} + 64]",
+        "tileloadd tmm2, [{c2} + {row}]",
+        "tileloadd tmm3, [{c2} + {row} + 64]"
+    ]
+);
+
+/// 2 to the power of `x` for `x` up to 0, relative error below 1e-4; 0 below -126.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn exp2(x: __m512) -> __m512 {
+    let normal = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(x, _mm512_set1_ps(-126.0));
+    let whole = _mm512_roundscale_ps::<0>(x);
+    let rest = _mm512_sub_ps(x, whole);
+    // Powers of ln 2 over factorials.
+    let mut power = _mm512_set1_ps(0.009_618_13);
+    for factor in [0.055_504_11, 0.240_226_5, 0.693_147_2, 1.0] {
+        power = _mm512_fmadd_ps(power, rest, _mm512_set1_ps(factor));
+    }
+    _mm512_maskz_scalef_ps(normal, power, whole)
+}
+
+impl Piece<'_> {
+    /// # Safety
+    /// Needs AMX with tiles that are ready; nobody else writes these rows of the output.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+    unsafe fn run(&self, rows: Range<usize>) {
+        let mut strip = Strip {
+            queries: [bf16::ZERO; STRIP * MAX_HEAD_DIM],
+            scores: [0.0; STRIP * SCORES],
+            weights: [bf16::ZERO; STRIP * CHUNK],
+            sums: [0.0; STRIP * MAX_HEAD_DIM],
+            max: [0.0; STRIP],
+            corrections: [0.0; STRIP],
+        };
+        for first in rows.clone().step_by(STRIP) {
+            // SAFETY: the caller's promise.
+            unsafe { self.strip(&mut strip, first..rows.end.min(first + STRIP)) };
+        }
+    }
+
+    /// # Safety
+    /// As [`Self::run`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+    unsafe fn strip(&self, strip: &mut Strip, rows: Range<usize>) {
+        let head_dim = self.shape.head_dim;
+        let group = self.shape.n_heads / self.shape.n_kv_heads;
+        let head_of = |row: usize| self.head * group + row % group;
+        let factor = _mm512_set1_ps(self.shape.scale * std::f32::consts::LOG2_E);
+        let mut seen = [(0, 0); STRIP];
+        let (mut start, mut end) = (usize::MAX, 0);
+        for (index, row) in rows.clone().enumerate() {
+            let range = visible(self.shape.mask, row / group, self.n_keys);
+            seen[index] = (range.start, range.end);
+            (start, end) = (start.min(range.start), end.max(range.end));
+            let query =
+                &self.q.row(row / group)[head_of(row) * head_dim..(head_of(row) + 1) * head_dim];
+            for (step, columns) in query.as_chunks::<32>().0.iter().enumerate() {
+                // SAFETY: the caller's promise; the place has a vector for each row and step.
+                unsafe {
+                    let low = _mm512_mul_ps(load(columns), factor);
+                    let high = _mm512_mul_ps(load(&columns[16..]), factor);
+                    let place = &mut strip.queries[(step * STRIP + index) * 32..][..32];
+                    _mm512_storeu_si512(place.as_mut_ptr().cast(), narrow(low, high));
+                }
+            }
+        }
+        let n_rows = rows.len();
+        strip.max = [f32::NEG_INFINITY; STRIP];
+        let mut totals = [_mm512_setzero_ps(); STRIP];
+        let steps = head_dim / 32;
+        let start = start.min(end) / CHUNK * CHUNK;
+        for chunk in (start..end).step_by(CHUNK) {
+            let width = (end - chunk).min(CHUNK).next_multiple_of(32);
+            for key in (0..width).step_by(32) {
+                let tiles = (chunk + key) / 16 * steps * TILE;
+                assert!(self.keys.len() >= tiles + 2 * steps * TILE);
+                // SAFETY: two blocks of keys as just checked, 32 columns of the scores; the rest is the caller's promise.
+                unsafe {
+                    let b = self.keys.as_ptr().add(tiles);
+                    let c = strip.scores.as_mut_ptr().add(key);
+                    product(
+                        steps,
+                        strip.queries.as_ptr(),
+                        (b, steps * TILE * 2, TILE * 2),
+                        (c, SCORES * 4),
+                    );
+                }
+            }
+            // SAFETY: the caller's promise.
+            let raised =
+                unsafe { weigh(strip, &mut totals[..n_rows], &seen, chunk..chunk + width) };
+            let first = chunk == start;
+            if raised && !first {
+                for (row, sums) in strip
+                    .sums
+                    .chunks_exact_mut(head_dim)
+                    .take(n_rows)
+                    .enumerate()
+                {
+                    for sum in sums {
+                        *sum *= strip.corrections[row];
+                    }
+                }
+            }
+            let groups = head_dim / 16;
+            for group in (0..groups).step_by(2) {
+                let tiles = (chunk / 32 * groups + group) * TILE;
+                assert!(self.values.len() >= tiles + ((width / 32 - 1) * groups + 2) * TILE);
+                // SAFETY: two groups of columns of so many blocks of positions as just checked; the rest is the caller's
+                // promise.
+                unsafe {
+                    let b = self.values.as_ptr().add(tiles);
+                    let c = strip.sums.as_mut_ptr().add(group * 16);
+                    let (b, c) = ((b, TILE * 2, groups * TILE * 2), (c, head_dim * 4));
+                    if first {
+                        product(width / 32, strip.weights.as_ptr(), b, c);
+                    } else {
+                        add_product(width / 32, strip.weights.as_ptr(), b, c);
+                    }
+                }
+            }
+        }
+        for (index, row) in rows.enumerate() {
+            let total = _mm512_reduce_add_ps(totals[index]);
+            let place = (row / group * self.shape.n_heads + head_of(row)) * head_dim;
+            // SAFETY: the output was checked to have all rows and heads; this one is ours.
+            let out =
+                unsafe { std::slice::from_raw_parts_mut(self.out.get().add(place), head_dim) };
+            // A row that sees no keys is zeros.
+            let inverse = if seen[index].0 < seen[index].1 {
+                1.0 / total
+            } else {
+                0.0
+            };
+            for (out, sum) in out.iter_mut().zip(&strip.sums[index * head_dim..]) {
+                *out = sum * inverse;
+            }
+        }
+    }
+}
+
+/// Turns the scores of `keys` into weights, and sets the factors for what was summed before; gives whether any of those
+/// is not 1.
+///
+/// # Safety
+/// Needs AVX-512 with BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+unsafe fn weigh(
+    strip: &mut Strip,
+    totals: &mut [__m512],
+    seen: &[(usize, usize); STRIP],
+    keys: Range<usize>,
+) -> bool {
+    let mut raised = false;
+    for (row, total) in totals.iter_mut().enumerate() {
+        let scores = &mut strip.scores[row * SCORES..][..keys.len()];
+        let (start, end) = seen[row];
+        if start > keys.start {
+            let hidden = (start - keys.start).min(scores.len());
+            scores[..hidden].fill(f32::NEG_INFINITY);
+        }
+        if end < keys.end {
+            scores[end.saturating_sub(keys.start)..].fill(f32::NEG_INFINITY);
+        }
+        let (scores, _) = scores.as_chunks::<32>();
+        let mut highest = [_mm512_set1_ps(f32::NEG_INFINITY); 2];
+        for scores in scores {
+            // SAFETY: the caller's promise.
+            unsafe {
+                highest[0] = _mm512_max_ps(highest[0], load(scores));
+                highest[1] = _mm512_max_ps(highest[1], load(&scores[16..]));
+            }
+        }
+        let before = strip.max[row];
+        let max = before.max(_mm512_reduce_max_ps(_mm512_max_ps(highest[0], highest[1])));
+        strip.max[row] = max;
+        // A row without keys so far has the maximum minus infinity; relative to 0 its weights are zeros too.
+        let relative = if max == f32::NEG_INFINITY { 0.0 } else { max };
+        let correction = (before - relative).exp2();
+        strip.corrections[row] = correction;
+        raised |= correction != 1.0;
+        let subtract = _mm512_set1_ps(relative);
+        let mut sums = [
+            _mm512_mul_ps(*total, _mm512_set1_ps(correction)),
+            _mm512_setzero_ps(),
+        ];
+        for (step, scores) in scores.iter().enumerate() {
+            let place = &mut strip.weights[(step * STRIP + row) * 32..][..32];
+            // SAFETY: the caller's promise; the place is a vector.
+            unsafe {
+                let low = exp2(_mm512_sub_ps(load(scores), subtract));
+                let high = exp2(_mm512_sub_ps(load(&scores[16..]), subtract));
+                sums = [_mm512_add_ps(sums[0], low), _mm512_add_ps(sums[1], high)];
+                _mm512_storeu_si512(place.as_mut_ptr().cast(), narrow(low, high));
+            }
+        }
+        *total = _mm512_add_ps(sums[0], sums[1]);
+    }
+    raised
+}
