@@ -75,7 +75,7 @@ pub(crate) unsafe fn end() {
 
 /// Defines the tile product of one instruction.
 macro_rules! tile {
-    ($name:ident, $multiply:literal) => {
+    ($name:ident, $multiply:literal, [$($upper:literal),*], [$($lower:literal),*]) => {
         /// Between [`begin`] and [`end`].
         ///
         /// # Safety
@@ -93,10 +93,8 @@ macro_rules! tile {
                 // `[32][128]`.
                 unsafe {
                     asm!(
-                        "tileloadd tmm0, [{c} + {wide}]",
-                        "tileloadd tmm1, [{c} + {wide} + 64]",
-                        "tileloadd tmm2, [{c} + {wide} + 2048]",
-                        "tileloadd tmm3, [{c} + {wide} + 2112]",
+                        $($upper,)*
+                        $($lower,)*
                         "2:",
                         "tileloadd tmm6, [{b} + {wide}]",
                         "tileloadd tmm4, [{a} + {narrow}]",
@@ -130,8 +128,7 @@ macro_rules! tile {
                 // `[16][128]`.
                 unsafe {
                     asm!(
-                        "tileloadd tmm0, [{c} + {wide}]",
-                        "tileloadd tmm1, [{c} + {wide} + 64]",
+                        $($upper,)*
                         "2:",
                         "tileloadd tmm4, [{a} + {narrow}]",
                         "tileloadd tmm6, [{b} + {wide}]",
@@ -160,8 +157,32 @@ macro_rules! tile {
     };
 }
 
-tile!(tile_bf16, "tdpbf16ps");
-tile!(tile_int8, "tdpbssd");
+/// [`tile`] with the sums that there are, and from zero.
+macro_rules! tiles {
+    ($next:ident, $first:ident, $multiply:literal) => {
+        tile!(
+            $next,
+            $multiply,
+            [
+                "tileloadd tmm0, [{c} + {wide}]",
+                "tileloadd tmm1, [{c} + {wide} + 64]"
+            ],
+            [
+                "tileloadd tmm2, [{c} + {wide} + 2048]",
+                "tileloadd tmm3, [{c} + {wide} + 2112]"
+            ]
+        );
+        tile!(
+            $first,
+            $multiply,
+            ["tilezero tmm0", "tilezero tmm1"],
+            ["tilezero tmm2", "tilezero tmm3"]
+        );
+    };
+}
+
+tiles!(tile_bf16, first_bf16, "tdpbf16ps");
+tiles!(tile_int8, first_int8, "tdpbssd");
 
 /// Copies part of a panel of pairs of bf16 or of quads of bytes, to end with whole steps.
 ///

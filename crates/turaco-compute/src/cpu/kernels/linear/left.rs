@@ -31,8 +31,8 @@ pub(super) enum Left {
 /// Inputs that a panel of f32 has room for in half of a first-level cache.
 const WIDE_STEPS: usize = 128;
 
-/// Steps that a panel of AMX has room for in two thirds of the larger first-level cache of the processors that have it.
-const TILE_STEPS: usize = 16;
+/// Steps of AMX whose part of a panel and of a strip have room together in the first-level cache.
+const TILE_STEPS: usize = 12;
 
 /// Words of 32 bits that a widened part of a panel takes.
 pub(super) const WIDE_WORDS: usize = if WIDE_STEPS > TILE_STEPS * 16 {

@@ -72,6 +72,9 @@ const BLOCK_ROWS: usize = 96;
 /// Bytes of activations that a block of rows may have, to stay in the second-level cache.
 const BLOCK_BYTES: usize = 640 << 10;
 
+/// Strips for each thread that are worth a block of its own.
+const MIN_OWN_STRIPS: usize = 3;
+
 /// Bytes of weights worth a task of their own.
 const MIN_TASK_BYTES: usize = 48 << 10;
 
@@ -124,6 +127,8 @@ struct Kernels {
     /// For panels that `tile` takes as f32.
     widen: Option<WidenFn>,
     tile: TileFn,
+    /// As `tile`, for sums that begin at zero and need not be written before.
+    first_tile: Option<TileFn>,
     tile_rows: usize,
     /// Rows of strips and sums are padded to multiples of this.
     row_multiple: usize,
@@ -179,6 +184,7 @@ impl Kernels {
             stream_up_to: STREAM_ROWS,
             widen: None,
             tile: scalar::tile_f32,
+            first_tile: None,
             tile_rows: scalar::ROWS,
             row_multiple: 1,
             block_rows: BLOCK_ROWS,
@@ -211,6 +217,7 @@ impl Kernels {
             stream_up_to: neon::STREAM_UP_TO,
             widen: None,
             tile: neon::tile_f32,
+            first_tile: None,
             tile_rows: neon::ROWS,
             row_multiple: 1,
             block_rows: BLOCK_ROWS,
@@ -265,6 +272,7 @@ impl Kernels {
             stream_up_to: simd128::STREAM_UP_TO,
             widen: None,
             tile: simd128::tile_f32,
+            first_tile: None,
             tile_rows: simd128::ROWS,
             row_multiple: 1,
             block_rows: BLOCK_ROWS,
@@ -296,6 +304,7 @@ impl Kernels {
             stream_up_to: avx2::STREAM_UP_TO,
             widen: None,
             tile: avx2::tile_f32,
+            first_tile: None,
             tile_rows: if weight_type.is_integer() {
                 avx2::INTEGER_ROWS
             } else {
@@ -331,14 +340,17 @@ impl Kernels {
             block_bytes: 2 * BLOCK_BYTES,
             around: Some((amx::begin, amx::end)),
             pack: amx::pack,
+            first_tile: Some(amx::first_bf16),
             ..Self::avx512(weight_type, true).tiles(amx::tile_bf16, Left::Bf16Rows)
         };
         Some(match weight_type {
             WeightType::F32 | WeightType::F16 => return None,
             WeightType::Bf16 => plain.widening(amx::widen_bf16),
-            WeightType::Int8 => plain
-                .tiles(amx::tile_int8, Left::Int8Rows)
-                .widening(amx::widen_int8),
+            WeightType::Int8 => Self {
+                first_tile: Some(amx::first_int8),
+                ..plain.tiles(amx::tile_int8, Left::Int8Rows)
+            }
+            .widening(amx::widen_int8),
             WeightType::Q8 => plain.widening(amx::widen_q8),
             WeightType::Q4 => plain.widening(amx::widen_q4),
         })
@@ -352,6 +364,7 @@ impl Kernels {
             stream_up_to: STREAM_ROWS,
             widen: None,
             tile: avx512::tile_f32,
+            first_tile: None,
             tile_rows: avx512::ROWS,
             row_multiple: 1,
             block_rows: BLOCK_ROWS,
@@ -395,6 +408,18 @@ impl Kernels {
     fn tiles(self, tile: TileFn, left: Left) -> Self {
         Self { tile, left, ..self }
     }
+}
+
+/// On a boundary of cache lines, so that no vector crosses one.
+#[repr(align(64))]
+struct Aligned<T>(T);
+
+/// The elements of an array that is not written yet, each by itself.
+fn room_of<T, const N: usize>(
+    array: &mut MaybeUninit<Aligned<[T; N]>>,
+) -> &mut [MaybeUninit<T>; N] {
+    // SAFETY: an array of elements that need not be initialised lies where the array would; nothing is read.
+    unsafe { &mut *array.as_mut_ptr().cast() }
 }
 
 /// Memory for repacked activations, kept between calls.
@@ -607,47 +632,51 @@ impl Call<'_> {
         let (scales, packed) =
             scratch.parts(if integer { m } else { 0 }, padded(m) * steps * words)?;
 
-        let (to_scales, to_packed) = (Shared::new(scales), Shared::new(packed));
-        self.pool
-            .run_split(strips, MIN_PACK.div_ceil(height * k), &|part| {
-                for strip in part {
-                    let (first, rows) = (strip * height, strip_rows(strip));
-                    // SAFETY: each strip is written by one task; strips of `height` rows follow each other.
-                    let out = unsafe {
-                        std::slice::from_raw_parts_mut(
-                            to_packed.get().add(first * steps * words),
-                            padded(rows) * steps * words,
-                        )
-                    };
-                    let n_scales = if integer { rows } else { 0 };
-                    // SAFETY: likewise one scale per row.
-                    let scales = unsafe {
-                        std::slice::from_raw_parts_mut(to_scales.get().add(first), n_scales)
-                    };
-                    let x = &self.x[first * k..(first + rows) * k];
-                    // SAFETY: the kernel came with its instruction set.
-                    unsafe { (kernels.pack)(kernels.left, x, rows, k, out, scales) };
-                }
-            });
-        let (scales, packed) = (&*scales, &*packed);
+        let (scales, packed) = (Shared::new(scales), Shared::new(packed));
+        let strip_len = height * steps * words;
+        let pack = |strip: usize| {
+            let (first, rows) = (strip * height, strip_rows(strip));
+            let n_scales = if integer { rows } else { 0 };
+            // SAFETY: each strip is written by one task; strips of `height` rows follow each other, with one scale per row.
+            let (out, scales) = unsafe {
+                (
+                    std::slice::from_raw_parts_mut(
+                        packed.get().add(strip * strip_len),
+                        padded(rows) * steps * words,
+                    ),
+                    std::slice::from_raw_parts_mut(scales.get().add(first), n_scales),
+                )
+            };
+            let x = &self.x[first * k..(first + rows) * k];
+            // SAFETY: the kernel came with its instruction set.
+            unsafe { (kernels.pack)(kernels.left, x, rows, k, out, scales) };
+        };
 
-        let strips_per_block = (kernels.block_bytes / (height * steps * words * 4).max(1))
+        let strips_per_block = (kernels.block_bytes / (strip_len * 4).max(1))
             .clamp(2, kernels.block_rows / height.max(1))
             .clamp(1, strips);
-        let blocks = strips.div_ceil(strips_per_block);
+        let threads = self.pool.n_threads();
+        let mut blocks = strips.div_ceil(strips_per_block);
+        if strips >= threads * MIN_OWN_STRIPS {
+            // As many for each thread.
+            blocks = blocks.next_multiple_of(threads);
+        }
+        let block_strips = |block: usize| strips * block / blocks..strips * (block + 1) / blocks;
         let one = |block: usize, panel: usize| {
-            let strips = block * strips_per_block..strips.min((block + 1) * strips_per_block);
+            let strips = block_strips(block);
             let first = strips.start * height;
-            let rows = m.min(strips.end * height) - first;
-            let mut room = [const { MaybeUninit::<[u32; PANEL]>::uninit() }; MAX_BLOCK_ROWS];
-            let sums = begin(&mut room[..padded(rows)], self.first_sums(panel));
+            let mut room = MaybeUninit::<Aligned<[[u32; PANEL]; MAX_BLOCK_ROWS]>>::uninit();
+            let room = room_of(&mut room);
             let weights = self.w.panel(panel);
-            let mut wide = [const { MaybeUninit::<u32>::uninit() }; WIDE_WORDS];
+            let first_sums = self.first_sums(panel);
+            let mut wide = MaybeUninit::<Aligned<[u32; WIDE_WORDS]>>::uninit();
             if let Some((begin, _)) = kernels.around {
                 // SAFETY: the kernel came with its instruction set.
                 unsafe { begin() };
             }
-            for (start, count) in pieces(steps, kernels.left.tile_steps()) {
+            // Without any inputs there is still a bias.
+            let no_inputs = (steps == 0).then_some((0, 0));
+            for (start, count) in pieces(steps, kernels.left.tile_steps()).chain(no_inputs) {
                 let first_input = start * kernels.left.step_inputs();
                 let part = weights[w.input_offset(first_input)..].as_ptr();
                 let part = match kernels.widen {
@@ -660,45 +689,82 @@ impl Call<'_> {
                     }
                     None => part,
                 };
+                let last = start + count == steps;
+                let place = |strip: usize| {
+                    let first_row = strip * height;
+                    first_row - first..first_row - first + padded(strip_rows(strip))
+                };
+                let finish = |strip: usize, sums: &[MaybeUninit<[u32; PANEL]>]| {
+                    let (first_row, rows) = (strip * height, strip_rows(strip));
+                    // SAFETY: every piece of the panel was added to the sums of this strip, the first one wrote them.
+                    let sums = unsafe { sums[..rows].assume_init_ref() };
+                    let sums = match (integer, w.panel_scales(panel)) {
+                        (true, Some(column_scales)) => Sums::Integer {
+                            sums: bytemuck::cast_slice(sums),
+                            // SAFETY: written before, by whoever packed the strip.
+                            row_scales: unsafe {
+                                std::slice::from_raw_parts(scales.get().add(first_row), rows)
+                            },
+                            column_scales,
+                        },
+                        _ => Sums::Float(bytemuck::cast_slice(sums)),
+                    };
+                    self.store(panel, first_row, rows, sums);
+                };
                 for strip in strips.clone() {
-                    let rows = strip_rows(strip);
-                    let strip_start = strip * height * steps * words;
-                    if start + count == steps {
-                        self.prefetch_output(strip * height, rows, panel);
+                    let (first_row, rows) = (strip * height, strip_rows(strip));
+                    let sums = &mut room[place(strip)];
+                    let tile = match kernels.first_tile {
+                        Some(first_tile) if start == 0 && count > 0 => first_tile,
+                        _ => {
+                            if start == 0 {
+                                sums.fill(MaybeUninit::new(first_sums));
+                            }
+                            kernels.tile
+                        }
+                    };
+                    if last {
+                        self.prefetch_output(first_row, rows, panel);
                     }
-                    // SAFETY: the strip has `steps` steps of `rows` rows of activations, the panel as many, and the sums have a place for each row. The kernel came with its instruction set.
-                    unsafe {
-                        (kernels.tile)(
-                            rows,
-                            count,
-                            packed
-                                .as_ptr()
-                                .add(strip_start + start * words * padded(rows)),
-                            part,
-                            sums.as_mut_ptr().add(strip * height - first).cast(),
-                        );
+                    if count > 0 {
+                        let x = first_row * steps * words + start * words * padded(rows);
+                        // SAFETY: the strip has `steps` steps of `rows` rows of activations, the panel as many, and the
+                        // sums have a place for each row. The kernel came with its instruction set.
+                        unsafe {
+                            let x = packed.get().add(x).cast_const();
+                            tile(rows, count, x, part, sums.as_mut_ptr().cast());
+                        }
                     }
+                    // One strip later, so that the last products need not be waited for.
+                    if last && strip > strips.start {
+                        finish(strip - 1, &room[place(strip - 1)]);
+                    }
+                }
+                if last {
+                    finish(strips.end - 1, &room[place(strips.end - 1)]);
                 }
             }
             if let Some((_, end)) = kernels.around {
                 // SAFETY: as above.
                 unsafe { end() };
             }
-            let sums = &sums[..rows];
-            let sums = match (integer, w.panel_scales(panel)) {
-                (true, Some(column_scales)) => Sums::Integer {
-                    sums: bytemuck::cast_slice(sums),
-                    row_scales: &scales[first..first + rows],
-                    column_scales,
-                },
-                _ => Sums::Float(bytemuck::cast_slice(sums)),
-            };
-            self.store(panel, first, rows, sums);
         };
+        let panels = w.n_panels();
+        if blocks >= threads {
+            // Whoever packs a block multiplies it, so that it stays in one core's cache.
+            self.pool.run(blocks, &|block| {
+                block_strips(block).for_each(pack);
+                (0..panels).for_each(|panel| one(block, panel));
+            });
+            return Ok(());
+        }
+        self.pool
+            .run_split(strips, MIN_PACK.div_ceil(height * k), &|part| {
+                part.for_each(pack);
+            });
         if blocks == 1 {
             self.over_panels(|panel| one(0, panel));
         } else {
-            let panels = w.n_panels();
             self.pool
                 .run(blocks * panels, &|task| one(task / panels, task % panels));
         }
@@ -753,15 +819,6 @@ impl Call<'_> {
         // with its instruction set.
         unsafe { (self.kernels.store)(&block) };
     }
-}
-
-/// Fills all rows with `first` and gives them back as initialised.
-fn begin(room: &mut [MaybeUninit<[u32; PANEL]>], first: [u32; PANEL]) -> &mut [[u32; PANEL]] {
-    for row in room.iter_mut() {
-        row.write(first);
-    }
-    // SAFETY: every row was just written.
-    unsafe { &mut *(std::ptr::from_mut(room) as *mut [[u32; PANEL]]) }
 }
 
 /// Cuts `0..groups` into nearly equal pieces of even length, as (start, length).
