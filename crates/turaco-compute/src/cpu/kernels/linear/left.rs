@@ -23,8 +23,10 @@ pub(super) enum Left {
     /// Blocks of 32 inputs: `round(x * 127 / largest)` of each block.
     Blocks(BlockForm, Correction),
     /// As [`Left::Bf16`], with 32 inputs of a row side by side: rows of the tiles of AMX.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "for AMX"))]
     Bf16Rows,
     /// As [`Left::Int8`] without a shift, with 64 inputs of a row side by side.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "for AMX"))]
     Int8Rows,
 }
 

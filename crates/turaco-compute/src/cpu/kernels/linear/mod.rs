@@ -115,6 +115,9 @@ type StoreFn = unsafe fn(&Block<'_>);
 /// [`left::pack`]. Safety: the instruction set must be there.
 type PackFn = unsafe fn(Left, &[f32], usize, usize, &mut [u32], &mut [f32]);
 
+/// What makes a thread ready for tiles, and what ends that. Safety: the instruction set must be there.
+type Around = (unsafe fn(), unsafe fn());
+
 /// What one instruction set has for one weight type.
 #[derive(Clone, Copy)]
 struct Kernels {
@@ -135,7 +138,7 @@ struct Kernels {
     block_rows: usize,
     block_bytes: usize,
     /// Around the tiles of a thread.
-    around: Option<(unsafe fn(), unsafe fn())>,
+    around: Option<Around>,
     left: Left,
     store: StoreFn,
     pack: PackFn,
