@@ -29,7 +29,7 @@ pub fn install(control: &Control, printer: &Arc<Printer>) {
     drop(installed);
 }
 
-/// A file that is being written; removed when the program is made to end before it is complete.
+/// A file or folder that is being written; removed when the program is made to end before it is complete.
 pub struct Unfinished(PathBuf);
 
 impl Unfinished {
@@ -56,6 +56,29 @@ fn remove_unfinished() {
         .unwrap_or_else(PoisonError::into_inner)
         .iter()
     {
-        let _ = std::fs::remove_file(path);
+        remove(path);
+    }
+}
+
+fn remove(path: &Path) {
+    let _ = std::fs::remove_file(path).or_else(|_| std::fs::remove_dir_all(path));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unfinished_files_and_folders_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        let inner = folder.path().join("folder");
+        std::fs::write(&file, "half").unwrap();
+        std::fs::create_dir(&inner).unwrap();
+        std::fs::write(inner.join("file"), "half").unwrap();
+        for path in [&file, &inner, &folder.path().join("gone")] {
+            remove(path);
+            assert!(!path.exists());
+        }
     }
 }

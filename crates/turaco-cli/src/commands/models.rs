@@ -9,7 +9,7 @@ use turaco::Error;
 use turaco::cache::{ALIASES, CachedModel, Lookup};
 use turaco::hub::Hub;
 use turaco::models::whisper::WhisperCheckpoint;
-use turaco::models::whisper::convert::write_hugging_face;
+use turaco::models::whisper::convert::{NewFolder, write_hugging_face};
 use turaco::weights::{DType, WeightType};
 
 use super::Context;
@@ -18,6 +18,7 @@ use crate::engine;
 use crate::exit::{Exit, Failure, Outcome, Stop};
 use crate::printer::Level;
 use crate::progress::{Bar, Unit, size};
+use crate::signals::Unfinished;
 
 /// Do what the subcommand says.
 pub fn run(args: &ModelsArgs, context: &Context) -> Outcome {
@@ -223,7 +224,11 @@ fn convert(input: &str, output: &Path, dtype: DType, context: &Context) -> Outco
     for note in &checkpoint.notes {
         context.printer.message(Level::Verbose, note);
     }
-    write_hugging_face(&checkpoint, output, dtype)?;
+    let folder = NewFolder::create(output)?;
+    let _unfinished = Unfinished::new(folder.hidden());
+    let bar = Bar::new(&context.printer, &output.display().to_string(), Unit::Bytes);
+    write_hugging_face(&checkpoint, folder, dtype, &bar.watch(&context.control))?;
+    bar.finish();
     context.printer.result_line(&output.display().to_string())?;
     Ok(Exit::Success)
 }

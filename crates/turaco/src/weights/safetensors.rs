@@ -215,7 +215,7 @@ pub fn write(out: &mut impl io::Write, tensors: &[(String, &Tensor, DType)]) -> 
                     format!("{PANELS}{name}"),
                     json!(format!("{} {rows} {cols}", packed.name())),
                 );
-                ("U8", vec![panels_len(*packed, rows, cols).unwrap_or(0)])
+                ("U8", vec![stored_len(tensor, *dtype)])
             }
             (other, _) => {
                 let shape = super::shape_text(&tensor.shape);
@@ -225,10 +225,7 @@ pub fn write(out: &mut impl io::Write, tensors: &[(String, &Tensor, DType)]) -> 
                 );
             }
         };
-        end += match dtype {
-            DType::Panels(_) => shape[0],
-            _ => tensor.len() * dtype.block_bytes(),
-        };
+        end += stored_len(tensor, *dtype);
         header.insert(
             name.clone(),
             json!({"dtype": type_name, "shape": shape, "data_offsets": [begin, end]}),
@@ -288,6 +285,21 @@ pub fn write(out: &mut impl io::Write, tensors: &[(String, &Tensor, DType)]) -> 
         out.write_all(&bytes)?;
     }
     Ok(())
+}
+
+/// Bytes that [`write`] makes of `tensors`, without the header.
+pub fn data_len(tensors: &[(String, &Tensor, DType)]) -> usize {
+    tensors
+        .iter()
+        .map(|(_, tensor, dtype)| stored_len(tensor, *dtype))
+        .sum()
+}
+
+fn stored_len(tensor: &Tensor, dtype: DType) -> usize {
+    match (dtype, tensor.shape.as_slice()) {
+        (DType::Panels(packed), &[rows, cols]) => panels_len(packed, rows, cols).unwrap_or(0),
+        _ => tensor.len() * dtype.block_bytes(),
+    }
 }
 
 /// Begins the keys of the metadata that say which tensors are panels.

@@ -14,20 +14,21 @@ use super::vocabulary::{TokenEncoding, VocabularySource};
 use crate::tokenizer::bpe::byte_of_gpt2_char;
 use crate::tokenizer::languages::LANGUAGES;
 use crate::weights::{DType, safetensors};
-use crate::{Error, Result};
+use crate::{Control, Error, Result};
 
-/// Writes `checkpoint` as the folder `folder`: `model.safetensors` with all numbers as `dtype` (`F32`, `F16` or `Bf16`; or
-/// `Panels`, which packs the matrices of all layers and keeps the rest plain), `config.json`, `generation_config.json`, `preprocessor_config.json` and the vocabulary in the form it was found in.
+/// Writes `checkpoint` into `folder`: `model.safetensors` with all numbers as `dtype` (`F32`, `F16` or `Bf16`; or `Panels`,
+/// which packs the matrices of all layers and keeps the rest plain), `config.json`, `generation_config.json`,
+/// `preprocessor_config.json` and the vocabulary in the form it was found in.
 ///
-/// The folder appears whole or not at all: everything is written to a hidden folder beside it, which is renamed at the
-/// end, and removed when anything fails.
+/// The folder appears whole or not at all, also when `control` is cancelled; progress is in bytes of weights.
 ///
 /// # Errors
-/// When `folder` exists and is not empty, or the file system refuses (full disk, no permission); names the file.
+/// When the file system refuses (full disk, no permission), naming the file, or on cancellation.
 pub fn write_hugging_face(
     checkpoint: &WhisperCheckpoint,
-    folder: &Path,
+    folder: NewFolder,
     dtype: DType,
+    control: &Control,
 ) -> Result<()> {
     if !matches!(
         dtype,
@@ -38,20 +39,6 @@ pub fn write_hugging_face(
             message: format!("cannot convert to {dtype}; f32, f16, bf16 and panels are possible"),
         });
     }
-    let is_free = match fs::read_dir(folder) {
-        Ok(mut entries) => entries.next().is_none(),
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
-    };
-    if !is_free {
-        let exists = io::Error::new(
-            io::ErrorKind::AlreadyExists,
-            "it exists already and is not empty",
-        );
-        return Err(failed("create", folder, exists));
-    }
-    let partial = PartialFolder::create(folder)?;
-
-    let weights_path = partial.path.join("model.safetensors");
     let tensors: Vec<_> = checkpoint
         .weights
         .iter()
@@ -60,21 +47,31 @@ pub fn write_hugging_face(
             (format!("model.{name}"), tensor, dtype)
         })
         .collect();
-    write_file(&weights_path, |out| safetensors::write(out, &tensors))?;
+    let watch = Watch {
+        control,
+        total: Some(safetensors::data_len(&tensors) as f64),
+    };
+    folder.write("model.safetensors", watch, |out| {
+        safetensors::write(out, &tensors)
+    })?;
+    let unwatched = Watch {
+        control,
+        total: None,
+    };
     for (name, value) in [
         ("config.json", config_json(checkpoint, dtype)),
         ("generation_config.json", generation_json(checkpoint)),
         ("preprocessor_config.json", preprocessor_json(checkpoint)),
     ] {
-        write_file(&partial.path.join(name), |out| {
+        folder.write(name, unwatched, |out| {
             serde_json::to_writer_pretty(&mut *out, &value)?;
             out.write_all(b"\n")
         })?;
     }
     for (name, content) in vocabulary_files(checkpoint) {
-        write_file(&partial.path.join(name), |out| out.write_all(&content))?;
+        folder.write(name, unwatched, |out| out.write_all(&content))?;
     }
-    partial.publish(folder)
+    folder.publish()
 }
 
 /// How tensor `name` is written. Positions, biases and norms are used as they are, and the convolutions are
@@ -115,29 +112,65 @@ fn failed(action: &'static str, path: &Path, source: io::Error) -> Error {
     }
 }
 
-/// Creates a file and makes sure that its content has reached the disk: a full one may only be noticed then.
-fn write_file(
-    path: &Path,
-    content: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
-) -> Result<()> {
-    let write = || -> io::Result<()> {
-        let mut out = BufWriter::with_capacity(1 << 20, File::create_new(path)?);
-        content(&mut out)?;
-        out.into_inner()
-            .map_err(io::IntoInnerError::into_error)?
-            .sync_all()
-    };
-    write().map_err(|source| failed("write", path, source))
+/// Who is told how much of a file is written, and may stop it.
+#[derive(Clone, Copy)]
+struct Watch<'a> {
+    control: &'a Control,
+    /// Bytes to come, where it is worth telling.
+    total: Option<f64>,
 }
 
-/// A folder under construction, removed when dropped.
-struct PartialFolder {
-    path: PathBuf,
+/// A file that is written in pieces, with a look at the control before each.
+struct WatchedFile<'a> {
+    file: File,
+    written: usize,
+    watch: Watch<'a>,
 }
 
-impl PartialFolder {
+impl Write for WatchedFile<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        const PIECE: usize = 4 << 20;
+        // Not `ErrorKind::Interrupted`, after which writers try again.
+        self.watch.control.check().map_err(io::Error::other)?;
+        let written = self.file.write(&bytes[..bytes.len().min(PIECE)])?;
+        self.written += written;
+        if self.watch.total.is_some() {
+            let control = self.watch.control;
+            control.report(self.written as f64, self.watch.total);
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// A folder that is filled under a hidden name beside it, which is removed when this is dropped, and gets its own name
+/// when it is complete.
+#[derive(Debug)]
+pub struct NewFolder {
+    target: PathBuf,
+    hidden: PathBuf,
+}
+
+impl NewFolder {
     /// Makes a hidden sibling of `folder`, so that renaming stays on one file system.
-    fn create(folder: &Path) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When `folder` exists and is not empty, or the file system refuses.
+    pub fn create(folder: &Path) -> Result<Self> {
+        let is_free = match fs::read_dir(folder) {
+            Ok(mut entries) => entries.next().is_none(),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        if !is_free {
+            let exists = io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "it exists already and is not empty",
+            );
+            return Err(failed("create", folder, exists));
+        }
         let absolute =
             std::path::absolute(folder).map_err(|source| failed("create", folder, source))?;
         let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
@@ -150,31 +183,68 @@ impl PartialFolder {
             let mut hidden = std::ffi::OsString::from(".");
             hidden.push(name);
             hidden.push(format!(".partial-{}-{attempt}", std::process::id()));
-            let path = parent.join(hidden);
-            match fs::create_dir(&path) {
-                Ok(()) => return Ok(Self { path }),
+            let hidden = parent.join(hidden);
+            match fs::create_dir(&hidden) {
+                Ok(()) => {
+                    return Ok(Self {
+                        target: folder.to_path_buf(),
+                        hidden,
+                    });
+                }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempt < 1000 => {
                     attempt += 1;
                 }
-                Err(source) => return Err(failed("create", &path, source)),
+                Err(source) => return Err(failed("create", &hidden, source)),
             }
         }
     }
 
+    /// Where its files are until it is complete. A program that ends without dropping this removes it itself.
+    pub fn hidden(&self) -> &Path {
+        &self.hidden
+    }
+
+    /// Creates a file and makes sure that its content has reached the disk: a full one may only be noticed then.
+    fn write(
+        &self,
+        name: &str,
+        watch: Watch<'_>,
+        content: impl FnOnce(&mut BufWriter<WatchedFile<'_>>) -> io::Result<()>,
+    ) -> Result<()> {
+        let write = || -> io::Result<()> {
+            let file = WatchedFile {
+                file: File::create_new(self.hidden.join(name))?,
+                written: 0,
+                watch,
+            };
+            let mut out = BufWriter::with_capacity(1 << 20, file);
+            content(&mut out)?;
+            out.into_inner()
+                .map_err(io::IntoInnerError::into_error)?
+                .file
+                .sync_all()
+        };
+        let result = write();
+        watch.control.check()?;
+        // The name that the user knows.
+        result.map_err(|source| failed("write", &self.target.join(name), source))
+    }
+
     /// Gives the folder its name.
-    fn publish(self, folder: &Path) -> Result<()> {
+    fn publish(self) -> Result<()> {
         // An empty folder of that name is in the way on some systems; a full one stays and makes the renaming fail.
-        if folder.is_dir() {
-            fs::remove_dir(folder).map_err(|source| failed("replace", folder, source))?;
+        let target = &self.target;
+        if target.is_dir() {
+            fs::remove_dir(target).map_err(|source| failed("replace", target, source))?;
         }
-        fs::rename(&self.path, folder).map_err(|source| failed("create", folder, source))
+        fs::rename(&self.hidden, target).map_err(|source| failed("create", target, source))
     }
 }
 
-impl Drop for PartialFolder {
+impl Drop for NewFolder {
     fn drop(&mut self) {
         // After publishing there is nothing left under this name. A failure here has nobody to tell.
-        drop(fs::remove_dir_all(&self.path));
+        drop(fs::remove_dir_all(&self.hidden));
     }
 }
 
@@ -340,6 +410,11 @@ mod tests {
     use super::*;
     use crate::models::whisper::testing;
 
+    fn write(checkpoint: &WhisperCheckpoint, folder: &Path, dtype: DType) -> Result<()> {
+        let folder = NewFolder::create(folder)?;
+        write_hugging_face(checkpoint, folder, dtype, &Control::new())
+    }
+
     #[test]
     fn a_written_folder_is_the_same_model() {
         let model = testing::RandomModel::new(7);
@@ -355,7 +430,7 @@ mod tests {
         ];
         for (index, dtype) in types.into_iter().enumerate() {
             let target = folder.path().join("deep/er").join(dtype.name());
-            write_hugging_face(&original, &target, dtype).unwrap();
+            write(&original, &target, dtype).unwrap();
             let written = WhisperCheckpoint::open(&target).unwrap();
             assert_eq!(written.config, original.config);
             assert_eq!(
@@ -387,19 +462,18 @@ mod tests {
         let mut original = WhisperCheckpoint::open(&source).unwrap();
         let count = || fs::read_dir(folder.path()).unwrap().count();
 
-        let message = write_hugging_face(&original, folder.path(), DType::F32)
+        let message = write(&original, folder.path(), DType::F32)
             .unwrap_err()
             .to_string();
         assert!(message.contains("cannot create"), "{message}");
-        assert!(write_hugging_face(&original, &folder.path().join("x"), DType::I8).is_err());
-        assert!(write_hugging_face(&original, &source, DType::F32).is_err());
+        assert!(write(&original, &folder.path().join("x"), DType::I8).is_err());
+        assert!(write(&original, &source, DType::F32).is_err());
         assert_eq!(count(), 1);
 
         // The last tensor in order of names does not fit into f16: everything before it has been written by then.
         let huge = crate::weights::Tensor::from_f32(&[1], &[1e6]);
         original.weights.insert("z".into(), huge).unwrap();
-        let error =
-            write_hugging_face(&original, &folder.path().join("x"), DType::F16).unwrap_err();
+        let error = write(&original, &folder.path().join("x"), DType::F16).unwrap_err();
         assert!(matches!(
             error,
             Error::Io {
@@ -408,6 +482,27 @@ mod tests {
             }
         ));
         assert_eq!(count(), 1);
+    }
+
+    #[test]
+    fn cancelling_stops_between_two_pieces_and_leaves_nothing_behind() {
+        let parent = tempfile::tempdir().unwrap();
+        let source = testing::RandomModel::new(9).write_ggml(&parent.path().join("ggml-x.bin"), 1);
+        let original = WhisperCheckpoint::open(&source).unwrap();
+        for dtype in [DType::F32, DType::Panels(WeightType::Q8)] {
+            let target = parent.path().join("x");
+            let stop = Control::new();
+            // The first report comes after the first piece.
+            let stopped = stop.clone();
+            let control = stop.clone().on_progress(move |progress| {
+                assert!(progress.done <= progress.total.unwrap() + 1e6);
+                stopped.cancel();
+            });
+            let folder = NewFolder::create(&target).unwrap();
+            let error = write_hugging_face(&original, folder, dtype, &control).unwrap_err();
+            assert!(matches!(error, Error::Cancelled), "{error}");
+            assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
+        }
     }
 
     #[cfg(target_os = "linux")]
