@@ -475,6 +475,46 @@ mod tests {
     }
 
     #[test]
+    fn axes_of_size_one_do_not_matter_but_the_others_and_their_order_do() {
+        let values: Vec<f32> = (0..6u8).map(f32::from).collect();
+        let squeeze = |stored: &[usize], wanted: &[usize]| {
+            squeeze_to(
+                &Tensor::from_f32(stored, &values),
+                wanted,
+                "a",
+                Path::new("m"),
+            )
+        };
+        for (stored, wanted) in [
+            (&[6][..], &[6][..]),
+            (&[6, 1], &[6]),
+            (&[1, 6], &[6]),
+            (&[6], &[1, 6, 1]),
+            (&[2, 3], &[2, 3]),
+            (&[1, 2, 1, 3], &[2, 3]),
+            (&[2, 3], &[2, 1, 3]),
+        ] {
+            let tensor = squeeze(stored, wanted).unwrap();
+            assert_eq!(
+                (tensor.shape.as_slice(), tensor.to_f32()),
+                (wanted, values.clone())
+            );
+        }
+        for (stored, wanted) in [
+            (&[2, 3][..], &[3, 2][..]),
+            (&[2, 3], &[6]),
+            (&[6], &[2, 3]),
+            (&[1, 2, 3], &[3, 1, 2]),
+            (&[6], &[5]),
+            (&[6], &[]),
+        ] {
+            let message = squeeze(stored, wanted).unwrap_err().to_string();
+            assert!(message.contains("tensor `a` has shape"), "{message}");
+            assert!(message.contains(&weights::shape_text(wanted)), "{message}");
+        }
+    }
+
+    #[test]
     fn tiny_has_167_tensors() {
         let tensors = expected_tensors(&config());
         assert_eq!(tensors.len(), 167);
