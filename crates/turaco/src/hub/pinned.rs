@@ -177,11 +177,19 @@ impl PinnedCopy {
         let commit = self.commit();
         let lock_path = folder.lock_file(&commit);
         let _lock = lock::acquire(&lock_path, self.repo, control, notice)?;
+        // What a program left that was killed.
+        for old in std::fs::read_dir(folder.path()).into_iter().flatten() {
+            if let Ok(old) = old
+                && old.file_name().to_string_lossy().starts_with(WHEELS)
+            {
+                let _ = std::fs::remove_dir_all(old.path());
+            }
+        }
         // Inside the repository folder, so that finished files move without being copied.
         let work = WorkFolder::create(
             folder
                 .path()
-                .join(format!(".wheels-{}", std::process::id())),
+                .join(format!("{WHEELS}{}", std::process::id())),
         )?;
         let total: u64 = self.wheels.iter().map(|wheel| wheel.size).sum();
         let mut archives = Vec::with_capacity(self.wheels.len());
@@ -264,6 +272,9 @@ impl PinnedFile {
         Ok(())
     }
 }
+
+/// Begins the names of the folders that wheels are downloaded to.
+const WHEELS: &str = ".wheels-";
 
 /// A folder that is deleted again.
 struct WorkFolder {
@@ -411,6 +422,14 @@ fn run_pip(
     }
     let text = std::fs::read(&log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
+    // As Python shows the system's error; the number is the same on Linux and macOS.
+    if text.contains("[Errno 28]") {
+        return Err(Error::Io {
+            action: "download with pip",
+            path: target.to_path_buf(),
+            source: std::io::ErrorKind::StorageFull.into(),
+        });
+    }
     Ok(Err(PipFailure {
         why: last_words(&text).unwrap_or_else(|| format!("pip ended with {status}")),
         pip_ran: text
@@ -614,6 +633,39 @@ mkdir -p "$2" && cp "$here/${3%%==*}-1.whl" "$2/""#;
         let message = error.to_string();
         assert!(message.contains("no-such-python: not found"), "{message}");
         assert!(message.contains("No module named pip"), "{message}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_disk_that_fills_up_under_pip_is_named_as_the_reason() {
+        let (root, tools) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let script = "echo 'Collecting one'; echo 'ERROR: Exception:
+Traceback (most recent call last):
+OSError: [Errno 28] No space left on device'; exit 2";
+        let python = fake_python(tools.path(), script);
+        let error = SMALL
+            .install(root.path(), &[python], &Control::new(), &|_| {})
+            .unwrap_err();
+        assert!(
+            error.hint().unwrap().contains("the disk is full"),
+            "{error}"
+        );
+        let left = files_below(&root.path().join("models--org--pinned"));
+        assert!(left.is_empty(), "{left:?}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_a_killed_program_left_is_removed() {
+        let (root, tools) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let old = root.path().join("models--org--pinned/.wheels-1/one");
+        std::fs::create_dir_all(&old).unwrap();
+        std::fs::write(old.join("one-1.whl"), "half").unwrap();
+        let python = wheels(tools.path(), b"world");
+        SMALL
+            .install(root.path(), &[python], &Control::new(), &|_| {})
+            .unwrap();
+        assert!(!old.exists());
     }
 
     #[cfg(unix)]
