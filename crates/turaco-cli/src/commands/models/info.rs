@@ -61,10 +61,8 @@ pub fn run(name: Option<&str>, as_json: bool, context: &Context) -> Outcome {
 fn facts(path: &Path) -> Result<Value, Failure> {
     let checkpoint = weights::open(path).map_err(engine::model_failure)?;
     let mut dtypes: BTreeMap<String, usize> = BTreeMap::new();
-    let mut parameters = 0u64;
     for (_, tensor) in checkpoint.weights.iter() {
         *dtypes.entry(tensor.dtype.to_string()).or_default() += 1;
-        parameters += tensor.len() as u64;
     }
     let mut facts = json!({
         "name": path.file_name().map(|name| name.to_string_lossy()),
@@ -73,7 +71,6 @@ fn facts(path: &Path) -> Result<Value, Failure> {
         "size": size_on_disk(path),
         "tensors": checkpoint.weights.len(),
         "dtypes": dtypes,
-        "parameters": parameters,
     });
     let whisper = WhisperCheckpoint::from_checkpoint(checkpoint)?;
     let config = &whisper.config;
@@ -90,6 +87,8 @@ fn facts(path: &Path) -> Result<Value, Failure> {
     let more = json!({
         "name": whisper.name,
         "kind": "whisper",
+        // Of the model: files may hold the token embedding twice, and numbers that belong to their format.
+        "parameters": whisper.weights.iter().map(|(_, tensor)| tensor.len()).sum::<usize>(),
         "multilingual": tokenizer.is_multilingual(),
         "encoder": {
             "layers": config.n_audio_layers,
