@@ -79,8 +79,14 @@ pub struct ConvertArgs {
     /// File format to write
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "safetensors")]
     pub to: FileFormat,
-    /// Number format of the weights
-    #[arg(long, value_name = "TYPE", value_enum, default_value = "f32")]
+    /// Number format of the weights: f32, f16 or bf16
+    #[arg(
+        long,
+        value_name = "TYPE",
+        value_enum,
+        default_value = "f32",
+        hide_possible_values = true
+    )]
     pub dtype: WeightFormat,
 }
 

@@ -82,6 +82,7 @@ fn table<'a>(text: &mut String, args: impl Iterator<Item = &'a Arg>) {
             .get_possible_values()
             .iter()
             .filter(|_| arg.get_action().takes_values() && !arg.is_require_equals_set())
+            .filter(|_| !arg.is_hide_possible_values_set())
             .map(|value| value.get_name().to_string())
             .collect();
         if !values.is_empty() {
