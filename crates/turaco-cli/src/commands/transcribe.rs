@@ -140,7 +140,8 @@ impl Job<'_> {
         as_json: bool,
         sink: &mut Sink<'_>,
     ) -> Result<(), Stop> {
-        let probabilities = transcriber.detect_language(audio, &self.plan.options)?;
+        let probabilities =
+            transcriber.detect_language(audio, &self.plan.options, &self.context.control)?;
         let (language, probability) = probabilities
             .first()
             .ok_or_else(|| Failure::model("the model names no language"))?;

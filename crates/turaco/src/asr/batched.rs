@@ -12,10 +12,12 @@ use crate::tokenizer::WhisperTokenizer;
 use crate::{Control, Result, trace};
 
 use super::fallback::{decode_with_fallback, is_silence, search_options};
+use super::language::Spoken;
 use super::long_form::{FRAMES_PER_SECOND, Span, cut_segments, pad_rows};
 use super::timings::Timings;
 use super::token_rules::TokenRules;
 use super::vad_time_map::{SpeechChunk, TimeMap, collect_speech};
+use super::window_decoder::Prompt;
 use super::window_prompt::PromptTemplate;
 use super::words::Aligner;
 use super::workspace::Workspace;
@@ -38,10 +40,11 @@ pub(super) struct Batched<'a> {
     pub time_map: TimeMap,
     pub rules: TokenRules,
     pub prompts: PromptTemplate,
-    pub language: String,
-    pub sot_sequence: Vec<u32>,
+    pub spoken: Spoken,
     pub duration: f64,
     pub n_segments: usize,
+    /// The prefix belongs to the first window only.
+    pub started: bool,
 }
 
 impl Batched<'_> {
@@ -51,7 +54,12 @@ impl Batched<'_> {
         workspace: &mut Workspace,
         timings: &mut Timings,
     ) -> Result<Option<Vec<Segment>>> {
-        let n = self.chunks.len().min(self.options.batch_size);
+        let first = !std::mem::replace(&mut self.started, true);
+        let mut n = self.chunks.len().min(self.options.batch_size);
+        if first && self.prompts.has_prefix() {
+            // Prompts that are decoded together have the same length.
+            n = n.min(1);
+        }
         if n == 0 {
             return Ok(None);
         }
@@ -62,6 +70,7 @@ impl Batched<'_> {
         let cut = trace::span("window");
         let mut features = Vec::with_capacity(n * self.log_mel.n_mels() * n_ctx_frames);
         for chunk in &chunks {
+            self.control.check()?;
             let speech = collect_speech(&self.samples, &chunk.spans);
             let mel = {
                 let _span = trace::span("mel");
@@ -83,19 +92,29 @@ impl Batched<'_> {
             workspace.windows.push(window);
         }
         let mut windows: Vec<&mut Window> = workspace.windows[..n].iter_mut().collect();
+        self.control.check()?;
         workspace.session.encode(&features, &mut windows)?;
+        self.control.check()?;
         timings.encoder += started.elapsed().as_secs_f64();
 
         let started = Instant::now();
         let windows: Vec<&Window> = workspace.windows[..n].iter().collect();
-        let prompt = self.prompts.prompt(
-            &self.sot_sequence,
-            self.tokenizer,
-            self.prompts.initial(),
-            0,
-            true,
-        );
-        let prompts = vec![prompt; n];
+        let mut spoken = vec![self.spoken.clone(); n];
+        for (spoken, window) in spoken.iter_mut().zip(&windows) {
+            spoken.listen(&mut workspace.session, self.tokenizer, window)?;
+        }
+        let prompts: Vec<Prompt> = spoken
+            .iter()
+            .map(|spoken| {
+                self.prompts.prompt(
+                    &spoken.sot_sequence,
+                    self.tokenizer,
+                    self.prompts.initial(),
+                    0,
+                    first,
+                )
+            })
+            .collect();
         let temperature = self.options.temperature.first().copied().unwrap_or(0.0);
         let seed = self.options.seed ^ (chunks[0].offset * FRAMES_PER_SECOND) as u64;
         let search = search_options(
@@ -142,8 +161,8 @@ impl Batched<'_> {
                 let aligner = Aligner {
                     heads: self.alignment_heads,
                     tokenizer: self.tokenizer,
-                    sot_sequence: &self.sot_sequence,
-                    language: &self.language,
+                    sot_sequence: &spoken[i].sot_sequence,
+                    language: &spoken[i].language,
                     options: &self.options,
                 };
                 let mut last_speech = 0.0;

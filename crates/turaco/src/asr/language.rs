@@ -4,6 +4,38 @@ use crate::Result;
 use crate::models::whisper::{Choice, Session, Window};
 use crate::tokenizer::WhisperTokenizer;
 
+use super::Task;
+
+/// The language of a window and what it means for the prompt.
+#[derive(Debug, Clone)]
+pub struct Spoken {
+    pub language: String,
+    pub sot_sequence: Vec<u32>,
+    pub task: Task,
+    /// Where every window may have another language: which ones come into question, none for all.
+    pub detect_among: Option<Vec<u32>>,
+}
+
+impl Spoken {
+    /// Find out what is spoken in `window`, if that may be another language than before.
+    pub fn listen(
+        &mut self,
+        session: &mut Session,
+        tokenizer: &WhisperTokenizer,
+        window: &Window,
+    ) -> Result<()> {
+        let Some(among) = &self.detect_among else {
+            return Ok(());
+        };
+        let found = language_probabilities(session, tokenizer, window, among)?;
+        if let Some((language, _)) = found.into_iter().next() {
+            self.sot_sequence = tokenizer.sot_sequence(Some(&language), self.task)?;
+            self.language = language;
+        }
+        Ok(())
+    }
+}
+
 /// Probabilities of all languages of the model (or of `among` only), best first: one decoder step after the start of
 /// transcript, softmax over the language tokens, as `detect_language` of openai-whisper's `decoding.py`.
 ///

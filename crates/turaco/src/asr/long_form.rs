@@ -8,12 +8,11 @@ use std::time::Instant;
 use crate::Control;
 use crate::Result;
 use crate::features::Mel;
-use crate::models::whisper::{Session, Window};
 use crate::tokenizer::WhisperTokenizer;
 use crate::trace;
 
 use super::fallback::{decode_with_fallback, is_silence};
-use super::language::language_probabilities;
+use super::language::Spoken;
 use super::timings::Timings;
 use super::token_rules::{TIME_PRECISION, TokenRules};
 use super::window_decoder::Decoded;
@@ -41,8 +40,7 @@ pub(super) struct LongForm<'a> {
     pub clips: Vec<(usize, usize)>,
     pub rules: TokenRules,
     pub prompts: PromptTemplate,
-    pub language: String,
-    pub sot_sequence: Vec<u32>,
+    pub spoken: Spoken,
     progress: Position,
 }
 
@@ -98,7 +96,7 @@ impl<'a> LongForm<'a> {
         control: Control,
         (mel, content_frames): (Mel, usize),
         (rules, prompts): (TokenRules, PromptTemplate),
-        (language, sot_sequence): (String, Vec<u32>),
+        spoken: Spoken,
         n_window_frames: usize,
     ) -> Self {
         let clips = clip_frames(&options.clip_timestamps, content_frames);
@@ -121,8 +119,7 @@ impl<'a> LongForm<'a> {
             clips,
             rules,
             prompts,
-            language,
-            sot_sequence,
+            spoken,
             progress,
         }
     }
@@ -156,13 +153,11 @@ impl<'a> LongForm<'a> {
         timings.encoder += started.elapsed().as_secs_f64();
 
         let started = Instant::now();
-        if self.options.multilingual && self.tokenizer.is_multilingual() {
-            let (session, _, window) = workspace.parts();
-            self.detect_language(session, window)?;
-        }
+        let (session, _, window) = workspace.parts();
+        self.spoken.listen(session, self.tokenizer, window)?;
         let position = &self.progress;
         let prompt = self.prompts.prompt(
-            &self.sot_sequence,
+            &self.spoken.sot_sequence,
             self.tokenizer,
             &position.all_tokens,
             position.prompt_reset_since,
@@ -247,17 +242,6 @@ impl<'a> LongForm<'a> {
         None
     }
 
-    fn detect_language(&mut self, session: &mut Session, window: &Window) -> Result<()> {
-        let found = language_probabilities(session, self.tokenizer, window, &[])?;
-        if let Some((language, _)) = found.into_iter().next() {
-            self.sot_sequence = self
-                .tokenizer
-                .sot_sequence(Some(&language), self.options.task)?;
-            self.language = language;
-        }
-        Ok(())
-    }
-
     /// Word times, and the seek position that follows from them. Returns whether the window is thrown away because its
     /// beginning looks made up over silence.
     fn add_words(
@@ -270,8 +254,8 @@ impl<'a> LongForm<'a> {
         let aligner = Aligner {
             heads: self.alignment_heads,
             tokenizer: self.tokenizer,
-            sot_sequence: &self.sot_sequence,
-            language: &self.language,
+            sot_sequence: &self.spoken.sot_sequence,
+            language: &self.spoken.language,
             options: &self.options,
         };
         let mut last_speech = self.progress.last_speech;

@@ -15,7 +15,7 @@ use crate::tokenizer::WhisperTokenizer;
 use crate::{Control, Error, Result, trace};
 
 use super::batched::Batched;
-use super::language::language_probabilities;
+use super::language::{Spoken, language_probabilities};
 use super::long_form::{LongForm, pad_rows};
 use super::memory_guard::{check_states, check_weights};
 use super::token_rules::TokenRules;
@@ -227,6 +227,7 @@ impl Transcriber {
         drop(span);
         let content_frames = mel.n_frames.saturating_sub(self.window_frames());
         timings.features = started.elapsed().as_secs_f64();
+        control.check()?;
 
         let started = Instant::now();
         let span = trace::span("language");
@@ -245,8 +246,17 @@ impl Transcriber {
         let rules = TokenRules::new(&options, timestamps, &self.tokenizer, config.n_vocab);
         let prompts = PromptTemplate::new(&options, timestamps, &self.tokenizer, config.n_text_ctx);
         let sot_sequence = self.tokenizer.sot_sequence(Some(&language), options.task)?;
-        let info = Info {
+        let several_languages = options.multilingual && self.is_multilingual();
+        let spoken = Spoken {
             language: language.clone(),
+            sot_sequence,
+            task: options.task,
+            detect_among: several_languages
+                .then(|| self.language_tokens(&options.languages))
+                .transpose()?,
+        };
+        let info = Info {
+            language,
             language_probability,
             duration,
             duration_after_vad,
@@ -266,10 +276,10 @@ impl Transcriber {
                 time_map,
                 rules,
                 prompts,
-                language,
-                sot_sequence,
+                spoken,
                 duration,
                 n_segments: 0,
+                started: false,
             })),
             _ => Engine::Sequential(Box::new(LongForm::new(
                 &self.tokenizer,
@@ -278,7 +288,7 @@ impl Transcriber {
                 control.clone(),
                 (mel, content_frames),
                 (rules, prompts),
-                (language, sot_sequence),
+                spoken,
                 self.window_frames(),
             ))),
         };
@@ -295,27 +305,33 @@ impl Transcriber {
         })
     }
 
-    /// Probabilities of all languages in the first window, best first.
+    /// Probabilities of all languages that come into question, best first: the ones that
+    /// [`transcribe`](Self::transcribe) would choose from.
     ///
     /// # Errors
-    /// A failed device.
+    /// As [`transcribe`](Self::transcribe).
     pub fn detect_language(
         &self,
         audio: &Audio,
         options: &TranscribeOptions,
+        control: &Control,
     ) -> Result<Vec<(String, f64)>> {
         if !self.is_multilingual() {
             return Ok(vec![("en".into(), 1.0)]);
         }
-        let audio = audio.clone().resampled(SAMPLE_RATE)?;
-        let mel = self
-            .log_mel
-            .compute(audio.samples(), self.window_frames() * HOP_LENGTH);
-        let among = self.language_tokens(&options.languages)?;
-        let mut workspace = self.take_workspace()?;
-        let found = self.probabilities_at(&mel, 0, &among, &mut workspace)?;
-        self.give_back(workspace);
-        Ok(found)
+        let options = TranscribeOptions {
+            language: None,
+            task: Task::Transcribe,
+            ..options.clone()
+        };
+        // Nothing is decoded before the first segment is asked for.
+        let Info {
+            language,
+            language_probability,
+            all_language_probs,
+            ..
+        } = self.transcribe(audio, &options, control)?.info().clone();
+        Ok(all_language_probs.unwrap_or_else(|| vec![(language, language_probability)]))
     }
 
     /// Mel frames of a full window.

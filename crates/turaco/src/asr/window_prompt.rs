@@ -60,6 +60,11 @@ impl PromptTemplate {
         &self.initial
     }
 
+    /// Whether the first window has to start with something.
+    pub fn has_prefix(&self) -> bool {
+        !self.prefix.is_empty()
+    }
+
     /// The prompt of one window. `previous` is all text so far, the initial prompt included; text before
     /// `reset_since` is forgotten. `first` says whether the prefix applies.
     pub fn prompt(

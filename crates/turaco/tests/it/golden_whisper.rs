@@ -321,7 +321,7 @@ fn base_languages() {
     {
         let Some(audio) = clip(name) else { continue };
         let found = loaded("base")
-            .detect_language(&audio, &TranscribeOptions::default())
+            .detect_language(&audio, &TranscribeOptions::default(), &Control::new())
             .unwrap();
         for (code, probability) in &found {
             let expected = expected[code].as_f64().unwrap();
@@ -349,7 +349,7 @@ fn tiny_random_multilingual_tokens_and_words() {
     let audio = clip("jfk").unwrap();
     let transcriber = loaded("tiny-random");
     let languages = transcriber
-        .detect_language(&audio, &TranscribeOptions::default())
+        .detect_language(&audio, &TranscribeOptions::default(), &Control::new())
         .unwrap();
     for (code, expected) in golden["language_probs_top10"].as_object().unwrap() {
         let found = languages.iter().find(|(found, _)| found == code).unwrap().1;

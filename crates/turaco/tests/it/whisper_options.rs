@@ -168,6 +168,58 @@ fn a_prefix_is_continued_and_hotwords_are_heard() {
 }
 
 #[test]
+fn a_prefix_begins_the_first_batched_window_only() {
+    let audio = three_clips();
+    let mut options = greedy();
+    options.batch_size = 8;
+    options.chunk_length = Some(12.0);
+    let plain = transcribe(loaded("tiny.en"), &audio, &options);
+    options.prefix = Some("And so, my fellow Americans,".into());
+    let prefixed = transcribe(loaded("tiny.en"), &audio, &options);
+    assert!(plain.len() > 1, "{plain:?}");
+    let later = |segments: &[Segment]| text(&segments[1..]);
+    assert_eq!(later(&prefixed), later(&plain));
+    assert_ne!(prefixed[0].text, plain[0].text);
+}
+
+#[test]
+fn detection_among_one_language_is_that_language() {
+    let audio = clip("test_speech").unwrap();
+    for batch_size in [1, 4] {
+        let mut given = greedy();
+        given.batch_size = batch_size;
+        given.language = Some("de".into());
+        let mut detected = given.clone();
+        detected.language = None;
+        detected.languages = vec!["german".into()];
+        detected.multilingual = true;
+        assert_eq!(
+            text(&transcribe(loaded("base"), &audio, &detected)),
+            text(&transcribe(loaded("base"), &audio, &given)),
+            "batches of {batch_size}"
+        );
+    }
+}
+
+#[test]
+fn detecting_the_language_alone_finds_what_transcribing_does() {
+    let mut samples = vec![0.0; 30 * 16_000];
+    samples.extend_from_slice(clip("jfk").unwrap().samples());
+    let audio = Audio::from_samples(samples, 16_000).unwrap();
+    let mut options = TranscribeOptions::default();
+    options.language_detection_segments = 2;
+    options.language_detection_threshold = 0.9;
+    let model = loaded("base");
+    let found = model
+        .detect_language(&audio, &options, &Control::new())
+        .unwrap();
+    let transcription = model.transcribe(&audio, &options, &Control::new()).unwrap();
+    // The first window is silent, the second one decides.
+    assert!(found[0].0 == "en" && found[0].1 > 0.9, "{:?}", found[0]);
+    assert_eq!(transcription.info().all_language_probs, Some(found));
+}
+
+#[test]
 fn limits_and_penalties_hold() {
     let audio = clip("jfk").unwrap();
     let mut options = greedy();
@@ -193,7 +245,13 @@ fn limits_and_penalties_hold() {
 #[test]
 fn cancelling_ends_the_iterator_with_an_error() {
     let control = Control::new();
+    control.cancel();
     let audio = clip("jfk").unwrap();
+    let options = TranscribeOptions::default();
+    let error = loaded("tiny.en").transcribe(&audio, &options, &control);
+    assert_eq!(error.unwrap_err().code(), "cancelled");
+
+    let control = Control::new();
     let mut transcription = loaded("tiny.en")
         .transcribe(&audio, &TranscribeOptions::default(), &control)
         .unwrap();
