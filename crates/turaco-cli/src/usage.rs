@@ -33,7 +33,7 @@ pub fn failure(error: &Error, command: Option<&str>) -> Failure {
         (ErrorKind::InvalidValue | ErrorKind::ValueValidation, Some(option), Some(value)) => {
             let mut message = format!("invalid value `{value}` for `{option}`");
             if let Some(source) = std::error::Error::source(error) {
-                message.push_str(&format!(": {source}"));
+                message.push_str(&format!(": {}", for_people(&source.to_string())));
             } else if let Some(values) = list(error, ContextKind::ValidValue) {
                 message.push_str(&format!(": expected {values}"));
             }
@@ -115,4 +115,20 @@ fn first_line(error: &Error) -> String {
     let text = error.render().to_string();
     let line = text.lines().next().unwrap_or_default();
     line.strip_prefix("error: ").unwrap_or(line).to_string()
+}
+
+/// What the standard library and the parser say about a number that is none, in other words.
+fn for_people(reason: &str) -> String {
+    if let Some((_, range)) = reason.split_once(" is not in ")
+        && let Some((from, to)) = range.split_once("..=")
+    {
+        return format!("expected a whole number from {from} to {to}");
+    }
+    match reason {
+        "invalid digit found in string" | "cannot parse integer from empty string" => {
+            "expected a whole number".into()
+        }
+        "number too large to fit in target type" => "expected a smaller number".into(),
+        _ => reason.into(),
+    }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use turaco::asr::{Task, TranscribeOptions, VadOptions};
 
-use super::values::{List, Number, OrNone, Seconds, parse_bool, parse_count};
+use super::values::{List, Number, OrNone, Seconds, parse_bool, parse_count, parse_limit};
 
 /// What `turaco transcribe` accepts.
 #[derive(Debug, Clone, Args)]
@@ -328,7 +328,7 @@ pub struct SpeechArgs {
     pub vad_min_speech_duration_ms: u32,
 
     /// Cut speech longer than this [default: no limit; batched: the window length]
-    #[arg(long, alias = "max-speech-duration-s", value_name = "SEC")]
+    #[arg(long, alias = "max-speech-duration-s", value_name = "SEC", value_parser = parse_limit)]
     pub vad_max_speech_duration_s: Option<OrNone<Number>>,
 
     /// Silence that ends speech [default: 2000; batched: 160]

@@ -153,6 +153,14 @@ pub fn parse_count(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A limit, which faster-whisper's users switch off with `inf`.
+pub fn parse_limit(text: &str) -> Result<OrNone<Number>, String> {
+    if text.trim().eq_ignore_ascii_case("inf") {
+        return Ok(OrNone(None));
+    }
+    text.parse()
+}
+
 /// The name of a device; whether it exists shows when the model is loaded.
 pub fn parse_device(text: &str) -> Result<String, String> {
     let (kind, index) = match text.split_once(':') {
@@ -194,6 +202,9 @@ mod tests {
         assert_eq!("-1".parse(), Ok(OrNone(Some(Number(-1.0)))));
         assert!("abc".parse::<OrNone<Number>>().is_err());
         assert!("nan".parse::<OrNone<Number>>().is_err());
+        assert!("inf".parse::<OrNone<Number>>().is_err());
+        assert_eq!(parse_limit("inf"), Ok(OrNone(None)));
+        assert_eq!(parse_limit("30"), Ok(OrNone(Some(Number(30.0)))));
     }
 
     #[test]

@@ -30,7 +30,11 @@ fn mistakes_name_the_option_and_the_nearest_right_one() {
         ),
         (
             "transcribe a.wav --threads -2",
-            &["invalid value `-2` for `--threads`"],
+            &["invalid value `-2` for `--threads`: expected a whole number"],
+        ),
+        (
+            "vad a.wav --vad-speech-pad-ms=-5",
+            &["`--vad-speech-pad-ms`: expected a whole number from 0 to"],
         ),
         (
             "transcribe a.wav --device gpu",
