@@ -72,6 +72,10 @@ impl Job<'_> {
             Target::Language { json } => self.language(&transcriber, &audio, input, *json, sink),
             Target::Stdout(format) => {
                 let mut out = Stdout::new(self, *format, &transcriber, sink);
+                if self.several && *format != OutputFormat::Txt {
+                    let file = json!(input.path.to_string_lossy());
+                    out.tag = Some(format!("{{\"file\": {file}, ").into_bytes());
+                }
                 if self.several && *format == OutputFormat::Txt {
                     out.heading(&name)?;
                 }
@@ -295,8 +299,10 @@ struct Stdout<'a, 'b> {
     writer: Box<dyn Writer + Send>,
     /// Instead of the writer: lines with times or marked words.
     lines: Option<Lines<'a>>,
-    /// With several inputs, JSON lines say which one they are about and headings stand between texts.
+    /// With several inputs, headings stand between texts,
     several: bool,
+    /// and every JSON object begins with the name of its input.
+    tag: Option<Vec<u8>>,
     /// Whether anything is shown at all.
     shown: bool,
     /// The last byte written; the files of some formats do not end with a line end.
@@ -321,6 +327,7 @@ impl<'a, 'b> Stdout<'a, 'b> {
             writer: format.writer(&plan.layout),
             lines: lines.filter(|_| format == OutputFormat::Txt),
             several: job.several && format == OutputFormat::Txt,
+            tag: None,
             shown: true,
             last: b'\n',
             sink,
@@ -363,6 +370,9 @@ impl<'a, 'b> Stdout<'a, 'b> {
         let mut bytes = Vec::new();
         write(&mut *self.writer, &mut bytes)
             .map_err(|error| Failure::write(Path::new("standard output"), &error))?;
+        if let (Some(tag), Some(rest)) = (&self.tag, bytes.strip_prefix(b"{")) {
+            bytes = [tag, rest].concat();
+        }
         self.last = bytes.last().copied().unwrap_or(self.last);
         self.sink.write(&bytes)
     }

@@ -68,6 +68,10 @@ fn many_inputs_in_parallel_come_out_in_order() {
     let one = transcribe(&home, &["in", "-f", "json", "-q"]);
     let three = transcribe(&home, &["in", "-f", "json", "-q", "--jobs", "3"]);
     assert_eq!(one.succeeds().lines().count(), 4);
+    for (index, line) in one.stdout.lines().enumerate() {
+        let object: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(object["file"], format!("in/{index}.wav"));
+    }
     assert_eq!(one.stdout, three.stdout);
     let text = transcribe(&home, &["in", "-q"]).stdout;
     for index in 0..4 {
