@@ -418,7 +418,7 @@ pub(super) fn cut_segments(decoded: &Decoded, tokenizer: &WhisperTokenizer, span
     let mut from = 0;
     for &to in &cuts {
         let slice = &tokens[from..to];
-        // Behind a forced prefix the first slice has no opening timestamp: it starts with the window.
+        // The user's list of suppressed tokens may forbid the opening timestamp: then it starts with the window.
         let start = if is_timestamp(slice[0]) {
             seconds(slice[0])
         } else {

@@ -354,36 +354,36 @@ impl Transcriber {
             ("batch_size", options.batch_size),
         ] {
             if value == 0 {
-                return invalid(option, "at least 1");
+                return invalid(option, "expected at least 1");
             }
         }
         if options.temperature.is_empty() {
-            return invalid("temperature", "at least one number");
+            return invalid("temperature", "expected at least one number");
         }
         if !options
             .temperature
             .iter()
             .all(|t| t.is_finite() && *t >= 0.0)
         {
-            return invalid("temperature", "numbers from 0 upwards");
+            return invalid("temperature", "expected numbers from 0 upwards");
         }
         if !(options.patience.is_finite() && options.patience > 0.0) {
-            return invalid("patience", "a number above 0");
+            return invalid("patience", "expected a number above 0");
         }
         if options
             .length_penalty
             .is_some_and(|alpha| !(0.0..=1.0).contains(&alpha))
         {
-            return invalid("length_penalty", "a number from 0 to 1");
+            return invalid("length_penalty", "expected a number from 0 to 1");
         }
         if !(options.repetition_penalty.is_finite() && options.repetition_penalty > 0.0) {
-            return invalid("repetition_penalty", "a number above 0");
+            return invalid("repetition_penalty", "expected a number above 0");
         }
         if options
             .chunk_length
             .is_some_and(|s| !(s.is_finite() && s >= 1.0))
         {
-            return invalid("chunk_length", "at least 1 second");
+            return invalid("chunk_length", "expected at least 1 second");
         }
         let clips = &options.clip_timestamps;
         if !clips.iter().all(|t| t.is_finite() && *t >= 0.0)
@@ -391,7 +391,7 @@ impl Transcriber {
         {
             return invalid(
                 "clip_timestamps",
-                "seconds in rising order: start,end,start,end",
+                "expected seconds in rising order: start,end,start,end",
             );
         }
         if options.clip_timestamps == [0.0] {
@@ -399,13 +399,23 @@ impl Transcriber {
             options.clip_timestamps.clear();
         }
         if options.max_new_tokens == Some(0) {
-            return invalid("max_new_tokens", "at least 1");
+            return invalid("max_new_tokens", "expected at least 1");
         }
         let config = self.model.config();
         if let Some(tokens) = &options.initial_prompt_tokens
             && tokens.iter().any(|&token| token as usize >= config.n_vocab)
         {
-            return invalid("initial_prompt_tokens", "ids below the vocabulary's size");
+            return invalid(
+                "initial_prompt_tokens",
+                "expected ids below the vocabulary's size",
+            );
+        }
+        let is_token = |id: &i64| (-1..config.n_vocab as i64).contains(id);
+        if !options.suppress_tokens.iter().all(is_token) {
+            return invalid(
+                "suppress_tokens",
+                "expected ids below the vocabulary's size, or -1",
+            );
         }
         if options.task == Task::Translate {
             // large-v3-turbo and the distilled models have few decoder layers under a deep encoder, and were never

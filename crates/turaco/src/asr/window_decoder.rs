@@ -91,7 +91,7 @@ pub struct SearchOptions<'a> {
 /// The decoded text of one window.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decoded {
-    /// Sampled tokens without the end.
+    /// The forced prefix and the sampled tokens, without the end.
     pub tokens: Vec<u32>,
     /// Text of the tokens, stripped.
     pub text: String,
@@ -237,7 +237,10 @@ impl WindowDecoder {
         let groups = run.search(tokenizer.no_speech(), control)?;
         Ok(groups
             .into_iter()
-            .map(|group| decoded(group, tokenizer, options))
+            .map(|group| {
+                let prefix = prompts.get(group.window).map_or(&[][..], Prompt::prefix);
+                decoded(group, prefix, tokenizer, options)
+            })
             .collect())
     }
 }
@@ -624,7 +627,12 @@ fn advance_beams(
 }
 
 /// Choose the best hypothesis of a window.
-fn decoded(group: Group, tokenizer: &WhisperTokenizer, options: &SearchOptions<'_>) -> Decoded {
+fn decoded(
+    group: Group,
+    prefix: &[u32],
+    tokenizer: &WhisperTokenizer,
+    options: &SearchOptions<'_>,
+) -> Decoded {
     let Group {
         active,
         mut finished,
@@ -665,13 +673,15 @@ fn decoded(group: Group, tokenizer: &WhisperTokenizer, options: &SearchOptions<'
         }
     }
     let hypothesis = best.map(|(_, hypothesis)| hypothesis).unwrap_or_default();
-    let text = tokenizer.decode(&hypothesis.tokens).trim().to_owned();
+    // The prefix is part of what was said, as in faster-whisper.
+    let tokens = [prefix, &hypothesis.tokens].concat();
+    let text = tokenizer.decode(&tokens).trim().to_owned();
     Decoded {
         avg_logprob: f64::from(hypothesis.sum_logprob) / (hypothesis.tokens.len() as f64 + 1.0),
         no_speech_prob,
         temperature: options.search.temperature(),
         compression_ratio: compression_ratio(&text),
-        tokens: hypothesis.tokens,
+        tokens,
         text,
     }
 }
