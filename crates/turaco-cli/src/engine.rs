@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use turaco::cache::{Lookup, ModelCache};
+use turaco::cache::{Lookup, ModelCache, ModelName};
 use turaco::hub::Hub;
 use turaco::{Error, LoadOptions, Transcriber};
 
@@ -34,12 +34,29 @@ pub fn cache(global: &GlobalArgs) -> Result<ModelCache, Failure> {
     Ok(cache.with_search_path(std::iter::once(folder.clone()).chain(others)))
 }
 
+/// The files of a model that is here.
+pub fn find_here(name: &str, context: &Context) -> Result<PathBuf, Failure> {
+    let cache = cache(&context.global)?;
+    match cache.find(name)? {
+        Lookup::Found(found) => Ok(found.path),
+        Lookup::Missing(missing) => Err(Failure::from(missing.into_error(cache.root()))
+            .hint(format!("`turaco models pull {name}` downloads it"))),
+    }
+}
+
 /// The files of a model, downloaded if they are not here.
 pub fn find(name: &str, context: &Context) -> Result<PathBuf, Failure> {
     let cache = cache(&context.global)?;
     // Neither a bar nor a client for what is here already.
     if let Lookup::Found(found) = cache.find(name)? {
         return Ok(found.path);
+    }
+    if matches!(ModelName::parse(name), Ok(ModelName::Alias(alias)) if !alias.is_whisper()) {
+        // Gigabytes that nothing could be done with.
+        return Err(Failure::model(format!(
+            "model `{name}` cannot be used yet: this version runs Whisper models"
+        ))
+        .hint("`turaco models list` shows all names"));
     }
     let bar = Bar::new(&context.printer, name, Unit::Bytes);
     let control = bar.watch(&context.control);

@@ -134,7 +134,7 @@ impl Error {
                 "the file may be incomplete or of another kind: get it again, or give a name such as `tiny.en`".into(),
             ),
             Self::Audio { .. } => Some(
-                "supported: wav flac mp3 aac/m4a ogg/vorbis opus webm/mkv aiff caf; for raw PCM say `--raw s16le:16000:1`".into(),
+                "supported: wav flac mp3 aac/m4a ogg/vorbis opus webm/mkv aiff caf, and what `ffmpeg` reads if it is on PATH; for raw PCM say `--raw s16le:16000:1`".into(),
             ),
             Self::Offline { model } => Some(format!(
                 "run `turaco models pull {model}` with network access, or leave out --offline / HF_HUB_OFFLINE"

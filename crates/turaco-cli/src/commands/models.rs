@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::json;
 use turaco::Error;
-use turaco::cache::{ALIASES, CachedModel, Lookup};
+use turaco::cache::{ALIASES, CachedModel};
 use turaco::hub::Hub;
 use turaco::models::whisper::WhisperCheckpoint;
 use turaco::models::whisper::convert::{NewFolder, write_hugging_face};
@@ -123,18 +123,9 @@ fn row_json(row: &Row) -> serde_json::Value {
 
 fn path(name: Option<&str>, context: &Context) -> Outcome {
     let name = name.unwrap_or(&context.global.model);
-    let cache = engine::cache(&context.global)?;
-    match cache.find(name)? {
-        Lookup::Found(found) => {
-            context
-                .printer
-                .result_line(&found.path.display().to_string())?;
-            Ok(Exit::Success)
-        }
-        Lookup::Missing(missing) => Err(Failure::from(missing.into_error(cache.root()))
-            .hint(format!("`turaco models pull {name}` downloads it"))
-            .into()),
-    }
+    let path = engine::find_here(name, context)?;
+    context.printer.result_line(&path.display().to_string())?;
+    Ok(Exit::Success)
 }
 
 fn pull(names: &[String], context: &Context) -> Outcome {

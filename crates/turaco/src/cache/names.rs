@@ -14,6 +14,15 @@ pub struct Alias {
     pub openai_file: Option<&'static str>,
 }
 
+impl Alias {
+    /// Whether it is a Whisper model, of whatever size and training.
+    pub fn is_whisper(&self) -> bool {
+        self.sources
+            .iter()
+            .all(|source| source.to_ascii_lowercase().contains("whisper"))
+    }
+}
+
 /// Every alias. Within one model the order is: the publisher's full-precision weights, then conversions that users of
 /// faster-whisper and whisper.cpp have on disk already. Quantised conversions are never chosen for an alias.
 pub static ALIASES: &[Alias] = &[

@@ -16,13 +16,7 @@ use crate::progress::size;
 /// Describe a model: from its files alone, nothing is loaded.
 pub fn run(name: Option<&str>, as_json: bool, context: &Context) -> Outcome {
     let name = name.unwrap_or(&context.global.model);
-    let path = engine::cache(&context.global)?
-        .path(name)
-        .map_err(|error| {
-            Failure::from(error).hint(format!(
-                "`turaco models pull {name}` downloads a known model"
-            ))
-        })?;
+    let path = engine::find_here(name, context)?;
     let facts = facts(&path)?;
     if as_json {
         context.printer.result_line(&facts.to_string())?;
