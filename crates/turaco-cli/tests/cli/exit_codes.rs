@@ -73,6 +73,38 @@ fn a_broken_tokenizer_is_3_and_named_where_it_is() {
     home.write("m/tokenizer.json", "{");
     home.run(["transcribe", "a.wav", "-m", "m"])
         .fails(3, &["m/tokenizer.json]"]);
+    // A copy would be as broken.
+    home.run(["models", "convert", "m", "copy"])
+        .fails(3, &["m/tokenizer.json]"]);
+    assert!(!home.path("copy").exists());
+}
+
+#[test]
+fn alignment_heads_that_do_not_exist_are_a_warning() {
+    let home = Home::new();
+    home.write("a.wav", wav(0.5));
+    for file in ["model.safetensors", "config.json"] {
+        home.write(
+            &format!("m/{file}"),
+            std::fs::read(model().join(file)).unwrap(),
+        );
+    }
+    home.write(
+        "m/generation_config.json",
+        r#"{"alignment_heads": [[9, 9]]}"#,
+    );
+    let words = |more: &[&str]| {
+        let mut command = home.command(["transcribe", "a.wav", "-m", "m", "--word-timestamps"]);
+        run(command.args(SHORT).args(more))
+    };
+    for more in [&[][..], &["-q"]] {
+        let run = words(more);
+        run.succeeds();
+        assert_eq!(
+            run.stderr.matches("warning: the alignment heads").count(),
+            1
+        );
+    }
 }
 
 #[test]
@@ -81,6 +113,10 @@ fn a_model_that_cannot_be_used_is_3() {
     home.write("a.wav", wav(0.5));
     home.run(["transcribe", "a.wav", "-m", "no-such-model"])
         .fails(3, &["no-such-model", "hint: "]);
+
+    // Known, but nothing that this version can run: not worth a download.
+    home.run(["transcribe", "a.wav", "-m", "voxtral-mini"])
+        .fails(3, &["voxtral-mini", "Whisper"]);
 
     // Cut off, and not a model at all.
     let whole = std::fs::read(model().join("model.safetensors")).unwrap();

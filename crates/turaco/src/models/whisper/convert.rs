@@ -39,6 +39,10 @@ pub fn write_hugging_face(
             message: format!("cannot convert to {dtype}; f32, f16, bf16 and panels are possible"),
         });
     }
+    // A copy of a broken tokenizer would be a broken model.
+    if let Some(source) = &checkpoint.vocab {
+        source.tokenizer(&checkpoint.path, checkpoint.config.n_vocab)?;
+    }
     let tensors: Vec<_> = checkpoint
         .weights
         .iter()
