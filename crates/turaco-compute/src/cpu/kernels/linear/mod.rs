@@ -681,7 +681,8 @@ impl Call<'_> {
             let no_inputs = (steps == 0).then_some((0, 0));
             for (start, count) in pieces(steps, kernels.left.tile_steps()).chain(no_inputs) {
                 let first_input = start * kernels.left.step_inputs();
-                let part = weights[w.input_offset(first_input)..].as_ptr();
+                let first_byte = w.input_offset(first_input);
+                let part = weights[first_byte..].as_ptr();
                 let part = match kernels.widen {
                     Some(widen) => {
                         let inputs =
@@ -729,6 +730,11 @@ impl Call<'_> {
                     if last {
                         self.prefetch_output(first_row, rows, panel);
                     }
+                    // Each strip asks for its share of what comes next in the panel (or is the next panel).
+                    let bytes = w.input_offset(count * kernels.left.step_inputs());
+                    let share = bytes.div_ceil(strips.len());
+                    let next = first_byte + bytes + (strip - strips.start) * share;
+                    prefetch(weights.as_ptr().wrapping_add(next), share);
                     if count > 0 {
                         let x = first_row * steps * words + start * words * padded(rows);
                         // SAFETY: the strip has `steps` steps of `rows` rows of activations, the panel as many, and the
@@ -822,6 +828,19 @@ impl Call<'_> {
         // with its instruction set.
         unsafe { (self.kernels.store)(&block) };
     }
+}
+
+/// Asks for `bytes` bytes, for the second-level cache.
+#[inline]
+fn prefetch(start: *const u8, bytes: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for at in (0..bytes).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a prefetch may point anywhere.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(at).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (start, bytes);
 }
 
 /// Cuts `0..groups` into nearly equal pieces of even length, as (start, length).
