@@ -154,7 +154,7 @@ mod x86 {
         while index < 256 {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             // As bf16 within [1, 2) with either sign.
-            tile[index] = (state >> 8 | state << 24) & 0x807f_807f | 0x3f80_3f80;
+            tile[index] = state.rotate_right(8) & 0x807f_807f | 0x3f80_3f80;
             index += 1;
         }
         Tile(tile)

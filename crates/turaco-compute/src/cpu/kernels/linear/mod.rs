@@ -730,11 +730,14 @@ impl Call<'_> {
                     if last {
                         self.prefetch_output(first_row, rows, panel);
                     }
-                    // Each strip asks for its share of what comes next in the panel (or is the next panel).
-                    let bytes = w.input_offset(count * kernels.left.step_inputs());
-                    let share = bytes.div_ceil(strips.len());
-                    let next = first_byte + bytes + (strip - strips.start) * share;
-                    prefetch(weights.as_ptr().wrapping_add(next), share);
+                    // Each strip asks for its share of what comes next in the panel (or is the next panel). A single strip
+                    // leaves no time for that; kernels for few rows ask by themselves.
+                    if strips.len() > 1 {
+                        let bytes = w.input_offset(count * kernels.left.step_inputs());
+                        let share = bytes.div_ceil(strips.len());
+                        let next = first_byte + bytes + (strip - strips.start) * share;
+                        prefetch(weights.as_ptr().wrapping_add(next), share);
+                    }
                     if count > 0 {
                         let x = first_row * steps * words + start * words * padded(rows);
                         // SAFETY: the strip has `steps` steps of `rows` rows of activations, the panel as many, and the

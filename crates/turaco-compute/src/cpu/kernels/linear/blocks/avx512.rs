@@ -16,54 +16,106 @@ pub(in super::super) const LEFT_Q8: Left = Left::Blocks(BlockForm::Quads, Correc
 /// Activations as these tiles want them.
 pub(in super::super) const LEFT_Q4: Left = Left::Blocks(BlockForm::Quads, Correction::Sum);
 
+/// Most rows that leave memory as the limit.
+const FEW: usize = 6;
+
 /// Distance in bytes at which weights are asked for in advance when there are few rows.
 const AHEAD: usize = 4096;
 
+/// Rows whose dots and sums have registers together.
+const HALF: usize = 6;
+
+/// Defines a tile of up to twelve rows, in two halves that go over all blocks one after the other: the second one finds
+/// the weights in the first-level cache, and no sum has to wait in memory for the next block.
+macro_rules! tile {
+    ($name:ident, $half:ident) => {
+        /// # Safety
+        /// See [`super::super::TileFn`], for panels of this type; needs AVX-512 VNNI.
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+        pub(in super::super) unsafe fn $name(
+            rows: usize,
+            blocks: usize,
+            a: *const u32,
+            b: *const u8,
+            c: *mut u32,
+        ) {
+            let height = if rows > HALF {
+                rows.div_ceil(2)
+            } else {
+                rows
+            };
+            for first in (0..rows).step_by(height.max(1)) {
+                // SAFETY: the caller's promise, for rows from `first` on.
+                let (a, c) = unsafe { (a.add(first), c.add(first * PANEL)) };
+                let few = rows <= FEW;
+                by_rows!($half, height.min(rows - first), [1 2 3 4 5 6], (rows, few, blocks, a, b, c));
+            }
+        }
+    };
+}
+
+tile!(tile_q8, q8);
+tile!(tile_q4, q4);
+
+/// The sums of some rows.
+///
 /// # Safety
-/// See [`super::super::TileFn`], for panels of q8; needs AVX-512 VNNI.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub(in super::super) unsafe fn tile_q8(
-    rows: usize,
-    blocks: usize,
-    a: *const u32,
-    b: *const u8,
-    c: *mut u32,
-) {
-    by_rows!(q8, rows, [1 2 3 4 5 6 7 8 9 10 11 12], (blocks, a, b, c));
+/// `c` is `[ROWS][32]`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn load_sums<const ROWS: usize>(c: *const u32) -> [[__m512; 2]; ROWS] {
+    let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+    for row in 0..ROWS {
+        for part in 0..2 {
+            // SAFETY: the caller's promise.
+            sums[row][part] = unsafe { _mm512_loadu_ps(c.add(row * PANEL + part * 16).cast()) };
+        }
+    }
+    sums
 }
 
 /// # Safety
-/// See [`super::super::TileFn`], for panels of q4; needs AVX-512 VNNI.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub(in super::super) unsafe fn tile_q4(
-    rows: usize,
-    blocks: usize,
-    a: *const u32,
-    b: *const u8,
-    c: *mut u32,
-) {
-    by_rows!(q4, rows, [1 2 3 4 5 6 7 8 9 10 11 12], (blocks, a, b, c));
+/// `c` is `[ROWS][32]`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn store_sums<const ROWS: usize>(sums: [[__m512; 2]; ROWS], c: *mut u32) {
+    for row in 0..ROWS {
+        for part in 0..2 {
+            // SAFETY: the caller's promise.
+            unsafe { _mm512_storeu_ps(c.add(row * PANEL + part * 16).cast(), sums[row][part]) };
+        }
+    }
 }
 
+/// `ROWS` rows of a strip of `rows`.
+///
 /// # Safety
-/// As [`tile_q8`].
+/// A block of the strip is `[2 + 8][rows]` words, from which `a` is the first row; one of the panel is `Q8_BYTES`, and the
+/// sums are `[ROWS][32]`. Needs AVX-512 VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn q8<const ROWS: usize>(blocks: usize, mut a: *const u32, mut b: *const u8, c: *mut u32) {
-    for _ in 0..blocks {
-        // SAFETY: the caller's promise: a block of the strip is `[2 + 8][ROWS]` words, one of the panel `Q8_BYTES`, and
-        // the sums are `[ROWS][32]`. Prefetches may point anywhere.
-        unsafe {
+unsafe fn q8<const ROWS: usize>(
+    rows: usize,
+    few: bool,
+    blocks: usize,
+    mut a: *const u32,
+    mut b: *const u8,
+    c: *mut u32,
+) {
+    // SAFETY: the caller's promise. Prefetches may point anywhere.
+    unsafe {
+        let mut sums = load_sums::<ROWS>(c);
+        for _ in 0..blocks {
             let mut dots = [[_mm512_setzero_si512(); 2]; ROWS];
             for row in 0..ROWS {
-                dots[row] = [_mm512_set1_epi32(*a.add(ROWS + row) as i32); 2];
+                dots[row] = [_mm512_set1_epi32(*a.add(rows + row) as i32); 2];
             }
             for quad in 0..BLOCK / 4 {
                 let line = b.add(SCALE_BYTES + quad * PANEL * 4);
-                ask_ahead::<ROWS>(line);
+                ask_ahead(few, line);
                 let low = _mm512_loadu_si512(line.cast());
                 let high = _mm512_loadu_si512(line.add(64).cast());
                 for row in 0..ROWS {
-                    let x = _mm512_set1_epi32(*a.add((2 + quad) * ROWS + row) as i32);
+                    let x = _mm512_set1_epi32(*a.add((2 + quad) * rows + row) as i32);
                     dots[row][0] = _mm512_dpbusd_epi32(dots[row][0], low, x);
                     dots[row][1] = _mm512_dpbusd_epi32(dots[row][1], high, x);
                 }
@@ -72,40 +124,49 @@ unsafe fn q8<const ROWS: usize>(blocks: usize, mut a: *const u32, mut b: *const 
             for row in 0..ROWS {
                 let scale = _mm512_set1_ps(f32::from_bits(*a.add(row)));
                 for part in 0..2 {
-                    let sum = c.add(row * PANEL + part * 16).cast::<f32>();
                     let dot = _mm512_cvtepi32_ps(dots[row][part]);
                     let factor = _mm512_mul_ps(scale, scales[part]);
-                    _mm512_storeu_ps(sum, _mm512_fmadd_ps(dot, factor, _mm512_loadu_ps(sum)));
+                    sums[row][part] = _mm512_fmadd_ps(dot, factor, sums[row][part]);
                 }
             }
-            a = a.add(LEFT_Q8.step_words() * ROWS);
+            a = a.add(LEFT_Q8.step_words() * rows);
             b = b.add(Q8_BYTES);
         }
+        store_sums(sums, c);
     }
 }
 
+/// `ROWS` rows of a strip of `rows`.
+///
 /// # Safety
-/// As [`tile_q4`].
+/// As [`q8`], with blocks of `Q4_BYTES`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn q4<const ROWS: usize>(blocks: usize, mut a: *const u32, mut b: *const u8, c: *mut u32) {
+unsafe fn q4<const ROWS: usize>(
+    rows: usize,
+    few: bool,
+    blocks: usize,
+    mut a: *const u32,
+    mut b: *const u8,
+    c: *mut u32,
+) {
     let low_halves = _mm512_set1_epi8(15);
-    for _ in 0..blocks {
-        // SAFETY: the caller's promise: a block of the strip is `[2 + 8][ROWS]` words, one of the panel `Q4_BYTES`, and
-        // the sums are `[ROWS][32]`. Prefetches may point anywhere.
-        unsafe {
+    // SAFETY: the caller's promise. Prefetches may point anywhere.
+    unsafe {
+        let mut sums = load_sums::<ROWS>(c);
+        for _ in 0..blocks {
             let mut dots = [[_mm512_setzero_si512(); 2]; ROWS];
             for group in 0..BLOCK / 8 {
                 let line = b.add(2 * SCALE_BYTES + group * PANEL * 4);
-                ask_ahead::<ROWS>(line);
+                ask_ahead(few, line);
                 for part in 0..2 {
                     let weights = _mm512_loadu_si512(line.add(part * 64).cast());
                     let low = _mm512_and_si512(weights, low_halves);
                     let high = _mm512_and_si512(_mm512_srli_epi16::<4>(weights), low_halves);
                     for row in 0..ROWS {
-                        let x = a.add((2 + 2 * group) * ROWS + row);
+                        let x = a.add((2 + 2 * group) * rows + row);
                         let (x_low, x_high) = (
                             _mm512_set1_epi32(*x as i32),
-                            _mm512_set1_epi32(*x.add(ROWS) as i32),
+                            _mm512_set1_epi32(*x.add(rows) as i32),
                         );
                         let dot = &mut dots[row][part];
                         *dot = _mm512_dpbusd_epi32(*dot, low, x_low);
@@ -117,25 +178,25 @@ unsafe fn q4<const ROWS: usize>(blocks: usize, mut a: *const u32, mut b: *const 
             let minimums = halves(b.add(SCALE_BYTES));
             for row in 0..ROWS {
                 let scale = _mm512_set1_ps(f32::from_bits(*a.add(row)));
-                let correction = _mm512_set1_ps(f32::from_bits(*a.add(ROWS + row)));
+                let correction = _mm512_set1_ps(f32::from_bits(*a.add(rows + row)));
                 for part in 0..2 {
-                    let sum = c.add(row * PANEL + part * 16).cast::<f32>();
                     let dot = _mm512_cvtepi32_ps(dots[row][part]);
                     let factor = _mm512_mul_ps(scale, scales[part]);
-                    let scaled = _mm512_fmadd_ps(dot, factor, _mm512_loadu_ps(sum));
-                    _mm512_storeu_ps(sum, _mm512_fmadd_ps(minimums[part], correction, scaled));
+                    let scaled = _mm512_fmadd_ps(dot, factor, sums[row][part]);
+                    sums[row][part] = _mm512_fmadd_ps(minimums[part], correction, scaled);
                 }
             }
-            a = a.add(LEFT_Q4.step_words() * ROWS);
+            a = a.add(LEFT_Q4.step_words() * rows);
             b = b.add(Q4_BYTES);
         }
+        store_sums(sums, c);
     }
 }
 
 /// Asks for weights some way ahead of `line`, if there are so few rows that memory is the limit.
 #[inline]
-fn ask_ahead<const ROWS: usize>(line: *const u8) {
-    if ROWS <= 4 {
+fn ask_ahead(few: bool, line: *const u8) {
+    if few {
         // SAFETY: a prefetch may point anywhere.
         unsafe {
             _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD).cast());
