@@ -208,6 +208,24 @@ impl KvCache {
         self.len = self.len.min(len);
     }
 
+    /// An error unless positions from `from_position` on can be copied to `to`.
+    pub(crate) fn check_copy(&self, to: &Self, from_position: usize) -> Result<()> {
+        if self.shape == to.shape && from_position <= self.len && from_position <= to.len {
+            return Ok(());
+        }
+        Err(Error::Shape {
+            what: "cache copy".into(),
+            expected: format!(
+                "{:?} with at least {from_position} positions in use",
+                self.shape
+            ),
+            found: format!(
+                "{:?}, {} positions copied to {}",
+                to.shape, self.len, to.len
+            ),
+        })
+    }
+
     pub(crate) fn set_len(&mut self, len: usize) {
         debug_assert!(len <= self.shape.capacity);
         self.len = len;

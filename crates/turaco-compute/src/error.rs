@@ -30,6 +30,14 @@ pub enum Error {
         /// For what.
         what: String,
     },
+    /// There is no such device, or it failed while it worked (it was lost, a driver refused, it did not answer).
+    #[error("device {device}: {reason}")]
+    Device {
+        /// Its name.
+        device: String,
+        /// What happened.
+        reason: String,
+    },
     /// A file could not be mapped.
     #[error("cannot map file: {0}")]
     Map(#[from] std::io::Error),

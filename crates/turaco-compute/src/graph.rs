@@ -412,4 +412,41 @@ impl Op {
             Self::ChooseTokens { .. } => "choose_tokens",
         }
     }
+
+    /// The values that an operation reads, and those that it writes.
+    pub fn values(&self) -> (Vec<Value>, Vec<Value>) {
+        match self {
+            Self::Embedding { out, .. } => (vec![], vec![*out]),
+            Self::Linear {
+                x, residual, out, ..
+            } => (std::iter::once(*x).chain(*residual).collect(), vec![*out]),
+            Self::Conv1d { x, out, .. }
+            | Self::LayerNorm { x, out, .. }
+            | Self::RmsNorm { x, out, .. }
+            | Self::Rope { x, out, .. }
+            | Self::Activate { x, out, .. }
+            | Self::AddTable { x, out, .. }
+            | Self::GatherRows { x, out, .. }
+            | Self::Transpose { x, out, .. }
+            | Self::Softmax { x, out }
+            | Self::Magnitude { x, out }
+            | Self::Lstm { x, out, .. } => (vec![*x], vec![*out]),
+            Self::Attention { q, k, v, out, .. } => (vec![*q, *k, *v], vec![*out]),
+            Self::CacheAppend { k, v, .. } => (vec![*k, *v], vec![]),
+            Self::CachedAttention { q, scores, out, .. } => (
+                vec![*q],
+                std::iter::once(*out)
+                    .chain(scores.as_ref().map(|(_, scores)| *scores))
+                    .collect(),
+            ),
+            Self::SwiGlu { gate, up, out } => (vec![*gate, *up], vec![*out]),
+            Self::Add { a, b, out, .. } => (vec![*a, *b], vec![*out]),
+            Self::ChooseTokens {
+                logits,
+                choose,
+                logprobs,
+                ..
+            } => (vec![*logits, choose.controls], vec![*logprobs]),
+        }
+    }
 }

@@ -4,9 +4,12 @@ pub mod cpu;
 pub mod device;
 pub mod dtype;
 pub mod error;
+#[cfg(feature = "wgpu")]
+pub mod gpu;
 pub mod graph;
 pub mod measure;
 pub mod quant;
+mod slots;
 pub mod step;
 pub mod storage;
 pub mod trace;
@@ -18,6 +21,8 @@ pub use device::{
 };
 pub use dtype::DType;
 pub use error::{Error, Result};
+#[cfg(feature = "wgpu")]
+pub use gpu::GpuOptions;
 pub use graph::{Activation, AttentionShape, ChooseTokens, Ids, Mask, Slot, Value, Work};
 pub use step::{Bindings, ConvShape, Epilogue, SlotBinding, Step, StepBuilder};
 pub use storage::Bytes;

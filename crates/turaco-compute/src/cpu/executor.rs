@@ -72,7 +72,7 @@ impl CpuExecutable {
 impl Executable for CpuExecutable {
     fn run(&mut self, bindings: &mut Bindings<'_, '_>) -> Result<()> {
         for (need, binding) in self.plan.needs.iter().zip(bindings.slots.iter()) {
-            need.check(binding)?;
+            need.check::<CpuCache, Vec<f32>>(binding)?;
         }
         for (view, input) in self.plan.inputs.iter().zip(bindings.inputs) {
             let ([target], _) = self.arena.split([*view]);

@@ -20,7 +20,7 @@ mod cache;
 mod executor;
 pub mod isa;
 pub mod kernels;
-mod matrix;
+pub(crate) mod matrix;
 pub mod memory;
 pub mod packed;
 mod plan;
@@ -101,21 +101,7 @@ impl Backend for CpuBackend {
     }
 
     fn copy_cache(&self, from: &KvCache, to: &mut KvCache, from_position: usize) -> Result<()> {
-        if from.shape() != to.shape() || from_position > from.len() || from_position > to.len() {
-            return Err(Error::Shape {
-                what: "cache copy".into(),
-                expected: format!(
-                    "{:?} with at least {from_position} positions in use",
-                    from.shape()
-                ),
-                found: format!(
-                    "{:?}, {} positions copied to {}",
-                    to.shape(),
-                    from.len(),
-                    to.len()
-                ),
-            });
-        }
+        from.check_copy(to, from_position)?;
         let len = from.len();
         let source = from.storage::<CpuCache>()?;
         to.storage_mut::<CpuCache>()?

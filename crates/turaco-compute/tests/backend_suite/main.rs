@@ -5,3 +5,4 @@ mod choosing;
 mod meaning;
 mod support;
 mod tracing;
+mod weights;

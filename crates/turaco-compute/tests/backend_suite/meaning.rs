@@ -5,11 +5,11 @@ use turaco_compute::{
     Epilogue, Mask, SlotBinding, StepBuilder,
 };
 
-use crate::support::{Numbers, assert_close, devices, matrix};
+use crate::support::{Numbers, all_devices, assert_close, matrix};
 
 #[test]
 fn linear_adds_bias_activates_scales_and_adds_a_dying_residual() {
-    devices()
+    all_devices()
         .iter()
         .for_each(linear_adds_bias_activates_scales_and_adds_a_dying_residual_on);
 }
@@ -67,7 +67,7 @@ fn linear_adds_bias_activates_scales_and_adds_a_dying_residual_on(device: &Devic
 
 #[test]
 fn conv1d_pads_each_sequence_by_itself() {
-    devices()
+    all_devices()
         .iter()
         .for_each(conv1d_pads_each_sequence_by_itself_on);
 }
@@ -176,7 +176,7 @@ fn plain_attention(q: &[f32], k: &[f32], v: &[f32], shape: &AttentionShape) -> V
 
 #[test]
 fn attention_and_cached_attention_follow_the_formula() {
-    devices()
+    all_devices()
         .iter()
         .for_each(attention_and_cached_attention_follow_the_formula_on);
 }
@@ -280,7 +280,7 @@ fn attention_and_cached_attention_follow_the_formula_on(device: &Device) {
 
 #[test]
 fn choose_tokens_masks_penalises_prefers_and_ranks() {
-    devices()
+    all_devices()
         .iter()
         .for_each(choose_tokens_masks_penalises_prefers_and_ranks_on);
 }
@@ -359,7 +359,7 @@ fn choose_tokens_masks_penalises_prefers_and_ranks_on(device: &Device) {
 
 #[test]
 fn bad_bindings_and_numbers_are_errors() {
-    devices()
+    all_devices()
         .iter()
         .for_each(bad_bindings_and_numbers_are_errors_on);
 }

@@ -45,6 +45,33 @@ pub fn devices() -> Vec<Device> {
         .collect()
 }
 
+/// A graphics processor, if this machine has one (imitated ones count), shared by all tests.
+#[cfg(feature = "wgpu")]
+pub fn gpu() -> Option<Device> {
+    static GPU: std::sync::OnceLock<Option<Device>> = std::sync::OnceLock::new();
+    GPU.get_or_init(|| {
+        let options = turaco_compute::GpuOptions {
+            software: true,
+            ..turaco_compute::GpuOptions::default()
+        };
+        Device::gpu(options)
+            .inspect_err(|error| eprintln!("SKIPPED on graphics processors: {error}"))
+            .ok()
+    })
+    .clone()
+}
+
+/// Without the feature there is none.
+#[cfg(not(feature = "wgpu"))]
+pub fn gpu() -> Option<Device> {
+    None
+}
+
+/// [`devices`], and the graphics processor.
+pub fn all_devices() -> Vec<Device> {
+    devices().into_iter().chain(gpu()).collect()
+}
+
 /// Upload f32 values exactly.
 pub fn matrix(device: &Device, rows: usize, cols: usize, values: &[f32]) -> Arc<Matrix> {
     let bytes: Vec<u8> = values

@@ -3,7 +3,7 @@
 use turaco_compute::trace::{Detail, Recorder, Span};
 use turaco_compute::{Bindings, Epilogue, Error, Step, StepBuilder, Value, WeightType};
 
-use crate::support::{Numbers, devices, matrix};
+use crate::support::{Numbers, all_devices, matrix};
 
 /// Two layers of a linear map and an activation; the second one is a stage.
 fn step(device: &turaco_compute::Device) -> Step {
@@ -37,7 +37,7 @@ fn spans(step: &mut Step, detail: Detail) -> Vec<Span> {
 
 #[test]
 fn scopes_nest_as_they_were_recorded() {
-    for device in devices() {
+    for device in all_devices() {
         let mut step = step(&device);
         for (detail, expected) in [
             (Detail::Stages, &["whole", "last"][..]),
@@ -71,7 +71,7 @@ fn scopes_nest_as_they_were_recorded() {
 
 #[test]
 fn results_do_not_depend_on_the_recording() {
-    for device in devices() {
+    for device in all_devices() {
         let mut step = step(&device);
         let x = Numbers::new(2).take(24);
         let bindings = &mut Bindings {

@@ -1,0 +1,200 @@
+//! Graphics processors of this machine, and opening one.
+
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context as Task, Poll, Waker};
+
+use crate::error::{Error, Result};
+
+/// Which graphics processor to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GpuOptions {
+    /// Through which interface; `None` = any.
+    pub interface: Option<Interface>,
+    /// Which of the processors that this interface shows, in the order of [`adapters`]; `None` = the fastest kind.
+    pub index: Option<usize>,
+    /// Whether a processor that is only imitated in software will do. One that is asked for by its number always does.
+    pub software: bool,
+    /// Largest buffer to keep weights in, in bytes; `None` = the largest that the processor can see. What is larger is split.
+    pub max_weights_buffer: Option<u64>,
+}
+
+/// How a graphics processor is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interface {
+    /// Linux, Windows, Android.
+    Vulkan,
+    /// macOS and iOS.
+    Metal,
+    /// Windows.
+    Dx12,
+}
+
+impl Interface {
+    /// The short name that options and tables use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Vulkan => "vulkan",
+            Self::Metal => "metal",
+            Self::Dx12 => "dx12",
+        }
+    }
+
+    fn of(backend: wgpu::Backend) -> Option<Self> {
+        match backend {
+            wgpu::Backend::Vulkan => Some(Self::Vulkan),
+            wgpu::Backend::Metal => Some(Self::Metal),
+            wgpu::Backend::Dx12 => Some(Self::Dx12),
+            _ => None,
+        }
+    }
+}
+
+/// A graphics processor, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdapterSummary {
+    /// Its name.
+    pub name: String,
+    /// How it is spoken to.
+    pub interface: Interface,
+    /// The driver and its version.
+    pub driver: String,
+    /// Whether it is only imitated in software.
+    pub software: bool,
+    /// Largest buffer that a kernel can see, in bytes.
+    pub max_binding: u64,
+    /// What it can do beyond the least, of what matters here.
+    pub features: Vec<&'static str>,
+}
+
+/// The graphics processors of this machine, those that computing is fastest on first.
+pub fn adapters() -> Vec<AdapterSummary> {
+    found(None)
+        .into_iter()
+        .filter_map(|adapter| summary(&adapter))
+        .collect()
+}
+
+fn summary(adapter: &wgpu::Adapter) -> Option<AdapterSummary> {
+    let info = adapter.get_info();
+    let features = adapter.features();
+    let known = [
+        (wgpu::Features::SHADER_F16, "f16"),
+        (wgpu::Features::SUBGROUP, "subgroups"),
+        (wgpu::Features::TIMESTAMP_QUERY, "timestamps"),
+        (wgpu::Features::PIPELINE_CACHE, "pipeline cache"),
+    ];
+    Some(AdapterSummary {
+        name: info.name,
+        interface: Interface::of(info.backend)?,
+        driver: format!("{} {}", info.driver, info.driver_info)
+            .trim()
+            .to_owned(),
+        software: info.device_type == wgpu::DeviceType::Cpu,
+        max_binding: adapter.limits().max_storage_buffer_binding_size,
+        features: known
+            .into_iter()
+            .filter_map(|(feature, name)| features.contains(feature).then_some(name))
+            .collect(),
+    })
+}
+
+/// Adapters that can compute, the fastest kinds first.
+fn found(interface: Option<Interface>) -> Vec<wgpu::Adapter> {
+    let backends = match interface {
+        None => wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12,
+        Some(Interface::Vulkan) => wgpu::Backends::VULKAN,
+        Some(Interface::Metal) => wgpu::Backends::METAL,
+        Some(Interface::Dx12) => wgpu::Backends::DX12,
+    };
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = backends;
+    // Validation layers are for people who write drivers and shaders; they cost time.
+    descriptor.flags = wgpu::InstanceFlags::empty();
+    let instance = wgpu::Instance::new(descriptor);
+    let mut adapters: Vec<wgpu::Adapter> = wait(instance.enumerate_adapters(backends))
+        .into_iter()
+        .filter(|adapter| {
+            let capabilities = adapter.get_downlevel_capabilities();
+            let needed =
+                wgpu::DownlevelFlags::COMPUTE_SHADERS | wgpu::DownlevelFlags::SHADER_F16_IN_F32;
+            capabilities.flags.contains(needed)
+        })
+        .collect();
+    adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    });
+    adapters
+}
+
+/// An open processor.
+pub(super) struct Opened {
+    pub summary: AdapterSummary,
+    pub device: wgpu::Device,
+    pub queue: wgpu::Queue,
+}
+
+/// Open the processor that the options ask for.
+pub(super) fn open(options: GpuOptions) -> Result<Opened> {
+    let asked = options.interface.map_or("gpu", Interface::name);
+    let unavailable = |reason: String| Error::Device {
+        device: match options.index {
+            Some(index) => format!("{asked}:{index}"),
+            None => asked.to_owned(),
+        },
+        reason,
+    };
+    let adapters = found(options.interface);
+    let count = adapters.len();
+    let adapter = match options.index {
+        Some(index) => adapters.into_iter().nth(index).ok_or_else(|| {
+            unavailable(format!(
+                "there is no such graphics processor ({count} found)"
+            ))
+        })?,
+        None => adapters
+            .into_iter()
+            .find(|adapter| {
+                options.software || adapter.get_info().device_type != wgpu::DeviceType::Cpu
+            })
+            .ok_or_else(|| {
+                unavailable(if count == 0 {
+                    "no graphics processor (or no driver of one) was found".to_owned()
+                } else {
+                    "only one that is imitated in software was found".to_owned()
+                })
+            })?,
+    };
+    let summary =
+        summary(&adapter).ok_or_else(|| unavailable("its interface is not known".into()))?;
+    let optional = wgpu::Features::PIPELINE_CACHE;
+    let descriptor = wgpu::DeviceDescriptor {
+        label: Some("turaco"),
+        required_features: adapter.features() & optional,
+        required_limits: adapter.limits(),
+        ..wgpu::DeviceDescriptor::default()
+    };
+    let (device, queue) = wait(adapter.request_device(&descriptor))
+        .map_err(|error| unavailable(format!("it cannot be opened: {error}")))?;
+    Ok(Opened {
+        summary,
+        device,
+        queue,
+    })
+}
+
+/// Wait for a future of wgpu. On systems with threads they are ready when they are made.
+pub(super) fn wait<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let mut task = Task::from_waker(Waker::noop());
+    loop {
+        match future.as_mut().poll(&mut task) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => std::thread::yield_now(),
+        }
+    }
+}

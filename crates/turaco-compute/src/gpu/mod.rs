@@ -1,0 +1,118 @@
+//! The backend for graphics processors: Vulkan, Metal and DirectX 12 through wgpu, with shaders of our own.
+//!
+//! A recorded graph becomes a list of dispatches whose pipelines, parameters and buffers are settled when it is compiled
+//! ([`plan`]); a run writes its inputs with one copy, submits one command buffer, and reads back what the step's outputs
+//! ask for ([`executable`]).
+
+use std::sync::Arc;
+
+use crate::cpu::physical_cores;
+use crate::cpu::pool::Pool;
+use crate::device::{
+    Backend, CacheShape, Device, Executable, HostMatrix, KvCache, Matrix, StateBuffer, Vector,
+    WeightType,
+};
+use crate::error::{Error, Result};
+use crate::graph::Graph;
+
+use self::context::Context;
+use self::executable::GpuExecutable;
+use self::state::{GpuCache, GpuState};
+use self::weights::{GpuMatrix, GpuVector};
+
+pub use self::adapter::{AdapterSummary, GpuOptions, Interface, adapters};
+
+mod adapter;
+mod context;
+mod executable;
+mod memory;
+mod plan;
+mod shader;
+mod state;
+#[cfg(test)]
+mod translation;
+mod weights;
+
+/// A graphics processor as a device.
+struct GpuBackend {
+    context: Arc<Context>,
+    /// Packs weights.
+    pool: Pool,
+}
+
+impl Device {
+    /// A graphics processor.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if there is none as asked for, or it cannot be opened.
+    pub fn gpu(options: GpuOptions) -> Result<Self> {
+        Ok(Self(Arc::new(GpuBackend {
+            context: Arc::new(Context::open(options)?),
+            pool: Pool::new(physical_cores()),
+        })))
+    }
+}
+
+impl Backend for GpuBackend {
+    fn description(&self) -> String {
+        let summary = &self.context.summary;
+        format!("{} ({})", summary.interface.name(), summary.name)
+    }
+
+    fn matrix(&self, sources: &[HostMatrix<'_>], weight_type: WeightType) -> Result<Matrix> {
+        let matrix = GpuMatrix::new(&self.context, &self.pool, sources, weight_type)?;
+        let rows = sources.iter().map(|source| source.rows).sum();
+        let cols = sources.first().map_or(0, |source| source.cols);
+        let bytes = matrix.bytes;
+        Ok(Matrix::new(
+            (rows, cols),
+            weight_type,
+            bytes,
+            Box::new(matrix),
+        ))
+    }
+
+    fn vector(&self, values: &[f32]) -> Result<Vector> {
+        let vector = GpuVector::new(&self.context, values)?;
+        Ok(Vector::new(values.len(), Box::new(vector)))
+    }
+
+    fn kv_cache(&self, shape: CacheShape) -> Result<KvCache> {
+        let cache = GpuCache::new(&self.context, shape)?;
+        Ok(KvCache::new(shape, Box::new(cache)))
+    }
+
+    fn copy_cache(&self, from: &KvCache, to: &mut KvCache, from_position: usize) -> Result<()> {
+        from.check_copy(to, from_position)?;
+        let len = from.len();
+        let source = from.storage::<GpuCache>()?;
+        to.storage_mut::<GpuCache>()?
+            .copy_from(source, from_position, len)?;
+        to.set_len(len);
+        Ok(())
+    }
+
+    fn state_buffer(&self, len: usize) -> Result<StateBuffer> {
+        let state = GpuState::new(&self.context, len)?;
+        Ok(StateBuffer::new(len, Box::new(state)))
+    }
+
+    fn write_buffer(&self, buffer: &mut StateBuffer, values: &[f32]) -> Result<()> {
+        if buffer.len() != values.len() {
+            return Err(Error::Shape {
+                what: "state buffer".into(),
+                expected: format!("{} values", buffer.len()),
+                found: format!("{}", values.len()),
+            });
+        }
+        buffer.storage_mut::<GpuState>()?.write(values)
+    }
+
+    fn read_buffer(&self, buffer: &StateBuffer) -> Result<Vec<f32>> {
+        buffer.storage::<GpuState>()?.read()
+    }
+
+    fn compile(&self, graph: Graph) -> Result<Box<dyn Executable>> {
+        Ok(Box::new(GpuExecutable::new(&self.context, graph)?))
+    }
+}

@@ -1,0 +1,19 @@
+// A cache of f32 numbers.
+
+const PER_WORD: u32 = 1u;
+
+fn row_words(columns: u32) -> u32 {
+    return columns;
+}
+
+fn cached(row: u32, column: u32) -> f32 {
+    return bitcast<f32>(cache[row + column]);
+}
+
+fn cached_pair(row: u32, column: u32) -> vec2<f32> {
+    return vec2<f32>(cached(row, column), cached(row, column + 1u));
+}
+
+fn pack(x: vec2<f32>) -> u32 {
+    return bitcast<u32>(x.x);
+}

@@ -1,0 +1,46 @@
+// What a linear map takes and gives: activation(x W^T + bias) * scale + residual, for the outputs of one buffer of weights.
+
+struct Params {
+    rows: u32,
+    inputs: u32,
+    outputs: u32,
+    panel_words: u32,
+    x_offset: u32,
+    x_stride: u32,
+    out_offset: u32,
+    out_stride: u32,
+    residual_offset: u32,
+    residual_stride: u32,
+    // Where the outputs begin in the bias; bit 31 if there is one.
+    bias: u32,
+    has_residual: u32,
+    activation: u32,
+    scale: f32,
+    // Convolutions: rows of a sequence before and after, taps, stride, padding, columns of a row.
+    rows_in: u32,
+    rows_out: u32,
+    channels: u32,
+    stride: u32,
+    padding: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(3) var<storage, read> x: array<f32>;
+@group(0) @binding(4) var<storage, read> bias: array<f32>;
+@group(0) @binding(5) var<storage, read> residual: array<f32>;
+@group(0) @binding(6) var<storage, read_write> out: array<f32>;
+
+fn write(row: u32, output: u32, sum: f32) {
+    if row >= p.rows || output >= p.outputs {
+        return;
+    }
+    var value = sum;
+    if p.bias >= 0x80000000u {
+        value += bias[(p.bias & 0x7fffffffu) + output];
+    }
+    value = activate(value, p.activation) * p.scale;
+    if p.has_residual != 0u {
+        value += residual[p.residual_offset + row * p.residual_stride + output];
+    }
+    out[p.out_offset + row * p.out_stride + output] = value;
+}

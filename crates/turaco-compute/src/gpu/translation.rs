@@ -1,0 +1,155 @@
+//! What the shaders become on every system: SPIR-V, Metal's language and HLSL, as wgpu would have them.
+
+use naga::back::{hlsl, msl, spv};
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::{AddressSpace, Module, Scalar, ScalarKind, TypeInner};
+
+use super::shader::Shader;
+
+/// Buffers that Metal binds by number in one stage.
+const METAL_BUFFERS: u8 = 31;
+
+/// Threads and bytes of workgroup memory that every adapter has.
+const THREADS: u32 = 256;
+const WORKGROUP_BYTES: u32 = 16_384;
+
+/// A shader, valid without any capability beyond those that adapters are chosen by.
+fn parsed(shader: Shader) -> (Module, ModuleInfo) {
+    let source = shader.source();
+    let module = naga::front::wgsl::parse_str(&source)
+        .unwrap_or_else(|error| panic!("{shader:?}: {}", error.emit_to_string(&source)));
+    let capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let info = Validator::new(ValidationFlags::all(), capabilities)
+        .validate(&module)
+        .unwrap_or_else(|error| panic!("{shader:?}: {}", error.emit_to_string(&source)));
+    (module, info)
+}
+
+/// Bindings of a module as (group, binding).
+fn bindings(module: &Module) -> Vec<(u32, u32)> {
+    let globals = module.global_variables.iter();
+    globals
+        .filter_map(|(_, global)| global.binding)
+        .map(|binding| (binding.group, binding.binding))
+        .collect()
+}
+
+#[test]
+fn shaders_bind_what_they_say_and_fit_every_adapter() {
+    for shader in Shader::all() {
+        let (module, _) = parsed(shader);
+        let binds = shader.layout();
+        let mut said: Vec<(u32, u32)> = std::iter::once(0)
+            .chain(binds.reads.iter().copied())
+            .chain(binds.writes.iter().copied())
+            .map(|binding| (0, binding))
+            .collect();
+        said.extend(binds.state.then_some((1, 0)));
+        said.extend(binds.sequence.then_some((2, 0)));
+        let mut found = bindings(&module);
+        said.sort_unstable();
+        found.sort_unstable();
+        assert_eq!(found, said, "{shader:?}");
+        let storages = binds.reads.len() + binds.writes.len() + usize::from(binds.state);
+        assert!(storages <= 8, "{shader:?} binds {storages} buffers");
+
+        let [entry] = &module.entry_points[..] else {
+            panic!("{shader:?} has several entry points");
+        };
+        assert!(
+            entry.workgroup_size.iter().product::<u32>() <= THREADS,
+            "{shader:?}"
+        );
+        let workgroup: u32 = module
+            .global_variables
+            .iter()
+            .filter(|(_, global)| global.space == AddressSpace::WorkGroup)
+            .map(|(_, global)| module.types[global.ty].inner.size(module.to_ctx()))
+            .sum();
+        assert!(
+            workgroup <= WORKGROUP_BYTES,
+            "{shader:?} wants {workgroup} bytes"
+        );
+    }
+}
+
+#[test]
+fn every_shader_becomes_spirv() {
+    for shader in Shader::all() {
+        let (module, info) = parsed(shader);
+        let words = spv::write_vec(&module, &info, &spv::Options::default(), None);
+        assert!(words.is_ok_and(|words| !words.is_empty()), "{shader:?}");
+    }
+}
+
+#[test]
+fn every_shader_becomes_hlsl() {
+    let options = hlsl::Options {
+        shader_model: hlsl::ShaderModel::V6_0,
+        ..hlsl::Options::default()
+    };
+    for shader in Shader::all() {
+        let (module, info) = parsed(shader);
+        let mut text = String::new();
+        let pipeline = hlsl::PipelineOptions::default();
+        let written = hlsl::Writer::new(&mut text, &options, &pipeline).write(&module, &info, None);
+        assert!(written.is_ok(), "{shader:?}: {written:?}");
+        assert!(text.contains("numthreads"), "{shader:?}");
+    }
+}
+
+#[test]
+fn every_shader_becomes_metal() {
+    for shader in Shader::all() {
+        let (module, info) = parsed(shader);
+        // Metal has no double precision and no 64-bit atomics.
+        let wide = module.types.iter().any(|(_, ty)| match ty.inner {
+            TypeInner::Scalar(scalar) | TypeInner::Atomic(scalar) => is_wide(scalar),
+            TypeInner::Vector { scalar, .. } | TypeInner::Matrix { scalar, .. } => is_wide(scalar),
+            _ => false,
+        });
+        assert!(!wide, "{shader:?} has a type that Metal lacks");
+        // One slot after the other, and one more for the lengths of buffers, as wgpu numbers them.
+        let mut resources = std::collections::BTreeMap::new();
+        let mut slot = 0;
+        for (_, global) in module.global_variables.iter() {
+            if let Some(binding) = global.binding {
+                let mutable = matches!(
+                    global.space,
+                    AddressSpace::Storage { access } if access.contains(naga::StorageAccess::STORE)
+                );
+                let target = msl::BindTarget {
+                    buffer: Some(slot),
+                    mutable,
+                    ..msl::BindTarget::default()
+                };
+                resources.insert(binding, target);
+                slot += 1;
+            }
+        }
+        assert!(slot < METAL_BUFFERS, "{shader:?} binds {slot} buffers");
+        let entry = msl::EntryPointResources {
+            resources,
+            sizes_buffer: Some(slot),
+            ..msl::EntryPointResources::default()
+        };
+        let options = msl::Options {
+            lang_version: (2, 3),
+            per_entry_point_map: [("main".to_owned(), entry)].into_iter().collect(),
+            fake_missing_bindings: false,
+            ..msl::Options::default()
+        };
+        let pipeline = msl::PipelineOptions::default();
+        let (text, translated) = msl::write_string(&module, &info, &options, &pipeline)
+            .unwrap_or_else(|error| panic!("{shader:?}: {error}"));
+        assert!(translated.entry_point_names[0].is_ok(), "{shader:?}");
+        assert!(text.contains("kernel void"), "{shader:?}");
+        assert!(!text.contains("double"), "{shader:?}");
+    }
+}
+
+fn is_wide(scalar: Scalar) -> bool {
+    scalar.width > 4
+        && scalar.kind != ScalarKind::AbstractInt
+        && scalar.kind != ScalarKind::AbstractFloat
+}
