@@ -90,6 +90,9 @@ pub fn load(options: &LoadOptions, context: &Context) -> Result<Transcriber, Fai
     let path = find(&context.global.model, context)?;
     let transcriber =
         Transcriber::load_path(&path, options, &context.control).map_err(model_failure)?;
+    for warning in transcriber.warnings() {
+        printer.warning(warning);
+    }
     for note in transcriber.notes() {
         printer.message(Level::Verbose, note);
     }

@@ -9,6 +9,7 @@ pub mod gpu;
 pub mod graph;
 pub mod measure;
 pub mod quant;
+pub mod self_test;
 mod slots;
 pub mod step;
 pub mod storage;

@@ -28,8 +28,10 @@ pub struct Machine {
     pub chosen_kernels: &'static str,
     /// Cores that this process may use.
     pub physical_cores: usize,
-    /// The device of `auto` with all defaults, for people.
+    /// The processor as a device, for people.
     pub device: String,
+    /// Graphics processors, for people; the first is what `--device wgpu` is.
+    pub graphics: Vec<String>,
 }
 
 impl Machine {
@@ -43,7 +45,83 @@ impl Machine {
             chosen_kernels: Isa::best().name(),
             physical_cores: physical_cores(),
             device: Device::cpu(CpuOptions::default()).description(),
+            graphics: graphics(),
         }
+    }
+}
+
+#[cfg(feature = "wgpu")]
+fn graphics() -> Vec<String> {
+    let describe = |adapter: turaco_compute::gpu::AdapterSummary| {
+        let kind = match (adapter.software, adapter.own_memory) {
+            (true, _) => "imitated in software",
+            (false, true) => "memory of its own",
+            (false, false) => "shares the processor's memory",
+        };
+        format!(
+            "{} {} ({}; {kind}; buffers up to {} MiB; {})",
+            adapter.interface.name(),
+            adapter.name,
+            adapter.driver,
+            adapter.max_binding >> 20,
+            adapter.features.join(", ")
+        )
+    };
+    let adapters = turaco_compute::gpu::adapters();
+    adapters.into_iter().map(describe).collect()
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn graphics() -> Vec<String> {
+    Vec::new()
+}
+
+/// Compare every operation on the first graphics processor with the processor; nothing if there is none. Takes a few
+/// seconds where shaders have to be compiled.
+pub fn graphics_self_test() -> Vec<Check> {
+    #[cfg(feature = "wgpu")]
+    {
+        let options = turaco_compute::GpuOptions {
+            software: true,
+            ..turaco_compute::GpuOptions::default()
+        };
+        if !turaco_compute::gpu::adapters().is_empty() {
+            return vec![match Device::gpu(options) {
+                Ok(device) => every_operation(&device),
+                Err(error) => Check {
+                    name: GRAPHICS,
+                    passed: false,
+                    detail: error.to_string(),
+                },
+            }];
+        }
+    }
+    Vec::new()
+}
+
+#[cfg(feature = "wgpu")]
+const GRAPHICS: &str = "graphics operations";
+
+#[cfg(feature = "wgpu")]
+fn every_operation(device: &Device) -> Check {
+    let comparisons =
+        turaco_compute::self_test::compare(device, &Device::cpu(CpuOptions::default()));
+    let failed: Vec<String> = comparisons
+        .iter()
+        .filter(|comparison| !comparison.passed())
+        .map(|comparison| match &comparison.difference {
+            Ok(difference) => format!("{} differs by {difference:.1e}", comparison.operation),
+            Err(error) => format!("{}: {error}", comparison.operation),
+        })
+        .collect();
+    Check {
+        name: GRAPHICS,
+        passed: failed.is_empty(),
+        detail: if failed.is_empty() {
+            format!("{} agree with the processor", comparisons.len())
+        } else {
+            failed.join("; ")
+        },
     }
 }
 
@@ -230,7 +308,7 @@ mod tests {
 
     #[test]
     fn this_machine_computes_right() {
-        for check in self_test() {
+        for check in self_test().into_iter().chain(graphics_self_test()) {
             assert!(check.passed, "{check:?}");
         }
     }

@@ -60,7 +60,7 @@ pub struct GlobalArgs {
     #[arg(long, global = true, value_name = "DIR")]
     pub model_dir: Option<PathBuf>,
 
-    /// auto, cpu, cuda[:N], vulkan[:N], metal or webgpu; auto = the best that works
+    /// auto, cpu, wgpu[:N] (any graphics processor), vulkan[:N], metal[:N], dx12[:N] or cuda[:N]; auto = the best that works
     #[arg(long, global = true, value_name = "DEVICE", env = env::TURACO_DEVICE, default_value = "auto", value_parser = values::parse_device)]
     pub device: String,
 

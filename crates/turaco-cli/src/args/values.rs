@@ -168,14 +168,16 @@ pub fn parse_device(text: &str) -> Result<String, String> {
         None => (text, None),
     };
     let known = match kind {
-        "auto" | "cpu" | "metal" | "webgpu" => index.is_none(),
-        "cuda" | "vulkan" => index.is_none_or(|index| index.parse::<u16>().is_ok()),
+        "auto" | "cpu" => index.is_none(),
+        "wgpu" | "vulkan" | "metal" | "dx12" | "cuda" => {
+            index.is_none_or(|index| index.parse::<u16>().is_ok())
+        }
         _ => false,
     };
     if known {
         Ok(text.to_string())
     } else {
-        Err("expected auto, cpu, cuda[:N], vulkan[:N], metal or webgpu".into())
+        Err("expected auto, cpu, wgpu[:N], vulkan[:N], metal[:N], dx12[:N] or cuda[:N]".into())
     }
 }
 
@@ -234,7 +236,7 @@ mod tests {
 
     #[test]
     fn devices_are_checked_by_their_form() {
-        for good in ["auto", "cpu", "cuda", "cuda:1", "vulkan:0", "metal"] {
+        for good in ["auto", "cpu", "wgpu", "cuda:1", "vulkan:0", "metal", "dx12"] {
             assert!(parse_device(good).is_ok(), "{good}");
         }
         for bad in ["", "gpu", "cpu:0", "cuda:x", "cuda:"] {

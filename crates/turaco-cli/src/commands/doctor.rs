@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::json;
 use turaco::cache::{CachedModel, Lookup};
-use turaco::diagnostics::{Check, Machine, self_test};
+use turaco::diagnostics::{Check, Machine, graphics_self_test, self_test};
 
 use super::Context;
 use crate::args::DoctorArgs;
@@ -57,7 +57,8 @@ impl Facts {
             Err(error) => Err(error.to_string()),
         };
         let started = Instant::now();
-        let checks = self_test();
+        let mut checks = self_test();
+        checks.extend(graphics_self_test());
         Ok(Self {
             threads: match global.threads {
                 0 => machine.physical_cores,
@@ -104,6 +105,7 @@ impl Facts {
             "physical_cores": self.machine.physical_cores,
             "threads": self.threads,
             "device": self.machine.device,
+            "graphics": self.machine.graphics,
             "cache": self.cache.to_string_lossy(),
             "cached_models": self.cached.len(),
             "cached_bytes": self.cached_bytes(),
@@ -137,6 +139,9 @@ impl Facts {
             ),
         );
         line("device", self.machine.device.clone());
+        for graphics in &self.machine.graphics {
+            line("graphics", graphics.clone());
+        }
         line(
             "threads",
             format!(

@@ -1,13 +1,14 @@
 //! Graphics processors of this machine, and opening one.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::task::{Context as Task, Poll, Waker};
 
 use crate::error::{Error, Result};
 
 /// Which graphics processor to use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GpuOptions {
     /// Through which interface; `None` = any.
     pub interface: Option<Interface>,
@@ -17,6 +18,8 @@ pub struct GpuOptions {
     pub software: bool,
     /// Largest buffer to keep weights in, in bytes; `None` = the largest that the processor can see. What is larger is split.
     pub max_weights_buffer: Option<u64>,
+    /// A folder that keeps compiled shaders from one start to the next, for drivers that do not do it themselves.
+    pub shader_cache: Option<PathBuf>,
 }
 
 /// How a graphics processor is spoken to.
@@ -61,10 +64,27 @@ pub struct AdapterSummary {
     pub driver: String,
     /// Whether it is only imitated in software.
     pub software: bool,
+    /// Whether it has memory of its own, beside the processor's.
+    pub own_memory: bool,
     /// Largest buffer that a kernel can see, in bytes.
     pub max_binding: u64,
     /// What it can do beyond the least, of what matters here.
     pub features: Vec<&'static str>,
+}
+
+/// Whether the system shows traces of a graphics processor; false where looking for one is a waste of time.
+pub fn is_likely() -> bool {
+    if !cfg!(target_os = "linux") {
+        return true;
+    }
+    let rendering = std::fs::read_dir("/dev/dri").is_ok_and(|mut entries| {
+        entries.any(|entry| {
+            entry.is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("renderD"))
+        })
+    });
+    // NVIDIA's driver, and Windows' in its Linux subsystem.
+    let others = ["/dev/nvidiactl", "/dev/dxg"].map(std::path::Path::new);
+    rendering || others.iter().any(|path| path.exists())
 }
 
 /// The graphics processors of this machine, those that computing is fastest on first.
@@ -91,6 +111,7 @@ fn summary(adapter: &wgpu::Adapter) -> Option<AdapterSummary> {
             .trim()
             .to_owned(),
         software: info.device_type == wgpu::DeviceType::Cpu,
+        own_memory: info.device_type == wgpu::DeviceType::DiscreteGpu,
         max_binding: adapter.limits().max_storage_buffer_binding_size,
         features: known
             .into_iter()
@@ -136,10 +157,12 @@ pub(super) struct Opened {
     pub summary: AdapterSummary,
     pub device: wgpu::Device,
     pub queue: wgpu::Queue,
+    /// What compiled shaders are good for; `None` if the driver keeps them.
+    pub cache_key: Option<String>,
 }
 
 /// Open the processor that the options ask for.
-pub(super) fn open(options: GpuOptions) -> Result<Opened> {
+pub(super) fn open(options: &GpuOptions) -> Result<Opened> {
     let asked = options.interface.map_or("gpu", Interface::name);
     let unavailable = |reason: String| Error::Device {
         device: match options.index {
@@ -184,6 +207,7 @@ pub(super) fn open(options: GpuOptions) -> Result<Opened> {
         summary,
         device,
         queue,
+        cache_key: wgpu::util::pipeline_cache_key(&adapter.get_info()),
     })
 }
 

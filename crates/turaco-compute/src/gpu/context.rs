@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::adapter::{AdapterSummary, GpuOptions, Opened, open, wait};
 use super::shader::{Layout, Shader};
+use super::shader_cache::ShaderCache;
 use crate::error::{Error, Result};
 
 /// A run that takes longer than this will not end.
@@ -30,6 +31,7 @@ pub(super) struct Context {
     /// The largest for weights.
     pub max_weights: u64,
     kernels: Mutex<HashMap<Shader, Arc<Kernel>>>,
+    shader_cache: Option<ShaderCache>,
     /// The first thing that went wrong outside of anybody's call.
     failure: Arc<Mutex<Option<String>>>,
 }
@@ -42,11 +44,12 @@ pub(super) struct Kernel {
 }
 
 impl Context {
-    pub fn open(options: GpuOptions) -> Result<Self> {
+    pub fn open(options: &GpuOptions) -> Result<Self> {
         let Opened {
             summary,
             device,
             queue,
+            cache_key,
         } = open(options)?;
         let failure = Arc::new(Mutex::new(None));
         let note = |failure: &Arc<Mutex<Option<String>>>| {
@@ -87,7 +90,12 @@ impl Context {
         let max_buffer = limits
             .max_buffer_size
             .min(limits.max_storage_buffer_binding_size);
+        let shader_cache = match (&options.shader_cache, cache_key) {
+            (Some(folder), Some(key)) => ShaderCache::open(&device, folder, &key),
+            _ => None,
+        };
         let context = Self {
+            shader_cache,
             max_buffer,
             max_weights: max_buffer.min(options.max_weights_buffer.unwrap_or(u64::MAX)),
             summary,
@@ -251,7 +259,7 @@ impl Context {
                     zero_initialize_workgroup_memory: false,
                     ..wgpu::PipelineCompilationOptions::default()
                 },
-                cache: None,
+                cache: self.shader_cache.as_ref().map(ShaderCache::pipelines),
             });
         let errors = scopes.into_iter().rev().map(|scope| wait(scope.pop()));
         if let Some(error) = errors.collect::<Vec<_>>().into_iter().flatten().next() {

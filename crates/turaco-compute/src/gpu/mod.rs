@@ -20,7 +20,7 @@ use self::executable::GpuExecutable;
 use self::state::{GpuCache, GpuState};
 use self::weights::{GpuMatrix, GpuVector};
 
-pub use self::adapter::{AdapterSummary, GpuOptions, Interface, adapters};
+pub use self::adapter::{AdapterSummary, GpuOptions, Interface, adapters, is_likely};
 
 mod adapter;
 mod context;
@@ -28,6 +28,7 @@ mod executable;
 mod memory;
 mod plan;
 mod shader;
+mod shader_cache;
 mod state;
 #[cfg(test)]
 mod translation;
@@ -47,7 +48,7 @@ impl Device {
     /// [`Error::Device`] if there is none as asked for, or it cannot be opened.
     pub fn gpu(options: GpuOptions) -> Result<Self> {
         Ok(Self(Arc::new(GpuBackend {
-            context: Arc::new(Context::open(options)?),
+            context: Arc::new(Context::open(&options)?),
             pool: Pool::new(physical_cores()),
         })))
     }

@@ -97,6 +97,7 @@ pub(super) struct Layout {
 
 impl Shader {
     /// Every shader that a step may ask for.
+    #[cfg(test)]
     pub fn all() -> Vec<Self> {
         let mut all = vec![
             Self::Norm { layer: false },

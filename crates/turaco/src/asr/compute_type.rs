@@ -11,7 +11,8 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum ComputeType {
-    /// As the file has it if that is a quantised one; else bf16 where the processor multiplies it, else f32.
+    /// As the file has it if that is a quantised one; else bf16 where the processor multiplies it, f16 on a graphics
+    /// processor, else f32.
     #[default]
     Auto,
     /// Single precision, exact.
@@ -61,12 +62,14 @@ impl std::fmt::Display for ComputeType {
 }
 
 impl ComputeType {
-    /// What the device keeps of `weights`; `Auto` is decided by how most of them are stored, then by this machine's
-    /// processor.
-    pub(super) fn weight_type(self, weights: &Weights) -> WeightType {
+    /// What the device keeps of `weights`; `Auto` is decided by how most of them are stored, then by what multiplies them:
+    /// a graphics processor, or this machine's own.
+    pub(super) fn weight_type(self, weights: &Weights, graphics: bool) -> WeightType {
         match self {
             Self::Auto => match stored_type(weights) {
                 Some(stored) => stored,
+                // Half the bytes to read, and no product is rounded.
+                None if graphics => WeightType::F16,
                 None if turaco_compute::cpu::has_bf16_products() => WeightType::Bf16,
                 None => WeightType::F32,
             },
@@ -139,13 +142,25 @@ mod tests {
             weights.clone()
         };
         let floats = add("a", DType::F32, 64);
-        let plain = ComputeType::Auto.weight_type(&floats);
+        let plain = ComputeType::Auto.weight_type(&floats, false);
         assert!(matches!(plain, WeightType::F32 | WeightType::Bf16));
         let bytes = add("b", DType::Q8_0, 640);
-        assert_eq!(ComputeType::Auto.weight_type(&bytes), WeightType::Q8);
+        assert_eq!(ComputeType::Auto.weight_type(&bytes, false), WeightType::Q8);
         let halves = add("c", DType::Q4_1, 6400);
-        assert_eq!(ComputeType::Auto.weight_type(&halves), WeightType::Q4);
-        assert_eq!(ComputeType::F16.weight_type(&halves), WeightType::F16);
+        assert_eq!(
+            ComputeType::Auto.weight_type(&halves, false),
+            WeightType::Q4
+        );
+        assert_eq!(
+            ComputeType::F16.weight_type(&halves, false),
+            WeightType::F16
+        );
+        // A graphics processor reads floats in 16 bits, and stored types as they are.
+        assert_eq!(
+            ComputeType::Auto.weight_type(&floats, true),
+            WeightType::F16
+        );
+        assert_eq!(ComputeType::Auto.weight_type(&bytes, true), WeightType::Q8);
     }
 
     #[test]
@@ -157,6 +172,9 @@ mod tests {
             let tensor = Tensor::new(panels, vec![rows, 32], vec![0; len].into()).unwrap();
             weights.insert(name.into(), tensor).unwrap();
         }
-        assert_eq!(ComputeType::Auto.weight_type(&weights), WeightType::Q4);
+        assert_eq!(
+            ComputeType::Auto.weight_type(&weights, false),
+            WeightType::Q4
+        );
     }
 }

@@ -1,17 +1,15 @@
 //! Where and how a model runs.
 
-use turaco_compute::Device;
-use turaco_compute::cpu::CpuOptions;
-
 use crate::{Error, Result};
 
 use super::ComputeType;
+use super::device_choice::Devices;
 
 /// Where and how a model runs.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct LoadOptions {
-    /// `auto` or `cpu`.
+    /// `auto`, `cpu`, or a graphics processor: `wgpu`, `vulkan`, `metal`, `dx12`, each also with `:N` for the `N`th.
     pub device: Option<String>,
     /// How weights are kept.
     pub compute_type: ComputeType,
@@ -28,7 +26,7 @@ impl LoadOptions {
         Self::default()
     }
 
-    /// `auto` or `cpu`.
+    /// `auto`, `cpu`, or a graphics processor: `wgpu`, `vulkan`, `metal`, `dx12`, each also with `:N` for the `N`th.
     #[must_use]
     pub fn device(mut self, device: impl Into<String>) -> Self {
         self.device = Some(device.into());
@@ -49,23 +47,19 @@ impl LoadOptions {
         self
     }
 
-    /// The device that these options name.
-    pub(super) fn open_device(&self) -> Result<Device> {
+    /// The name of the device.
+    pub(super) fn device_name(&self) -> &str {
+        self.device.as_deref().unwrap_or("auto")
+    }
+
+    /// The devices that these options name.
+    pub(super) fn open_devices(&self) -> Result<Devices> {
         if self.threads > MAX_THREADS {
             return Err(Error::InvalidOption {
                 option: "threads",
                 message: format!("{} is outside 0 to {MAX_THREADS}", self.threads),
             });
         }
-        match self.device.as_deref().unwrap_or("auto") {
-            "auto" | "cpu" => Ok(Device::cpu(CpuOptions {
-                threads: self.threads,
-                ..CpuOptions::default()
-            })),
-            other => Err(Error::Compute(turaco_compute::Error::Unsupported {
-                what: format!("device `{other}`"),
-                reason: "this build has auto and cpu".into(),
-            })),
-        }
+        Devices::open(self.device_name(), self.threads)
     }
 }

@@ -6,7 +6,8 @@
 
 mod batched;
 pub mod compute_type;
-pub mod dtw;
+pub mod device_choice;
+mod dtw;
 mod fallback;
 mod language;
 pub mod load_options;

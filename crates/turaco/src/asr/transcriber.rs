@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use turaco_compute::WeightType;
+use turaco_compute::{Device, WeightType};
 
 use crate::audio::Audio;
 use crate::features::{HOP_LENGTH, LogMel};
@@ -15,6 +15,7 @@ use crate::tokenizer::WhisperTokenizer;
 use crate::{Control, Error, Result, trace};
 
 use super::batched::Batched;
+use super::device_choice::Devices;
 use super::language::{Spoken, language_probabilities};
 use super::long_form::{LongForm, pad_rows};
 use super::memory_guard::{check_states, check_weights};
@@ -43,6 +44,9 @@ pub struct Transcriber {
     threads: usize,
     load_seconds: f64,
     notes: Vec<String>,
+    warnings: Vec<String>,
+    /// For networks that are too small for another device.
+    processor: Device,
 }
 
 impl Transcriber {
@@ -52,17 +56,37 @@ impl Transcriber {
     /// [`Error::Model`] for files that are broken or of an unsupported kind, [`Error::Memory`] for a model that is
     /// larger than the memory that is left, [`Error::Compute`] for a device that is not there or has no memory.
     pub fn load_path(path: &Path, options: &LoadOptions, control: &Control) -> Result<Self> {
+        let devices = options.open_devices()?;
+        match Self::load_on(&devices, path, options, control) {
+            // What `auto` chose may turn out to be too small for the model.
+            Err(error @ Error::Compute(_))
+                if devices.graphics && options.device_name() == "auto" =>
+            {
+                let processor = Devices::instead(options.threads, &error);
+                Self::load_on(&processor, path, options, control)
+            }
+            loaded => loaded,
+        }
+    }
+
+    fn load_on(
+        devices: &Devices,
+        path: &Path,
+        options: &LoadOptions,
+        control: &Control,
+    ) -> Result<Self> {
         let started = Instant::now();
-        let device = options.open_device()?;
         let checkpoint = WhisperCheckpoint::open(path)?;
         let n_vocab = checkpoint.config.n_vocab;
         let tokenizer = match &checkpoint.vocab {
             Some(source) => source.tokenizer(&checkpoint.path, n_vocab)?,
             None => WhisperTokenizer::bundled(&checkpoint.path, n_vocab)?,
         };
-        let weight_type = options.compute_type.weight_type(&checkpoint.weights);
+        let weight_type = options
+            .compute_type
+            .weight_type(&checkpoint.weights, devices.graphics);
         check_weights(&checkpoint, weight_type)?;
-        let model = Whisper::load(&checkpoint, &device, weight_type, control)?;
+        let model = Whisper::load(&checkpoint, &devices.model, weight_type, control)?;
         let threads = match options.threads {
             0 => turaco_compute::cpu::physical_cores(),
             n => n,
@@ -79,6 +103,8 @@ impl Transcriber {
             threads,
             load_seconds: started.elapsed().as_secs_f64(),
             notes: checkpoint.notes.clone(),
+            warnings: devices.note.iter().cloned().collect(),
+            processor: devices.processor.clone(),
         })
     }
 
@@ -142,6 +168,11 @@ impl Transcriber {
     /// What was noticed about the model files while loading.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// What users should know about how the model was loaded, such as a device that was passed over.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Transcribe or translate; segments come out of the returned iterator as soon as they are final.
@@ -464,7 +495,7 @@ impl Transcriber {
         let detector = match self.speech_detector.get() {
             Some(detector) => detector,
             None => {
-                let detector = SileroVad::new(self.model.device(), SAMPLE_RATE)?;
+                let detector = SileroVad::new(&self.processor, SAMPLE_RATE)?;
                 self.speech_detector.get_or_init(|| detector)
             }
         };

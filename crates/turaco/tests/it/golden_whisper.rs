@@ -188,7 +188,7 @@ fn transcribe(
 }
 
 /// Every clip of a golden file: tokens and times equal, probabilities within 1e-3, words within 20 ms for 95 %.
-fn check_transcripts(model: &'static str, config: &str) {
+fn check_transcripts(transcriber: &Transcriber, model: &str, config: &str) {
     let golden = json(&format!("whisper/openai/{model}_{config}.json"));
     let (mut n_words, mut n_close) = (0, 0);
     for (name, expected) in golden.as_object().unwrap() {
@@ -198,7 +198,7 @@ fn check_transcripts(model: &'static str, config: &str) {
         };
         let mut options = options(config);
         options.language = Some("en".into());
-        let segments = transcribe(loaded(model), &audio, &options);
+        let segments = transcribe(transcriber, &audio, &options);
         let label = format!("{model} {config} {name}");
         let expected = expected["segments"].as_array().unwrap();
         let texts = |s: &[Segment]| s.iter().map(|s| s.text.clone()).collect::<Vec<_>>();
@@ -289,7 +289,7 @@ macro_rules! transcript_tests {
     ($($test:ident: $model:literal $config:literal;)*) => {
         $(#[test]
         fn $test() {
-            check_transcripts($model, $config);
+            check_transcripts(loaded($model), $model, $config);
         })*
     };
 }
@@ -311,6 +311,32 @@ transcript_tests! {
     base_clip: "base" "greedy_clip";
     base_beam: "base" "beam5";
     base_default: "base" "cli_default";
+}
+
+#[cfg(feature = "wgpu")]
+mod on_graphics_processors {
+    use super::*;
+    use crate::support::loaded_on_gpu;
+
+    #[test]
+    fn tiny_en_stages() {
+        if let Some(transcriber) = loaded_on_gpu() {
+            check_stages(
+                transcriber,
+                &testdata("whisper/stages_tiny.en_jfk.safetensors"),
+                &json("whisper/stages_tiny.en_jfk.json"),
+            );
+        }
+    }
+
+    #[test]
+    fn tiny_en_transcripts() {
+        if let Some(transcriber) = loaded_on_gpu() {
+            for config in ["greedy", "greedy_words", "beam5"] {
+                check_transcripts(transcriber, "tiny.en", config);
+            }
+        }
+    }
 }
 
 #[test]

@@ -87,3 +87,23 @@ pub fn loaded(name: &'static str) -> &'static turaco::Transcriber {
         _ => TINY_RANDOM.get_or_init(|| load(&testdata("whisper/tiny-random"))),
     }
 }
+
+/// tiny.en on a graphics processor, if there is one (an imitated one will do), loaded once.
+#[cfg(feature = "wgpu")]
+pub fn loaded_on_gpu() -> Option<&'static turaco::Transcriber> {
+    static TINY_EN: OnceLock<Option<turaco::Transcriber>> = OnceLock::new();
+    let load = || {
+        let options = turaco::LoadOptions::new()
+            .compute_type(turaco::ComputeType::F32)
+            .device("wgpu");
+        match turaco::Transcriber::load_path(&real_model("tiny.en"), &options, &Control::new()) {
+            Ok(transcriber) => Some(transcriber),
+            Err(turaco::Error::Compute(error)) => {
+                eprintln!("SKIPPED on graphics processors: {error}");
+                None
+            }
+            Err(error) => panic!("the model loads: {error}"),
+        }
+    };
+    TINY_EN.get_or_init(load).as_ref()
+}

@@ -1,0 +1,62 @@
+//! Compiled shaders in a file, so that a second start compiles nothing.
+
+use std::path::{Path, PathBuf};
+
+/// What a driver made of shaders, read when a device is opened and written when it is closed.
+pub(super) struct ShaderCache {
+    pipelines: wgpu::PipelineCache,
+    path: PathBuf,
+    stored: usize,
+}
+
+impl ShaderCache {
+    /// The cache of devices of kind `key` in `folder`; `None` if the device cannot keep one.
+    pub fn open(device: &wgpu::Device, folder: &Path, key: &str) -> Option<Self> {
+        if !device.features().contains(wgpu::Features::PIPELINE_CACHE) {
+            return None;
+        }
+        let path = folder.join(format!("{key}.shaders"));
+        let stored = std::fs::read(&path).ok();
+        let descriptor = wgpu::PipelineCacheDescriptor {
+            label: None,
+            data: stored.as_deref(),
+            fallback: true,
+        };
+        // SAFETY: the bytes were written by this type for the same kind of device and driver, which the name of the file
+        // and wgpu's own header say; bytes that do not look like it are dropped (`fallback`).
+        let pipelines = unsafe { device.create_pipeline_cache(&descriptor) };
+        Some(Self {
+            pipelines,
+            path,
+            stored: stored.map_or(0, |bytes| bytes.len()),
+        })
+    }
+
+    /// What pipelines are made with.
+    pub fn pipelines(&self) -> &wgpu::PipelineCache {
+        &self.pipelines
+    }
+
+    /// Write what is new. Without a file, the next start takes longer; that is all.
+    fn store(&self) -> std::io::Result<()> {
+        let Some(bytes) = self.pipelines.get_data() else {
+            return Ok(());
+        };
+        if bytes.len() == self.stored {
+            return Ok(());
+        }
+        if let Some(folder) = self.path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        // Under a name of its own first: another process may be reading.
+        let unfinished = self.path.with_extension(std::process::id().to_string());
+        std::fs::write(&unfinished, bytes)?;
+        std::fs::rename(unfinished, &self.path)
+    }
+}
+
+impl Drop for ShaderCache {
+    fn drop(&mut self) {
+        let _ = self.store();
+    }
+}
