@@ -1,6 +1,7 @@
 //! An open graphics processor: its memory, its compiled shaders, and what went wrong on it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
@@ -9,8 +10,9 @@ use super::shader::{Layout, Shader};
 use super::shader_cache::ShaderCache;
 use crate::error::{Error, Result};
 
-/// A run that takes longer than this will not end.
+/// A run that takes longer than this will not end; where the processor does all the work, it may.
 const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE_WITH_SOFTWARE: Duration = Duration::from_secs(3600);
 
 /// Workgroups that fit one dimension of a grid.
 const GRID_WIDTH: u32 = 65_535;
@@ -32,6 +34,9 @@ pub(super) struct Context {
     pub max_weights: u64,
     kernels: Mutex<HashMap<Shader, Arc<Kernel>>>,
     shader_cache: Option<ShaderCache>,
+    /// How often something was submitted, and read.
+    pub submissions: AtomicU64,
+    pub reads: AtomicU64,
     /// The first thing that went wrong outside of anybody's call.
     failure: Arc<Mutex<Option<String>>>,
 }
@@ -96,6 +101,8 @@ impl Context {
         };
         let context = Self {
             shader_cache,
+            submissions: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
             max_buffer,
             max_weights: max_buffer.min(options.max_weights_buffer.unwrap_or(u64::MAX)),
             summary,
@@ -272,11 +279,25 @@ impl Context {
         })
     }
 
+    /// Hand commands to the device.
+    pub fn submit(&self, encoder: wgpu::CommandEncoder) {
+        self.submissions.fetch_add(1, Ordering::Relaxed);
+        self.queue.submit([encoder.finish()]);
+    }
+
+    fn patience(&self) -> Duration {
+        if self.summary.software {
+            PATIENCE_WITH_SOFTWARE
+        } else {
+            PATIENCE
+        }
+    }
+
     /// Wait until everything that was submitted is done.
     pub fn finish(&self) -> Result<()> {
         let polled = self.device.poll(wgpu::PollType::Wait {
             submission_index: None,
-            timeout: Some(PATIENCE),
+            timeout: Some(self.patience()),
         });
         self.check()?;
         match polled {
@@ -293,6 +314,7 @@ impl Context {
         if bytes.is_empty() {
             return self.finish();
         }
+        self.reads.fetch_add(1, Ordering::Relaxed);
         let len = bytes.len() as u64;
         let (sender, receiver) = mpsc::sync_channel(1);
         buffer.map_async(wgpu::MapMode::Read, ..len, move |result| {
@@ -301,7 +323,7 @@ impl Context {
         });
         self.finish()?;
         // Another thread that waits for the device may be the one that brings the news.
-        if !matches!(receiver.recv_timeout(PATIENCE), Ok(Ok(()))) {
+        if !matches!(receiver.recv_timeout(self.patience()), Ok(Ok(()))) {
             return Err(self.error("its results cannot be read"));
         }
         let range = buffer

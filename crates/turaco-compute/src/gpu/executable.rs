@@ -262,7 +262,7 @@ impl GpuExecutable {
                 );
             }
         }
-        self.context.queue.submit([encoder.finish()]);
+        self.context.submit(encoder);
         let bytes = bytemuck::cast_slice_mut(&mut self.results);
         self.context.read(&self.readback, bytes)
     }
@@ -325,7 +325,7 @@ impl GpuExecutable {
         }
         let mut encoder = self.encoder();
         self.encode(&mut encoder, range, bindings)?;
-        self.context.queue.submit([encoder.finish()]);
+        self.context.submit(encoder);
         self.context.finish()
     }
 

@@ -95,7 +95,7 @@ impl GpuCache {
                 );
             }
         }
-        self.context.queue.submit([encoder.finish()]);
+        self.context.submit(encoder);
         self.context.check()
     }
 
@@ -148,7 +148,7 @@ impl GpuState {
                 .device
                 .create_command_encoder(&Default::default());
             encoder.copy_buffer_to_buffer(&self.buffer, 0, &staging, 0, Some(bytes));
-            self.context.queue.submit([encoder.finish()]);
+            self.context.submit(encoder);
         }
         self.context
             .read(&staging, bytemuck::cast_slice_mut(&mut values))?;

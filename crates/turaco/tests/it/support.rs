@@ -88,22 +88,18 @@ pub fn loaded(name: &'static str) -> &'static turaco::Transcriber {
     }
 }
 
-/// tiny.en on a graphics processor, if there is one (an imitated one will do), loaded once.
+/// A model on a graphics processor, if there is one (an imitated one will do).
 #[cfg(feature = "wgpu")]
-pub fn loaded_on_gpu() -> Option<&'static turaco::Transcriber> {
-    static TINY_EN: OnceLock<Option<turaco::Transcriber>> = OnceLock::new();
-    let load = || {
-        let options = turaco::LoadOptions::new()
-            .compute_type(turaco::ComputeType::F32)
-            .device("wgpu");
-        match turaco::Transcriber::load_path(&real_model("tiny.en"), &options, &Control::new()) {
-            Ok(transcriber) => Some(transcriber),
-            Err(turaco::Error::Compute(error)) => {
-                eprintln!("SKIPPED on graphics processors: {error}");
-                None
-            }
-            Err(error) => panic!("the model loads: {error}"),
+pub fn loaded_on_gpu(path: &Path) -> Option<turaco::Transcriber> {
+    let options = turaco::LoadOptions::new()
+        .compute_type(turaco::ComputeType::F32)
+        .device("wgpu");
+    match turaco::Transcriber::load_path(path, &options, &Control::new()) {
+        Ok(transcriber) => Some(transcriber),
+        Err(turaco::Error::Compute(error)) => {
+            eprintln!("SKIPPED on graphics processors: {error}");
+            None
         }
-    };
-    TINY_EN.get_or_init(load).as_ref()
+        Err(error) => panic!("the model loads: {error}"),
+    }
 }
