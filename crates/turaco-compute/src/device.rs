@@ -173,9 +173,15 @@ pub struct CacheShape {
 }
 
 /// Keys and values of one sequence, for every layer.
+///
+/// An ordinary cache is full when [`CacheShape::capacity`] positions were appended. A ring (see
+/// [`Device::ring_cache`]) never is: new positions take the place of the oldest, and its length keeps counting.
 pub struct KvCache {
     shape: CacheShape,
     len: usize,
+    /// The oldest position that a ring still holds.
+    first: usize,
+    ring: bool,
     storage: Box<dyn Any + Send + Sync>,
 }
 
@@ -184,13 +190,25 @@ impl KvCache {
         Self {
             shape,
             len: 0,
+            first: 0,
+            ring: false,
             storage,
         }
     }
 
-    /// Positions that hold keys.
+    /// Positions that were appended and not truncated again; a ring holds the last of them.
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Whether new positions take the place of the oldest.
+    pub fn is_ring(&self) -> bool {
+        self.ring
+    }
+
+    /// The oldest position whose keys are still there.
+    pub(crate) fn first_position(&self) -> usize {
+        self.first.min(self.len)
     }
 
     /// Whether nothing was appended yet.
@@ -203,14 +221,18 @@ impl KvCache {
         self.shape
     }
 
-    /// Forget everything after the first `len` positions.
+    /// Forget everything after the first `len` positions. What a ring has overwritten does not come back.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
+        if self.len == 0 {
+            self.first = 0;
+        }
     }
 
     /// An error unless positions from `from_position` on can be copied to `to`.
     pub(crate) fn check_copy(&self, to: &Self, from_position: usize) -> Result<()> {
-        if self.shape == to.shape && from_position <= self.len && from_position <= to.len {
+        let alike = self.shape == to.shape && self.ring == to.ring;
+        if alike && from_position <= self.len && from_position <= to.len {
             return Ok(());
         }
         Err(Error::Shape {
@@ -226,9 +248,22 @@ impl KvCache {
         })
     }
 
+    /// The places of storage that a copy from `from_position` on has to take; `None` = all, as a ring has gone around.
+    pub(crate) fn places(&self, from_position: usize) -> Option<std::ops::Range<usize>> {
+        (self.first == 0).then_some(from_position..self.len)
+    }
+
+    /// Count what was appended.
     pub(crate) fn set_len(&mut self, len: usize) {
-        debug_assert!(len <= self.shape.capacity);
+        debug_assert!(self.ring || len <= self.shape.capacity);
         self.len = len;
+        self.first = self.first.max(len.saturating_sub(self.shape.capacity));
+    }
+
+    /// Take over the positions of a cache whose storage was copied.
+    pub(crate) fn set_positions_of(&mut self, other: &Self) {
+        self.len = other.len;
+        self.first = other.first;
     }
 
     pub(crate) fn storage<T: 'static>(&self) -> Result<&T> {
@@ -365,6 +400,18 @@ impl Device {
     /// An unsupported dtype, or no memory.
     pub fn kv_cache(&self, shape: CacheShape) -> Result<KvCache> {
         self.0.kv_cache(shape)
+    }
+
+    /// An empty ring: it keeps the last `shape.capacity` positions and takes new ones without end. Attention over it
+    /// needs a [`Mask::Window`](crate::Mask::Window), no wider than what is left of the capacity when a step has
+    /// appended its rows: `capacity >= window + rows - 1`.
+    ///
+    /// # Errors
+    /// An unsupported dtype, or no memory.
+    pub fn ring_cache(&self, shape: CacheShape) -> Result<KvCache> {
+        let mut cache = self.0.kv_cache(shape)?;
+        cache.ring = true;
+        Ok(cache)
     }
 
     /// Make `to` equal to `from`; both have the same shape. Positions before `from_position` are known to be equal

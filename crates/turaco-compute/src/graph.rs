@@ -171,9 +171,11 @@ pub(crate) enum Op {
         out: Value,
     },
     /// `out = x / sqrt(mean(x^2) + eps) * gamma`, per row (and per `gamma.len()` columns, so that heads can be normed).
+    /// With `gain`, row `s` of it multiplies the rows of stacked sequence `s`.
     RmsNorm {
         x: Value,
         gamma: Arc<Vector>,
+        gain: Option<Value>,
         eps: f32,
         out: Value,
     },
@@ -422,7 +424,6 @@ impl Op {
             } => (std::iter::once(*x).chain(*residual).collect(), vec![*out]),
             Self::Conv1d { x, out, .. }
             | Self::LayerNorm { x, out, .. }
-            | Self::RmsNorm { x, out, .. }
             | Self::Rope { x, out, .. }
             | Self::Activate { x, out, .. }
             | Self::AddTable { x, out, .. }
@@ -431,6 +432,9 @@ impl Op {
             | Self::Softmax { x, out }
             | Self::Magnitude { x, out }
             | Self::Lstm { x, out, .. } => (vec![*x], vec![*out]),
+            Self::RmsNorm { x, gain, out, .. } => {
+                (std::iter::once(*x).chain(*gain).collect(), vec![*out])
+            }
             Self::Attention { q, k, v, out, .. } => (vec![*q, *k, *v], vec![*out]),
             Self::CacheAppend { k, v, .. } => (vec![*k, *v], vec![]),
             Self::CachedAttention { q, scores, out, .. } => (

@@ -2,7 +2,7 @@
 
 use crate::device::{KvCache, StateBuffer};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Ids, IdsSource, Op, SlotKind};
+use crate::graph::{Graph, Ids, IdsSource, Mask, Op, SlotKind};
 use crate::step::SlotBinding;
 
 /// What a step asks of the state bound to a slot.
@@ -14,6 +14,8 @@ pub(crate) struct SlotNeeds {
     n_layers: usize,
     appended: Option<usize>,
     scores_capacity: Option<usize>,
+    /// The most keys that a query looks back on; `usize::MAX` for all.
+    window: usize,
     buffer_len: Option<usize>,
 }
 
@@ -44,6 +46,7 @@ impl SlotNeeds {
             n_layers: 0,
             appended: None,
             scores_capacity: None,
+            window: 0,
             buffer_len: None,
         }
     }
@@ -98,7 +101,19 @@ impl SlotNeeds {
                     format!("{} layers of width {}", shape.n_layers, shape.kv_dim),
                 );
             }
-            if cache.len() + rows > shape.capacity {
+            let wraps = cache.len() + rows > shape.capacity;
+            if cache.is_ring() {
+                // What the new rows take the place of must be out of sight for the first of them.
+                if wraps && self.window.saturating_add(rows).saturating_sub(1) > shape.capacity {
+                    return mismatch(
+                        "ring cache",
+                        format!("attention to the last {} positions at most", {
+                            (shape.capacity + 1).saturating_sub(rows)
+                        }),
+                        format!("{} for {rows} new rows", self.window),
+                    );
+                }
+            } else if wraps {
                 return mismatch(
                     "cache",
                     format!("room for {rows} more positions"),
@@ -195,6 +210,10 @@ pub(crate) fn slot_needs(graph: &Graph) -> Result<(Vec<SlotNeeds>, Vec<usize>)> 
             } => {
                 let need = &mut needs[slot.0];
                 need.n_layers = need.n_layers.max(layer + 1);
+                need.window = need.window.max(match (need.kind, shape.mask) {
+                    (SlotKind::CacheWrite, Mask::Window(width)) => width,
+                    _ => usize::MAX,
+                });
                 settle(
                     &mut need.kv_dim,
                     shape.n_kv_heads * shape.head_dim,

@@ -344,11 +344,47 @@ impl StepBuilder {
                 )
             },
         )?;
+        self.push_rms_norm(x, gamma, None, eps)
+    }
+
+    /// The same, and row `s` of `gain` multiplies the rows of the `s`th of as many stacked sequences (adaptive
+    /// normalisation: the gain depends on what the network is conditioned on).
+    pub fn rms_norm_with_gain(
+        &mut self,
+        x: Value,
+        gamma: &Arc<Vector>,
+        gain: Value,
+        eps: f32,
+    ) -> Result<Value> {
+        check(
+            "rms_norm gain",
+            gamma.len() == x.cols()
+                && gain.cols == x.cols
+                && gain.rows > 0
+                && x.rows.is_multiple_of(gain.rows),
+            || {
+                (
+                    format!("a row of {} values for each sequence", x.cols()),
+                    format!("{} for {} rows", shape(gain), x.rows),
+                )
+            },
+        )?;
+        self.push_rms_norm(x, gamma, Some(gain), eps)
+    }
+
+    fn push_rms_norm(
+        &mut self,
+        x: Value,
+        gamma: &Arc<Vector>,
+        gain: Option<Value>,
+        eps: f32,
+    ) -> Result<Value> {
         let out = self.computed(x.rows(), x.cols());
         Ok(self.push(
             Op::RmsNorm {
                 x,
                 gamma: gamma.clone(),
+                gain,
                 eps,
                 out,
             },
@@ -370,10 +406,11 @@ impl StepBuilder {
             head_dim > 0
                 && head_dim.is_multiple_of(2)
                 && x.cols().is_multiple_of(head_dim)
-                && positions.rows == x.rows,
+                && positions.rows == x.rows
+                && matches!(self.graph.ids[positions.id as usize].1, IdsSource::Input(_)),
             || {
                 (
-                    format!("even heads and {} positions", x.rows()),
+                    format!("even heads and {} positions from the host", x.rows()),
                     format!("head_dim {head_dim}, {} positions", positions.rows),
                 )
             },

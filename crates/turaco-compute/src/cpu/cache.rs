@@ -7,6 +7,8 @@
 //! matrix product with many queries. [`Panels`] describes this order; the keys of an attention without cache are
 //! brought into it too.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 
 use crate::cpu::isa::Isa;
@@ -167,12 +169,12 @@ impl CpuCache {
         })
     }
 
-    /// Copy positions `from..to` of every layer from a cache of the same shape.
-    pub(crate) fn copy_from(&mut self, source: &Self, from: usize, to: usize) -> Result<()> {
+    /// Copy these places of storage (`None` = all) of every layer from a cache of the same shape.
+    pub(crate) fn copy_from(&mut self, source: &Self, places: Option<Range<usize>>) -> Result<()> {
         match (self, source) {
-            (Self::F32(target), Self::F32(source)) => target.copy_from(source, from, to),
-            (Self::F16(target), Self::F16(source)) => target.copy_from(source, from, to),
-            (Self::Bf16(target), Self::Bf16(source)) => target.copy_from(source, from, to),
+            (Self::F32(target), Self::F32(source)) => target.copy_from(source, places),
+            (Self::F16(target), Self::F16(source)) => target.copy_from(source, places),
+            (Self::Bf16(target), Self::Bf16(source)) => target.copy_from(source, places),
             _ => {
                 return Err(Error::Unsupported {
                     what: "copying between caches of different formats".into(),
@@ -225,7 +227,8 @@ impl<T: CacheNumber> Planes<T> {
         }
     }
 
-    /// Write rows of keys and values to layer `layer` from position `start` on.
+    /// Write rows of keys and values to layer `layer` from position `start` on; behind the last place of storage comes
+    /// the first.
     pub(crate) fn append(
         &mut self,
         (isa, pool): (Isa, &Pool),
@@ -235,21 +238,29 @@ impl<T: CacheNumber> Planes<T> {
         v: Rows<'_>,
     ) {
         let range = layer * self.layer..(layer + 1) * self.layer;
-        let target = PanelsMut::<T> {
-            keys: &mut self.keys.as_slice_mut()[range.clone()],
-            values: &mut self.values.as_slice_mut()[range],
-            stride: self.stride,
-            n_heads: 1,
-        };
-        pack(isa, pool, k, v, start, target);
+        let mut done = 0;
+        while done < k.len() {
+            let place = (start + done) % self.period;
+            let count = (k.len() - done).min(self.period - place);
+            let target = PanelsMut::<T> {
+                keys: &mut self.keys.as_slice_mut()[range.clone()],
+                values: &mut self.values.as_slice_mut()[range.clone()],
+                stride: self.stride,
+                n_heads: 1,
+            };
+            let (k, v) = (k.slice(done, count), v.slice(done, count));
+            pack(isa, pool, k, v, place, target);
+            done += count;
+        }
     }
 
-    fn copy_from(&mut self, source: &Self, from: usize, to: usize) {
+    fn copy_from(&mut self, source: &Self, places: Option<Range<usize>>) {
         if self.layer == 0 {
             return;
         }
-        // Whole blocks: the positions before `from` are equal already, those after `to` hold nothing.
-        let range = from / BLOCK * self.stride..to.div_ceil(BLOCK) * self.stride;
+        // Whole blocks: the positions before are equal already, those after hold nothing.
+        let places = places.unwrap_or(0..self.period);
+        let range = places.start / BLOCK * self.stride..places.end.div_ceil(BLOCK) * self.stride;
         for (to, from) in [
             (&mut self.keys, &source.keys),
             (&mut self.values, &source.values),
@@ -375,9 +386,9 @@ fn pack_as<T: CacheNumber, const GROUP: usize>(
 struct Pack<'a, T, const GROUP: usize> {
     k: Rows<'a>,
     v: Rows<'a>,
-    columns: std::ops::Range<usize>,
+    columns: Range<usize>,
     start: usize,
-    positions: std::ops::Range<usize>,
+    positions: Range<usize>,
     keys: *mut T,
     values: *mut T,
     stride: usize,

@@ -81,6 +81,11 @@ impl Executable for CpuExecutable {
         for (place, input) in self.plan.id_inputs.iter().zip(bindings.ids) {
             self.given_ids[place.offset..][..place.len].copy_from_slice(input);
         }
+        for table in &self.plan.rope_tables {
+            let ([target], _) = self.arena.split([table.view]);
+            let positions = &self.given_ids[table.positions.offset..][..table.positions.len];
+            rope::table(positions, &table.frequencies, target);
+        }
         let mut machine = Machine {
             engine: &self.engine,
             linear_scratch: &mut self.linear_scratch,
@@ -351,17 +356,31 @@ impl Machine<'_, '_, '_> {
                     );
                 });
             }
-            Op::RmsNorm { x, gamma, eps, out } => {
+            Op::RmsNorm {
+                x,
+                gamma,
+                gain,
+                eps,
+                out,
+            } => {
                 let ([target], readable) = self.arena.split([self.plan.views[out.id as usize]]);
                 let x = readable.rows(self.plan.views[x.id as usize]);
+                let gain = gain.map(|gain| readable.rows(self.plan.views[gain.id as usize]));
                 let gamma = vector(gamma)?;
                 over_rows(engine, x.len(), 2, target, |range, out| {
+                    let each = x.len() / gain.map_or(1, |gain| gain.len());
+                    let gain = gain.map(|rows| norm::Gain {
+                        rows,
+                        each,
+                        first: range.start,
+                    });
                     let x = x.slice(range.start, range.len());
                     dispatch(
                         engine.isa,
                         norm::RmsNorm {
                             x,
                             gamma,
+                            gain,
                             eps: *eps,
                             out,
                         },
@@ -370,28 +389,18 @@ impl Machine<'_, '_, '_> {
             }
             Op::Rope {
                 x,
-                positions,
                 head_dim,
-                theta,
                 interleaved,
                 out,
+                ..
             } => {
-                let place = self.place(*positions);
-                let list = if place.computed {
-                    &*self.computed_ids
-                } else {
-                    self.given_ids
-                };
-                let positions = &list[place.offset..][..place.len];
-                let out = self.plan.views[out.id as usize];
-                let ([target, table], readable) = self.arena.split([out, details.scratch]);
-                rope::table(positions, *head_dim, *theta, table);
+                let ([target], readable) = self.arena.split([self.plan.views[out.id as usize]]);
+                let table = readable.rows(self.plan.rope_tables[details.rope_table].view);
                 let x = readable.rows(self.plan.views[x.id as usize]);
-                let table = &*table;
                 over_rows(engine, x.len(), 1, target, |range, out| {
                     let rope = rope::Rope {
                         x: x.slice(range.start, range.len()),
-                        table: &table[range.start * head_dim..range.end * head_dim],
+                        table: table.slice(range.start, range.len()),
                         head_dim: *head_dim,
                         interleaved: *interleaved,
                         out,
@@ -678,7 +687,7 @@ impl Machine<'_, '_, '_> {
                 let sequence = Sequence {
                     q: q_rows,
                     panels: planes.layer(*layer),
-                    keys: (0, n_keys),
+                    keys: (cache.first_position(), n_keys),
                     first_position: cache.len(),
                 };
                 attention(self.engine, sequence, rows, &shape, scratch, target);

@@ -102,11 +102,10 @@ impl Backend for CpuBackend {
 
     fn copy_cache(&self, from: &KvCache, to: &mut KvCache, from_position: usize) -> Result<()> {
         from.check_copy(to, from_position)?;
-        let len = from.len();
         let source = from.storage::<CpuCache>()?;
         to.storage_mut::<CpuCache>()?
-            .copy_from(source, from_position, len)?;
-        to.set_len(len);
+            .copy_from(source, from.places(from_position))?;
+        to.set_positions_of(from);
         Ok(())
     }
 

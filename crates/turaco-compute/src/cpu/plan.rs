@@ -4,6 +4,7 @@ use crate::cpu::Precision;
 use crate::cpu::arena::{LINE, View};
 use crate::cpu::cache::head_panel_len;
 use crate::cpu::kernels::attention::split_len;
+use crate::cpu::kernels::rope;
 use crate::cpu::matrix::CpuMatrix;
 use crate::device::{Matrix, Vector, WeightType};
 use crate::error::Result;
@@ -30,6 +31,8 @@ pub(crate) struct Plan {
     pub id_outputs: Vec<IdsPlace>,
     /// What each slot must be able to hold.
     pub needs: Vec<SlotNeeds>,
+    /// Angles of rotary embeddings, made at the start of each run.
+    pub rope_tables: Vec<RopeTable>,
     /// Whether attention may round queries, keys and weights to bf16.
     pub rounds: bool,
     /// Values in the arena.
@@ -46,10 +49,22 @@ pub(crate) struct IdsPlace {
     pub len: usize,
 }
 
+/// The angles of all rotations with the same positions and frequencies.
+#[derive(Debug)]
+pub(crate) struct RopeTable {
+    pub positions: IdsPlace,
+    pub frequencies: Vec<f64>,
+    /// `[positions, head_dim]`, see [`rope::table`].
+    pub view: View,
+    theta: f32,
+}
+
 /// See [`Plan::details`].
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Details {
     pub scratch: View,
+    /// Number of the table of a rotation.
+    pub rope_table: usize,
     /// Rows (of all sequences) that were appended to this layer before.
     pub appended: usize,
 }
@@ -64,11 +79,14 @@ impl Plan {
         let (needs, appended) = slot_needs(graph)?;
         let mut places = Places::new(graph);
         let inputs = places.allocate_inputs(graph);
+        let mut rope_tables = Vec::new();
         let mut details = Vec::with_capacity(graph.ops.len());
         for (index, op) in graph.ops.iter().enumerate() {
+            let rope_table = rope_table(op, &ids, &mut rope_tables, &mut places);
             let scratch = places.step(graph, index, op);
             details.push(Details {
                 scratch,
+                rope_table,
                 appended: appended[index],
             });
         }
@@ -107,11 +125,45 @@ impl Plan {
             output_copies,
             id_outputs,
             needs,
+            rope_tables,
             rounds: rounds(graph, precision)?,
             arena_len,
             ids_len,
         })
     }
+}
+
+/// The number of the table that a rotation takes, which is made if there is none yet. Tables have memory of their
+/// own: what is filled before the first operation must not be something else's before.
+fn rope_table(
+    op: &Op,
+    ids: &[IdsPlace],
+    tables: &mut Vec<RopeTable>,
+    places: &mut Places,
+) -> usize {
+    let Op::Rope {
+        positions,
+        head_dim,
+        theta,
+        ..
+    } = op
+    else {
+        return 0;
+    };
+    let place = ids[positions.id as usize];
+    let known = tables.iter().position(|table| {
+        (table.positions.offset, table.view.cols) == (place.offset, *head_dim)
+            && table.theta.to_bits() == theta.to_bits()
+    });
+    known.unwrap_or_else(|| {
+        tables.push(RopeTable {
+            positions: place,
+            frequencies: rope::frequencies(*head_dim, *theta),
+            view: places.unshared(positions.rows(), *head_dim),
+            theta: *theta,
+        });
+        tables.len() - 1
+    })
 }
 
 fn check_devices(op: &Op) -> Result<()> {
@@ -260,6 +312,16 @@ impl Places {
         }
     }
 
+    /// Memory that nothing else has had or gets.
+    fn unshared(&mut self, rows: usize, cols: usize) -> View {
+        View {
+            offset: self.free.take_new(rows * cols),
+            rows,
+            cols,
+            stride: cols,
+        }
+    }
+
     fn allocate(&mut self, root: usize) {
         let (rows, cols) = self.sizes[root];
         self.offsets[root] = self.free.take(rows * cols);
@@ -352,8 +414,6 @@ fn scratch_shape(graph: &Graph, op: &Op) -> (usize, usize) {
             shape,
             ..
         } => (1, split_len(q.rows(), q.rows() / n_sequences, shape)),
-        // Cosines and sines.
-        Op::Rope { x, head_dim, .. } => (x.rows(), *head_dim),
         _ => (0, 0),
     }
 }
@@ -392,6 +452,13 @@ impl FreeList {
             _ => self.len,
         };
         self.len = offset + len;
+        offset
+    }
+
+    /// Only at the end of the arena.
+    fn take_new(&mut self, len: usize) -> usize {
+        let offset = self.len;
+        self.len += len.next_multiple_of(LINE);
         offset
     }
 

@@ -130,7 +130,7 @@ impl GpuExecutable {
             let (given, tables) = self.staged.split_at_mut(table.to);
             let angles = &mut tables[..len * table.head_dim];
             let angles = bytemuck::cast_slice_mut(angles);
-            rope::table(&given[at..at + len], table.head_dim, table.theta, angles);
+            rope::table(&given[at..at + len], &table.frequencies, angles);
         }
         if !self.staged.is_empty() {
             let bytes = bytemuck::cast_slice(&self.staged);
@@ -146,6 +146,12 @@ impl GpuExecutable {
         };
         for index in 0..cache_count(binding) {
             if let Some(cache) = cache(binding, index) {
+                if cache.is_ring() {
+                    return Err(Error::Unsupported {
+                        what: "a ring cache on a graphics processor".into(),
+                        reason: "its kernels do not go around yet".into(),
+                    });
+                }
                 same &= cache.storage::<GpuCache>()?.belongs_to(&self.context);
             }
         }

@@ -85,11 +85,12 @@ impl Backend for GpuBackend {
 
     fn copy_cache(&self, from: &KvCache, to: &mut KvCache, from_position: usize) -> Result<()> {
         from.check_copy(to, from_position)?;
-        let len = from.len();
+        let all = 0..from.shape().capacity;
+        let places = from.places(from_position).unwrap_or(all);
         let source = from.storage::<GpuCache>()?;
         to.storage_mut::<GpuCache>()?
-            .copy_from(source, from_position, len)?;
-        to.set_len(len);
+            .copy_from(source, places.start, places.end)?;
+        to.set_positions_of(from);
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::context::{Context, Kernel, grid};
 use super::memory::{Memory, View};
 use super::shader::{Keys, Layout, Shader};
+use crate::cpu::kernels::rope;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Ids, IdsSource, Op, Slot, Value, ValueSource};
 use crate::slots::{SlotNeeds, slot_needs};
@@ -120,6 +121,7 @@ pub(super) struct Table {
     pub positions: (usize, usize),
     pub head_dim: usize,
     pub theta: f32,
+    pub frequencies: Vec<f64>,
     /// Where the table begins.
     pub to: usize,
 }
@@ -306,6 +308,7 @@ fn tables(
                     positions,
                     head_dim: *head_dim,
                     theta: *theta,
+                    frequencies: rope::frequencies(*head_dim, *theta),
                     to: place(positions.1 * head_dim).0,
                 });
             }

@@ -3,6 +3,7 @@
 mod agreement;
 mod choosing;
 mod meaning;
+mod rings;
 mod support;
 mod tracing;
 mod weights;

@@ -12,12 +12,33 @@ pub(crate) struct LayerNorm<'a> {
     pub out: &'a mut [f32],
 }
 
-/// `out = x / sqrt(mean(x^2) + eps) * gamma`, per group of `gamma.len()` columns.
+/// `out = x / sqrt(mean(x^2) + eps) * gamma * gain`, per group of `gamma.len()` columns.
 pub(crate) struct RmsNorm<'a> {
     pub x: Rows<'a>,
     pub gamma: &'a [f32],
+    pub gain: Option<Gain<'a>>,
     pub eps: f32,
     pub out: &'a mut [f32],
+}
+
+/// A factor for every column, different for each of several stacked sequences.
+#[derive(Clone, Copy)]
+pub(crate) struct Gain<'a> {
+    /// One row for each sequence.
+    pub rows: Rows<'a>,
+    /// Rows of a sequence.
+    pub each: usize,
+    /// Where the rows that are normed begin among those of all sequences.
+    pub first: usize,
+}
+
+impl RmsNorm<'_> {
+    /// What multiplies row `row` after the norm.
+    fn gain(&self, row: usize) -> Option<&[f32]> {
+        self.gain
+            .as_ref()
+            .map(|gain| gain.rows.row((gain.first + row) / gain.each))
+    }
 }
 
 impl Kernel for LayerNorm<'_> {
@@ -69,13 +90,11 @@ impl Kernel for LayerNorm<'_> {
 impl Kernel for RmsNorm<'_> {
     type Output = ();
 
-    fn run_scalar(self) {
+    fn run_scalar(mut self) {
         let group = self.gamma.len();
-        for (x, out) in self
-            .x
-            .iter()
-            .zip(self.out.chunks_exact_mut(self.x.cols().max(1)))
-        {
+        let cols = self.x.cols().max(1);
+        let out = std::mem::take(&mut self.out);
+        for (row, (x, out)) in self.x.iter().zip(out.chunks_exact_mut(cols)).enumerate() {
             for (x, out) in x.chunks_exact(group).zip(out.chunks_exact_mut(group)) {
                 let mean = x.iter().map(|x| x * x).sum::<f32>() / group as f32;
                 let factor = 1.0 / (mean + self.eps).sqrt();
@@ -83,17 +102,20 @@ impl Kernel for RmsNorm<'_> {
                     *out = x * factor * gamma;
                 }
             }
+            if let Some(gain) = self.gain(row) {
+                out.iter_mut()
+                    .zip(gain)
+                    .for_each(|(out, gain)| *out *= gain);
+            }
         }
     }
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+    fn run<S: Simd>(mut self, s: S) {
         let group = self.gamma.len();
-        for (x, out) in self
-            .x
-            .iter()
-            .zip(self.out.chunks_exact_mut(self.x.cols().max(1)))
-        {
+        let cols = self.x.cols().max(1);
+        let out = std::mem::take(&mut self.out);
+        for (row, (x, out)) in self.x.iter().zip(out.chunks_exact_mut(cols)).enumerate() {
             for (x, out) in x.chunks_exact(group).zip(out.chunks_exact_mut(group)) {
                 let mean = squares(s, x, 0.0) / group as f32;
                 let factor = s.splat(1.0 / (mean + self.eps).sqrt());
@@ -108,6 +130,11 @@ impl Kernel for RmsNorm<'_> {
                     let gamma = s.load_part(&self.gamma[at..], 0.0);
                     s.store_part(&mut out[at..], s.mul(value, gamma));
                 }
+            }
+            if let Some(gain) = self.gain(row) {
+                out.iter_mut()
+                    .zip(gain)
+                    .for_each(|(out, gain)| *out *= gain);
             }
         }
     }

@@ -86,7 +86,13 @@ impl Planner<'_> {
                 eps,
                 out,
             } => self.norm(*x, (gamma, Some(beta)), *eps, *out),
-            Op::RmsNorm { x, gamma, eps, out } => self.norm(*x, (gamma, None), *eps, *out),
+            Op::RmsNorm { gain: Some(_), .. } => Err(Error::Unsupported {
+                what: "rms_norm with a gain on a graphics processor".into(),
+                reason: "its kernel does not take one yet".into(),
+            }),
+            Op::RmsNorm {
+                x, gamma, eps, out, ..
+            } => self.norm(*x, (gamma, None), *eps, *out),
             Op::Rope {
                 x,
                 positions,
