@@ -13,13 +13,16 @@ use crate::error::Result;
 use crate::graph::{AttentionShape, ChooseTokens, Mask};
 use crate::step::{Bindings, SlotBinding, StepBuilder};
 
-/// Rows, inputs and outputs of products that read their weights once per call: a decode step of one sequence, and of
-/// five beams.
-const VECTOR_SHAPES: [(usize, usize, usize); 14] = [
+/// Rows, inputs and outputs of products that read their weights once per call: a decode step of one sequence, of five
+/// beams, and of a few sequences at once.
+const VECTOR_SHAPES: [(usize, usize, usize); 17] = [
     // Voxtral.
     (1, 3072, 9216),
     (1, 9216, 3072),
     (1, 3072, 131_072),
+    (2, 3072, 9216),
+    (4, 3072, 9216),
+    (8, 3072, 9216),
     // Qwen3-TTS.
     (1, 1024, 3072),
     // Whisper tiny, base and large-v3-turbo.
@@ -35,14 +38,17 @@ const VECTOR_SHAPES: [(usize, usize, usize); 14] = [
     (5, 1280, 5120),
 ];
 
-/// Rows, inputs and outputs of products that are limited by arithmetic: encoders and prefills.
-const MATRIX_SHAPES: [(usize, usize, usize); 6] = [
+/// Rows, inputs and outputs of products that are limited by arithmetic: encoders and prefills, the last ones in the
+/// pieces of a live stream.
+const MATRIX_SHAPES: [(usize, usize, usize); 8] = [
     (1500, 384, 384),
     (1500, 384, 1536),
     (1500, 1536, 384),
     (1500, 512, 2048),
     (1500, 1280, 5120),
     (188, 3072, 9216),
+    (16, 1280, 5120),
+    (50, 1280, 5120),
 ];
 
 /// What the fastest possible kernel would be stopped by.
