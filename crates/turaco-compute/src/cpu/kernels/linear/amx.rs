@@ -5,8 +5,8 @@
 //! nothing but the rounding of the activations; bytes with a scale per row stay bytes, and their sums exact.
 
 use super::left::{self, Left};
-use crate::cpu::packed::PANEL;
 use crate::cpu::packed::blocks::{BLOCK, Q4_BYTES, Q8_BYTES, Q8_ZERO, SCALE_BYTES};
+use crate::cpu::packed::{PANEL, WeightType};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -16,8 +16,13 @@ pub(super) const ROWS: usize = 32;
 /// Rows of one tile, to which strips are padded.
 pub(super) const TILE_ROWS: usize = 16;
 
-/// Rows for which tiles are worth their while.
-pub(super) const FROM: usize = 12;
+/// Rows from which tiles are worth their while.
+pub(super) fn from(weight_type: WeightType) -> usize {
+    match weight_type {
+        WeightType::Bf16 => 9,
+        _ => 12,
+    }
+}
 
 /// Bytes that a step has of each row, and that a tile has in a row.
 const STEP_BYTES: usize = 64;
@@ -195,8 +200,8 @@ unsafe fn copy(lines: usize, b: *const u8, out: *mut f32) {
         // SAFETY: the caller's promise; a prefetch may point anywhere.
         unsafe {
             let from = b.add(line * PANEL_ROW);
-            _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD).cast());
-            _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD + 64).cast());
+            _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(AHEAD).cast());
+            _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(AHEAD + 64).cast());
             let to = out.add(line * PANEL_ROW);
             _mm512_storeu_si512(to.cast(), _mm512_loadu_si512(from.cast()));
             _mm512_storeu_si512(to.add(64).cast(), _mm512_loadu_si512(from.add(64).cast()));
@@ -273,7 +278,7 @@ pub(super) unsafe fn widen_q8(inputs: usize, mut b: *const u8, out: *mut f32) {
                 let zero = _mm512_mul_ps(scale, _mm512_set1_ps(-(Q8_ZERO as f32)));
                 for quad in 0..BLOCK / 4 {
                     let line = b.add(SCALE_BYTES + quad * PANEL_ROW + part * 64);
-                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD).cast());
+                    _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(AHEAD).cast());
                     let quants = _mm512_loadu_si512(line.cast());
                     let value = |quant: __m512i| {
                         let quant = _mm512_cvtepi32_ps(_mm512_and_si512(quant, low_byte));
@@ -308,7 +313,7 @@ pub(super) unsafe fn widen_q4(inputs: usize, mut b: *const u8, out: *mut f32) {
                 let minimum = halves(b.add(SCALE_BYTES + part * 32));
                 for group in 0..BLOCK / 8 {
                     let line = b.add(2 * SCALE_BYTES + group * PANEL_ROW + part * 64);
-                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD).cast());
+                    _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(AHEAD).cast());
                     let quants = _mm512_loadu_si512(line.cast());
                     let value = |quant: __m512i| {
                         let quant = _mm512_cvtepi32_ps(_mm512_and_si512(quant, low_half));

@@ -51,7 +51,7 @@ macro_rules! stream {
                 }
                 for pair in 0..k / 2 {
                     for line in 0..$size / 64 {
-                        _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + line * 64).cast());
+                        _mm_prefetch::<_MM_HINT_T1>(b.wrapping_add(AHEAD + line * 64).cast());
                     }
                     for input in 0..2 {
                         let value = _mm256_set1_ps(*x.add(2 * pair + input));
@@ -140,7 +140,7 @@ macro_rules! widen {
         pub(super) unsafe fn $name(inputs: usize, mut b: *const u8, out: *mut f32) {
             for pair in 0..inputs.div_ceil(2) {
                 for line in 0..$size / 64 {
-                    _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + line * 64).cast());
+                    _mm_prefetch::<_MM_HINT_T1>(b.wrapping_add(AHEAD + line * 64).cast());
                 }
                 for input in 0..2.min(inputs - 2 * pair) {
                     for part in 0..4 {

@@ -15,7 +15,7 @@ use std::arch::x86_64::*;
 pub(super) const ROWS: usize = 12;
 
 /// Rows of a streaming kernel.
-pub(super) const STREAM_ROWS: usize = 4;
+pub(super) const STREAM_ROWS: usize = 6;
 
 /// Distance in bytes at which the streaming kernels ask for weights in advance.
 const AHEAD: usize = 4096;
@@ -31,7 +31,7 @@ macro_rules! stream {
         /// See [`super::StreamFn`]; needs AVX-512.
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma,f16c")]
         pub(super) unsafe fn $name(rows: usize, k: usize, x: *const f32, stride: usize, b: *const u8, state: *mut f32) {
-            by_rows!($rows_name, rows, [1 2 3 4], (k, x, stride, b, state));
+            by_rows!($rows_name, rows, [1 2 3 4 5 6], (k, x, stride, b, state));
         }
 
         /// # Safety
@@ -55,7 +55,7 @@ macro_rules! stream {
                 }
                 for pair in 0..k / 2 {
                     for line in 0..$size / 64 {
-                        _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + line * 64).cast());
+                        _mm_prefetch::<_MM_HINT_T1>(b.wrapping_add(AHEAD + line * 64).cast());
                     }
                     let weights = $load(b);
                     for row in 0..ROWS {
@@ -149,7 +149,7 @@ macro_rules! widen {
                 // SAFETY: the caller's promise; a prefetch may point anywhere.
                 unsafe {
                     for line in 0..$size / 64 {
-                        _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + line * 64).cast());
+                        _mm_prefetch::<_MM_HINT_T1>(b.wrapping_add(AHEAD + line * 64).cast());
                     }
                     for (part, weights) in $load(b).into_iter().enumerate() {
                         _mm512_storeu_ps(out.add(part * 16), weights);
@@ -259,8 +259,8 @@ unsafe fn tile_int8_rows<const ROWS: usize>(
             let high = _mm512_loadu_si512(b.add(64).cast());
             if ROWS <= 4 {
                 // Few rows means that memory is the limit.
-                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD).cast());
-                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + 64).cast());
+                _mm_prefetch::<_MM_HINT_T1>(b.wrapping_add(AHEAD).cast());
+                _mm_prefetch::<_MM_HINT_T1>(b.wrapping_add(AHEAD + 64).cast());
             }
             for row in 0..ROWS {
                 let quad = _mm512_set1_epi32(*a.add(row) as i32);

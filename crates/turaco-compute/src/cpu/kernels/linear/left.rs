@@ -34,7 +34,7 @@ pub(super) enum Left {
 const WIDE_STEPS: usize = 128;
 
 /// Steps of AMX whose part of a panel and of a strip have room together in the first-level cache.
-const TILE_STEPS: usize = 12;
+const TILE_STEPS: usize = 8;
 
 /// Words of 32 bits that a widened part of a panel takes.
 pub(super) const WIDE_WORDS: usize = if WIDE_STEPS > TILE_STEPS * 16 {

@@ -127,8 +127,10 @@ struct Kernels {
     stream_rows: usize,
     /// Most rows for which streaming beats tiles.
     stream_up_to: usize,
-    /// For panels that `tile` takes as f32.
+    /// For panels that `tile` does not take as they are.
     widen: Option<WidenFn>,
+    /// Whether `widen` does no more than to complete the last step of a panel.
+    completes_only: bool,
     tile: TileFn,
     /// As `tile`, for sums that begin at zero and need not be written before.
     first_tile: Option<TileFn>,
@@ -151,7 +153,7 @@ impl Kernels {
         {
             use crate::cpu::isa::{Amx, Avx2, Avx512, Avx512Dot};
             if isa >= Isa::Amx
-                && m >= amx::FROM
+                && m >= amx::from(weight_type)
                 && Amx::new().is_some()
                 && let Some(kernels) = Self::amx(weight_type)
             {
@@ -186,6 +188,7 @@ impl Kernels {
             stream_rows: scalar::STREAM_ROWS,
             stream_up_to: STREAM_ROWS,
             widen: None,
+            completes_only: false,
             tile: scalar::tile_f32,
             first_tile: None,
             tile_rows: scalar::ROWS,
@@ -219,6 +222,7 @@ impl Kernels {
             stream_rows: neon::STREAM_ROWS,
             stream_up_to: neon::STREAM_UP_TO,
             widen: None,
+            completes_only: false,
             tile: neon::tile_f32,
             first_tile: None,
             tile_rows: neon::ROWS,
@@ -274,6 +278,7 @@ impl Kernels {
             stream_rows: simd128::STREAM_ROWS,
             stream_up_to: simd128::STREAM_UP_TO,
             widen: None,
+            completes_only: false,
             tile: simd128::tile_f32,
             first_tile: None,
             tile_rows: simd128::ROWS,
@@ -306,6 +311,7 @@ impl Kernels {
             stream_rows: avx2::STREAM_ROWS,
             stream_up_to: avx2::STREAM_UP_TO,
             widen: None,
+            completes_only: false,
             tile: avx2::tile_f32,
             first_tile: None,
             tile_rows: if weight_type.is_integer() {
@@ -341,6 +347,7 @@ impl Kernels {
             row_multiple: amx::TILE_ROWS,
             block_rows: MAX_BLOCK_ROWS,
             block_bytes: 2 * BLOCK_BYTES,
+            stream: None,
             around: Some((amx::begin, amx::end)),
             pack: amx::pack,
             first_tile: Some(amx::first_bf16),
@@ -348,9 +355,14 @@ impl Kernels {
         };
         Some(match weight_type {
             WeightType::F32 | WeightType::F16 => return None,
-            WeightType::Bf16 => plain.widening(amx::widen_bf16),
+            WeightType::Bf16 => Self {
+                completes_only: true,
+                ..plain
+            }
+            .widening(amx::widen_bf16),
             WeightType::Int8 => Self {
                 first_tile: Some(amx::first_int8),
+                completes_only: true,
                 ..plain.tiles(amx::tile_int8, Left::Int8Rows)
             }
             .widening(amx::widen_int8),
@@ -366,6 +378,7 @@ impl Kernels {
             stream_rows: avx512::STREAM_ROWS,
             stream_up_to: STREAM_ROWS,
             widen: None,
+            completes_only: false,
             tile: avx512::tile_f32,
             first_tile: None,
             tile_rows: avx512::ROWS,
@@ -574,7 +587,8 @@ impl Call<'_> {
     /// Few rows: every panel is read once, front to back, and all rows are multiplied with it.
     fn stream(&self, stream: StreamFn) {
         self.over_panels(|panel| {
-            let (m, k, at_once) = (self.m, self.w.k(), self.kernels.stream_rows);
+            let (m, k) = (self.m, self.w.k());
+            let at_once = m.div_ceil(m.div_ceil(self.kernels.stream_rows));
             let mut state = [[[0.0_f32; PANEL]; 2]; STREAM_ROWS];
             let weights = self.w.panel(panel);
             let piece = if m <= at_once { k.max(1) } else { STREAM_PIECE };
@@ -610,7 +624,8 @@ impl Call<'_> {
         let threads = self.pool.n_threads();
         let tasks = (bytes / MIN_TASK_BYTES)
             .clamp(1, threads)
-            .max(bytes / TASK_BYTES)
+            // As many for each thread: two threads need as long for three equal tasks as for four.
+            .max((bytes / TASK_BYTES).next_multiple_of(threads))
             .min(threads * 16)
             .min(panels);
         self.pool.run(tasks, &|task| {
@@ -665,6 +680,16 @@ impl Call<'_> {
             blocks = blocks.next_multiple_of(threads);
         }
         let block_strips = |block: usize| strips * block / blocks..strips * (block + 1) / blocks;
+        let whole_steps = w.padded_k().is_multiple_of(kernels.left.step_inputs());
+        let widen = kernels
+            .widen
+            .filter(|_| !(kernels.completes_only && whole_steps));
+        // A single strip finds nothing of the panel in the first-level cache, so it takes it in one piece, if there is no
+        // room to widen it into.
+        let piece = |strips: usize| match widen {
+            None if strips == 1 => steps.max(1),
+            _ => kernels.left.tile_steps(),
+        };
         let one = |block: usize, panel: usize| {
             let strips = block_strips(block);
             let first = strips.start * height;
@@ -679,11 +704,11 @@ impl Call<'_> {
             }
             // Without any inputs there is still a bias.
             let no_inputs = (steps == 0).then_some((0, 0));
-            for (start, count) in pieces(steps, kernels.left.tile_steps()).chain(no_inputs) {
+            for (start, count) in pieces(steps, piece(strips.len())).chain(no_inputs) {
                 let first_input = start * kernels.left.step_inputs();
                 let first_byte = w.input_offset(first_input);
                 let part = weights[first_byte..].as_ptr();
-                let part = match kernels.widen {
+                let part = match widen {
                     Some(widen) => {
                         let inputs =
                             (count * kernels.left.step_inputs()).min(w.padded_k() - first_input);

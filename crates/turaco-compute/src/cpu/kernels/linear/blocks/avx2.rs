@@ -94,8 +94,8 @@ unsafe fn q8<const ROWS: usize, const PARTS: usize>(
             for quad in 0..BLOCK / 4 {
                 let line = b.add(SCALE_BYTES + quad * PANEL * 4 + first * 32);
                 if ROWS <= 2 {
-                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD).cast());
-                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD + 64).cast());
+                    _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(AHEAD).cast());
+                    _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(AHEAD + 64).cast());
                 }
                 let (mut even, mut odd) = (
                     [_mm256_setzero_si256(); PARTS],
@@ -157,8 +157,8 @@ unsafe fn q4<const ROWS: usize, const PARTS: usize>(
             for group in 0..groups {
                 let line = b.add(2 * SCALE_BYTES + group * PANEL * 4 + first * 32);
                 if ROWS <= 2 {
-                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD).cast());
-                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD + 64).cast());
+                    _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(AHEAD).cast());
+                    _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(AHEAD + 64).cast());
                 }
                 let (mut low, mut high) = (
                     [_mm256_setzero_si256(); PARTS],

@@ -17,7 +17,7 @@ pub(in super::super) const LEFT_Q8: Left = Left::Blocks(BlockForm::Quads, Correc
 pub(in super::super) const LEFT_Q4: Left = Left::Blocks(BlockForm::Quads, Correction::Sum);
 
 /// Most rows that leave memory as the limit.
-const FEW: usize = 6;
+const FEW: usize = 8;
 
 /// Distance in bytes at which weights are asked for in advance when there are few rows.
 const AHEAD: usize = 4096;
@@ -25,10 +25,13 @@ const AHEAD: usize = 4096;
 /// Rows whose dots and sums have registers together.
 const HALF: usize = 6;
 
-/// Defines a tile of up to twelve rows, in two halves that go over all blocks one after the other: the second one finds
-/// the weights in the first-level cache, and no sum has to wait in memory for the next block.
+/// Blocks of a panel that two halves go over one after the other, the second one in the first-level cache.
+const BLOCKS: usize = 16;
+
+/// Defines a tile of up to twelve rows, in two halves that go over some blocks one after the other, so that no sum has
+/// to wait in memory for the next block.
 macro_rules! tile {
-    ($name:ident, $half:ident) => {
+    ($name:ident, $half:ident, $left:ident, $bytes:ident) => {
         /// # Safety
         /// See [`super::super::TileFn`], for panels of this type; needs AVX-512 VNNI.
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
@@ -44,18 +47,28 @@ macro_rules! tile {
             } else {
                 rows
             };
-            for first in (0..rows).step_by(height.max(1)) {
-                // SAFETY: the caller's promise, for rows from `first` on.
-                let (a, c) = unsafe { (a.add(first), c.add(first * PANEL)) };
-                let few = rows <= FEW;
-                by_rows!($half, height.min(rows - first), [1 2 3 4 5 6], (rows, few, blocks, a, b, c));
+            let few = rows <= FEW;
+            let at_once = if rows > HALF { BLOCKS } else { blocks.max(1) };
+            for start in (0..blocks).step_by(at_once) {
+                let count = at_once.min(blocks - start);
+                for first in (0..rows).step_by(height.max(1)) {
+                    // SAFETY: the caller's promise, for blocks from `start` and rows from `first` on.
+                    let (a, b, c) = unsafe {
+                        (
+                            a.add(start * $left.step_words() * rows + first),
+                            b.add(start * $bytes),
+                            c.add(first * PANEL),
+                        )
+                    };
+                    by_rows!($half, height.min(rows - first), [1 2 3 4 5 6], (rows, few, count, a, b, c));
+                }
             }
         }
     };
 }
 
-tile!(tile_q8, q8);
-tile!(tile_q4, q4);
+tile!(tile_q8, q8, LEFT_Q8, Q8_BYTES);
+tile!(tile_q4, q4, LEFT_Q4, Q4_BYTES);
 
 /// The sums of some rows.
 ///
@@ -199,8 +212,8 @@ fn ask_ahead(few: bool, line: *const u8) {
     if few {
         // SAFETY: a prefetch may point anywhere.
         unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD).cast());
-            _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD + 64).cast());
+            _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(AHEAD).cast());
+            _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(AHEAD + 64).cast());
         }
     }
 }
