@@ -93,11 +93,10 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::F32) -> S::F32 {
     )
 }
 
-/// 2 to the power of `x` for `x` up to 127, relative error below 2e-7, exact at 0; 0 below -126.5;
-/// NaN gives any number.
+/// 2 to the power of `x` for `x` up to 127, relative error below 2e-7, exact at 0; 0 below -126.5, NaN for NaN.
 #[inline(always)]
 pub(crate) fn exp2<S: Simd>(s: S, x: S::F32) -> S::F32 {
-    let x = s.max(x, s.splat(-127.0));
+    let x = s.max(s.splat(-127.0), x);
     let shifted = s.add(x, s.splat(ROUND));
     let rest = s.sub(x, s.sub(shifted, s.splat(ROUND)));
     s.mul(polynomial(s, EXP2, rest), s.power_of_two(shifted))
@@ -248,6 +247,9 @@ mod tests {
             if let Some(y) = dispatch(isa, Apply(Function::Exp2, x)) {
                 let expected = [0.0, 0.0, 0.0, 0.0, 1.0, 127.0_f32.exp2()];
                 assert_eq!(y[..6], expected, "{isa:?}");
+            }
+            if let Some(y) = dispatch(isa, Apply(Function::Exp2, [f32::NAN; 16])) {
+                assert!(y.iter().all(|y| y.is_nan()), "{isa:?}: {y:?}");
             }
         }
     }

@@ -73,7 +73,7 @@ pub(crate) trait Simd: Copy {
     fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `a b + c`
     fn fma(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
-    /// The larger one; if one of them is NaN, either.
+    /// The larger one; NaN if `b` is, and if only `a` is, either.
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// The smaller one; if one of them is NaN, either.
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;

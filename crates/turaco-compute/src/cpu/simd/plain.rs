@@ -68,7 +68,7 @@ impl<const LANES: usize, const MANY: bool> Simd for Plain<LANES, MANY> {
         std::array::from_fn(|lane| a[lane] * b[lane] + c[lane])
     }
     fn max(self, a: Lanes, b: Lanes) -> Lanes {
-        each(a, b, f32::max)
+        each(a, b, |a, b| if b < a { a } else { b })
     }
     fn min(self, a: Lanes, b: Lanes) -> Lanes {
         each(a, b, f32::min)

@@ -65,7 +65,7 @@ impl Simd for Simd128 {
     }
     #[inline(always)]
     fn max(self, a: v128, b: v128) -> v128 {
-        f32x4_pmax(a, b)
+        f32x4_pmax(b, a)
     }
     #[inline(always)]
     fn min(self, a: v128, b: v128) -> v128 {

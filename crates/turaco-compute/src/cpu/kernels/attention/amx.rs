@@ -310,13 +310,14 @@ product!(
 );
 
 /// 2 to the power of `x` for `x` up to 0, relative error about 1e-4, a fortieth of what rounding to bf16 costs; next to
-/// nothing below -125.
+/// nothing below -125, NaN for NaN.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn exp2(x: __m512) -> __m512 {
     // Adding this leaves the nearest integer in the low bits.
     const ROUND: f32 = 12_582_912.0;
-    let x = _mm512_max_ps(x, _mm512_set1_ps(-125.0));
+    // Of a NaN and a number this gives the second operand.
+    let x = _mm512_max_ps(_mm512_set1_ps(-125.0), x);
     let shifted = _mm512_add_ps(x, _mm512_set1_ps(ROUND));
     let rest = _mm512_sub_ps(x, _mm512_sub_ps(shifted, _mm512_set1_ps(ROUND)));
     // A minimax fit within ±1/2.

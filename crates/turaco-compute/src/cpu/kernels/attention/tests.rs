@@ -263,6 +263,68 @@ fn windows_are_right() {
     }
 }
 
+/// What is no number comes through to every row and head that sees it, and to no other.
+#[test]
+fn scores_that_are_no_numbers_come_through() {
+    let pool = Pool::new(1);
+    for (mask, keys, queries) in [
+        (Mask::Full, 70, 40),
+        (Mask::Causal, 70, 40),
+        (Mask::Window(30), 600, 40),
+        (Mask::Full, 1100, 1),
+    ] {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut case = Case::new((4, 2, 32), mask, queries, keys);
+            // The last key of one head, so that the earlier queries of a causal mask do not see it.
+            let width = 2 * 32;
+            case.k[(keys - 2) * width + 5] = bad;
+            // One head of the first query.
+            case.q[2 * 32 + 7] = f32::NAN;
+            let expected = case.expected(|x| x);
+            let same = |found: &[f32], name: &str| {
+                for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                    assert_eq!(
+                        found.is_nan(),
+                        expected.is_nan(),
+                        "{name} {bad} {}: value {index} is {found}, not {expected}",
+                        case.name()
+                    );
+                }
+            };
+            for isa in Isa::available() {
+                for dtype in [DType::F32, DType::F16, DType::Bf16] {
+                    for split in [false, true] {
+                        let found = case.cached(&engine(isa, 2), dtype, split);
+                        same(&found, &format!("{isa:?} {dtype} split {split}"));
+                    }
+                }
+                if mask == Mask::Full && queries > 1 {
+                    let len = 2 * case.shape.n_kv_heads * head_panel_len(32, keys);
+                    let (mut scratch, mut out) = (vec![0.0; len], vec![0.0; case.q.len()]);
+                    let inputs = Stacked {
+                        q: case.q(),
+                        k: case.k(),
+                        v: case.v(),
+                        n_sequences: 1,
+                    };
+                    let engine = engine(isa, 2);
+                    attention_of_rows(&engine, inputs, &case.shape, true, &mut scratch, &mut out);
+                    same(&out, &format!("{isa:?}, without a cache"));
+                }
+            }
+            let plain = |k: Rows<'_>, v: Rows<'_>, to: PanelsMut<'_, f32>| {
+                pack(Isa::Scalar, &pool, k, v, 0, to)
+            };
+            let four = case.of_width(Plain::<4, false>, Widened(PhantomData::<f32>), plain);
+            same(&four, "4 lanes");
+            let pairs = case.of_width(Plain::<16, true>, PlainPairs, |k, v, to| {
+                pack_pairs(Isa::Scalar, &pool, k, v, to);
+            });
+            same(&pairs, "pairs");
+        }
+    }
+}
+
 /// Pairs of bf16 as the vector instructions multiply them, in plain Rust.
 #[derive(Clone, Copy)]
 struct PlainPairs;
