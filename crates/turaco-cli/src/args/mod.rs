@@ -14,7 +14,7 @@ use turaco::ComputeType;
 use crate::env;
 
 pub use bench::BenchArgs;
-pub use models::{ModelsArgs, ModelsCommand, WeightFormat};
+pub use models::{ModelsArgs, ModelsCommand, PlainFormat, WeightFormat};
 pub use transcribe::{InputArgs, Recognition, TranscribeArgs};
 use values::parse_bool;
 

@@ -79,15 +79,9 @@ pub struct ConvertArgs {
     /// File format to write
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "safetensors")]
     pub to: FileFormat,
-    /// Number format of the weights: f32, f16 or bf16
-    #[arg(
-        long,
-        value_name = "TYPE",
-        value_enum,
-        default_value = "f32",
-        hide_possible_values = true
-    )]
-    pub dtype: WeightFormat,
+    /// Number format of the weights; `models quantize` writes smaller ones
+    #[arg(long, value_name = "TYPE", value_enum, default_value = "f32")]
+    pub dtype: PlainFormat,
 }
 
 /// File formats that can be written.
@@ -96,7 +90,18 @@ pub enum FileFormat {
     Safetensors,
 }
 
-/// Number formats that can be written.
+/// Number formats that every program reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PlainFormat {
+    #[value(alias = "float32")]
+    F32,
+    #[value(alias = "float16")]
+    F16,
+    #[value(alias = "bfloat16")]
+    Bf16,
+}
+
+/// Number formats of packed models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum WeightFormat {
     #[value(alias = "float32")]

@@ -16,6 +16,11 @@ pub struct TranscribeArgs {
     pub output: OutputArgs,
     #[command(flatten)]
     pub language: LanguageArgs,
+
+    /// Print the language and its probability, then stop
+    #[arg(long, help_heading = "Language and task")]
+    pub detect_language: bool,
+
     #[command(flatten)]
     pub decoding: DecodingArgs,
     #[command(flatten)]
@@ -133,10 +138,6 @@ pub struct LanguageArgs {
     /// Detect among these languages only
     #[arg(long, value_name = "L,L...")]
     pub languages: Option<List<String>>,
-
-    /// Print the language and its probability, then stop
-    #[arg(long)]
-    pub detect_language: bool,
 
     /// transcribe, or translate (to English) [default: transcribe]
     #[arg(long, value_name = "TASK", value_parser = parse_task)]

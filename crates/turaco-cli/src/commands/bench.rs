@@ -5,8 +5,8 @@ use std::path::Path;
 
 use turaco::asr::Task;
 use turaco::bench::{
-    Clip, Comparison, KernelProtocol, Protocol, Report, chrome_trace, comparison_table, html, svg,
-    table,
+    Clip, Comparison, KernelProtocol, Mismatch, Protocol, Report, chrome_trace, comparison_table,
+    html, svg, table,
 };
 use turaco::trace::Detail;
 
@@ -31,9 +31,9 @@ pub fn run(args: &BenchArgs, context: &Context) -> Outcome {
     // A baseline that cannot be read shows before minutes of work.
     let baseline = args.results.against.as_deref().map(read).transpose()?;
     let mut report = if args.measuring.kernels {
-        kernels(args, context)?
+        kernels(args, baseline.as_ref(), context)?
     } else {
-        transcription(args, context)?
+        transcription(args, baseline.as_ref(), context)?
     };
     if let Some(limit) = args.results.memory_limit {
         report.memory_limit = Some((limit.0 * 1e6) as u64);
@@ -42,14 +42,8 @@ pub fn run(args: &BenchArgs, context: &Context) -> Outcome {
     let comparison = match &baseline {
         None => None,
         Some(before) => Some(
-            turaco::bench::compare(before, &report, args.results.by_floor).map_err(|mismatch| {
-                let failure = Failure::usage(mismatch.to_string())
-                    .hint("measure the same again, or save a new baseline with `--save`");
-                match &args.results.against {
-                    Some(path) => failure.at(path),
-                    None => failure,
-                }
-            })?,
+            turaco::bench::compare(before, &report, args.results.by_floor)
+                .map_err(|mismatch| incomparable(args, &mismatch))?,
         ),
     };
     if let Some(path) = &args.results.plot {
@@ -67,15 +61,20 @@ pub fn run(args: &BenchArgs, context: &Context) -> Outcome {
     print(args, &report, comparison.as_ref(), context)
 }
 
+/// A baseline of something else is no error of the measurement but of the command line.
+fn incomparable(args: &BenchArgs, mismatch: &Mismatch) -> Failure {
+    let failure = Failure::usage(mismatch.to_string())
+        .hint("measure the same again, or save a new baseline with `--save`");
+    match &args.results.against {
+        Some(path) => failure.at(path),
+        None => failure,
+    }
+}
+
 /// Contradictions, before anything is loaded.
 fn check(args: &BenchArgs) -> Result<(), Failure> {
     let measuring = &args.measuring;
     check_recognition(args.recognition())?;
-    if args.language.detect_language {
-        return Err(Failure::usage(
-            "`--detect-language` cannot be used with `bench`",
-        ));
-    }
     if measuring.kernels {
         if !args.audio.is_empty() {
             return Err(Failure::usage("`--kernels` cannot be used with recordings"));
@@ -130,7 +129,11 @@ fn commit() -> Option<String> {
         .map(str::to_owned)
 }
 
-fn transcription(args: &BenchArgs, context: &Context) -> Result<Report, Stop> {
+fn transcription(
+    args: &BenchArgs,
+    baseline: Option<&Report>,
+    context: &Context,
+) -> Result<Report, Stop> {
     let printer = &context.printer;
     let clips = clips(args)?;
     let load_options = engine::load_options(&context.global);
@@ -144,6 +147,12 @@ fn transcription(args: &BenchArgs, context: &Context) -> Result<Report, Stop> {
     protocol.commit = commit();
 
     let transcriber = engine::load(&load_options, context)?;
+    // One of something else shows before minutes of work.
+    if let Some(before) = baseline {
+        turaco::bench::subject(&transcriber, &clips, &protocol)
+            .check(before)
+            .map_err(|mismatch| incomparable(args, &mismatch))?;
+    }
     let mut say = |what: &str| printer.note(&format!("{what}…"));
     let outcome =
         turaco::bench::transcription(&transcriber, &clips, &protocol, &context.control, &mut say)?;
@@ -186,13 +195,18 @@ fn clips(args: &BenchArgs) -> Result<Vec<Clip>, Failure> {
         .collect())
 }
 
-fn kernels(args: &BenchArgs, context: &Context) -> Result<Report, Stop> {
+fn kernels(args: &BenchArgs, baseline: Option<&Report>, context: &Context) -> Result<Report, Stop> {
     let mut protocol = KernelProtocol::default();
     protocol.words.clone_from(&args.measuring.filter);
     protocol.repeats = args.measuring.repeats;
     protocol.threads = context.global.threads;
     protocol.instructions.clone_from(&args.measuring.isa);
     protocol.commit = commit();
+    if let Some(before) = baseline {
+        turaco::bench::kernel_subject(&protocol)?
+            .check(before)
+            .map_err(|mismatch| incomparable(args, &mismatch))?;
+    }
     let mut done = |name: &str| context.printer.message(Level::Verbose, name);
     Ok(turaco::bench::kernels(
         &protocol,

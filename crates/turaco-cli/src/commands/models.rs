@@ -13,9 +13,9 @@ use turaco::models::whisper::convert::{NewFolder, write_hugging_face};
 use turaco::weights::{DType, WeightType};
 
 use super::Context;
-use crate::args::{ModelsArgs, ModelsCommand, WeightFormat};
+use crate::args::{ModelsArgs, ModelsCommand, PlainFormat, WeightFormat};
 use crate::engine;
-use crate::exit::{Exit, Failure, Outcome, Stop};
+use crate::exit::{Exit, Outcome, Stop};
 use crate::printer::Level;
 use crate::progress::{Bar, Unit, size};
 use crate::signals::Unfinished;
@@ -28,7 +28,7 @@ pub fn run(args: &ModelsArgs, context: &Context) -> Outcome {
         ModelsCommand::Info { name, json } => info::run(name.as_deref(), *json, context),
         ModelsCommand::Path { name } => path(name.as_deref(), context),
         ModelsCommand::Convert(args) => {
-            convert(&args.input, &args.output, plain_type(args.dtype)?, context)
+            convert(&args.input, &args.output, plain_type(args.dtype), context)
         }
         ModelsCommand::Quantize {
             input,
@@ -185,15 +185,11 @@ fn remove(names: &[String], context: &Context) -> Outcome {
 }
 
 /// Numbers that every program reads.
-fn plain_type(format: WeightFormat) -> Result<DType, Failure> {
+fn plain_type(format: PlainFormat) -> DType {
     match format {
-        WeightFormat::F32 => Ok(DType::F32),
-        WeightFormat::F16 => Ok(DType::F16),
-        WeightFormat::Bf16 => Ok(DType::Bf16),
-        WeightFormat::Q8 | WeightFormat::Q4 => Err(Failure::usage(
-            "`models convert` writes numbers that other programs read: f32, f16 or bf16",
-        )
-        .hint("`turaco models quantize IN OUT --type q8` writes a packed copy for Turaco")),
+        PlainFormat::F32 => DType::F32,
+        PlainFormat::F16 => DType::F16,
+        PlainFormat::Bf16 => DType::Bf16,
     }
 }
 

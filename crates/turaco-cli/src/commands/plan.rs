@@ -137,9 +137,6 @@ fn check_language(args: Recognition<'_>) -> Result<(), Failure> {
         return Err(contradiction("`--language`", "`--languages`")
             .hint("`--language L` says which one it is, `--languages A,B` restricts detection"));
     }
-    if given && args.language.detect_language {
-        return Err(contradiction("`--language`", "`--detect-language`"));
-    }
     if given && args.language.multilingual {
         return Err(contradiction("`--language`", "`--multilingual`")
             .hint("`--multilingual` detects the language of every window"));
@@ -205,7 +202,10 @@ fn target(args: &TranscribeArgs) -> Result<Target, Failure> {
     if output.skip_existing && output.output_dir.is_none() {
         return Err(Failure::usage("`--skip-existing` needs `--output-dir`"));
     }
-    if args.language.detect_language {
+    if args.detect_language {
+        if args.recognition().given_language().is_some() {
+            return Err(contradiction("`--language`", "`--detect-language`"));
+        }
         if output.output_dir.is_some() {
             return Err(contradiction("`--detect-language`", "`--output-dir`"));
         }

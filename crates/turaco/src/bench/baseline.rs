@@ -1,6 +1,6 @@
 //! Comparing a benchmark with one that was saved.
 
-use super::report::{FORMAT, Measure, Report, Role};
+use super::report::{FORMAT, Kind, Measure, ModelFacts, Report, Role};
 
 /// A component that takes this much more of its former time fails.
 pub const COMPONENT_LIMIT: f64 = 1.20;
@@ -115,9 +115,9 @@ impl std::error::Error for Mismatch {}
 /// that a machine that is slower today does not count.
 ///
 /// # Errors
-/// Reports of different things: model, weight type, options, inputs, threads or layout of the file.
+/// As [`Subject::check`].
 pub fn compare(before: &Report, now: &Report, by_floor: bool) -> Result<Comparison, Mismatch> {
-    check(before, now)?;
+    Subject::of(now).check(before)?;
     let mut comparison = Comparison {
         findings: Vec::new(),
         notes: notes(before, now, by_floor),
@@ -142,33 +142,81 @@ pub fn compare(before: &Report, now: &Report, by_floor: bool) -> Result<Comparis
     Ok(comparison)
 }
 
-fn check(before: &Report, now: &Report) -> Result<(), Mismatch> {
-    let mut differences = Vec::new();
-    let mut differ = |what: &str, before: String, now: String| {
-        if before != now {
-            differences.push(format!("{what} {before}, now {now}"));
+/// What a benchmark measures. Only reports of the same can be compared.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Subject {
+    /// Kind.
+    pub kind: Kind,
+    /// The model, for a transcription.
+    pub model: Option<ModelFacts>,
+    /// Options that differ from the defaults.
+    pub options: serde_json::Map<String, serde_json::Value>,
+    /// Inputs, by name.
+    pub inputs: Vec<String>,
+    /// Threads that compute.
+    pub threads: usize,
+}
+
+impl Subject {
+    /// What `report` measured.
+    pub fn of(report: &Report) -> Self {
+        Self {
+            kind: report.kind,
+            model: report.model.clone(),
+            options: report.options.clone(),
+            inputs: report.inputs.clone(),
+            threads: report.machine.threads,
         }
-    };
-    let or_none = |text: Option<&str>| text.unwrap_or("none").to_owned();
-    differ("format", before.format.to_string(), FORMAT.to_string());
-    differ(
-        "kind",
-        format!("{:?}", before.kind),
-        format!("{:?}", now.kind),
-    );
-    let model = |report: &Report| or_none(report.model.as_ref().map(|model| &*model.name));
-    differ("model", model(before), model(now));
-    let weights = |report: &Report| or_none(report.model.as_ref().map(|model| &*model.weights));
-    differ("compute type", weights(before), weights(now));
-    let options = |report: &Report| serde_json::Value::Object(report.options.clone()).to_string();
-    differ("options", options(before), options(now));
-    differ("inputs", before.inputs.join(", "), now.inputs.join(", "));
-    let threads = |report: &Report| report.machine.threads.to_string();
-    differ("threads", threads(before), threads(now));
-    if differences.is_empty() {
-        Ok(())
-    } else {
-        Err(Mismatch(differences))
+    }
+
+    /// Whether a report of this can be compared with `before`, so that nobody measures for nothing.
+    ///
+    /// # Errors
+    /// Reports of different things: kind, model, weight type, device, options, inputs, threads or layout of the file.
+    pub fn check(&self, before: &Report) -> Result<(), Mismatch> {
+        let then = Self::of(before);
+        if then.kind != self.kind {
+            return Err(Mismatch(vec![format!(
+                "{}, now {}",
+                then.kind.name(),
+                self.kind.name()
+            )]));
+        }
+        let mut differences = Vec::new();
+        let mut differ = |what: &str, before: String, now: String| {
+            if before != now {
+                differences.push(format!("{what} {before}, now {now}"));
+            }
+        };
+        differ("format", before.format.to_string(), FORMAT.to_string());
+        let fact = |subject: &Self, of: fn(&ModelFacts) -> &str| {
+            let facts = subject.model.as_ref();
+            facts.map_or("none", of).to_owned()
+        };
+        let mut differ_in = |what: &str, of: fn(&ModelFacts) -> &str| {
+            differ(what, fact(&then, of), fact(self, of));
+        };
+        differ_in("model", |model| &model.name);
+        differ_in("compute type", |model| &model.weights);
+        // Which processor it was exactly belongs to the machine, and another machine is allowed.
+        differ_in("device", |model| match model.device.starts_with("cpu") {
+            true => "cpu",
+            false => "graphics processor",
+        });
+        let options = |subject: &Self| serde_json::to_string(&subject.options).unwrap_or_default();
+        differ("options", options(&then), options(self));
+        differ("inputs", then.inputs.join(", "), self.inputs.join(", "));
+        differ(
+            "threads",
+            then.threads.to_string(),
+            self.threads.to_string(),
+        );
+        if differences.is_empty() {
+            Ok(())
+        } else {
+            Err(Mismatch(differences))
+        }
     }
 }
 
@@ -398,19 +446,22 @@ mod tests {
     #[test]
     fn reports_of_different_things_are_refused() {
         type Edit = fn(&mut Report);
-        let edits: [(&str, Edit); 6] = [
+        let edits: [(&str, Edit); 7] = [
             ("model tiny", |r| {
                 r.model.as_mut().unwrap().name = "base".into();
             }),
             ("compute type int8", |r| {
                 r.model.as_mut().unwrap().weights = "f32".into();
             }),
+            ("device cpu", |r| {
+                r.model.as_mut().unwrap().device = "vulkan".into();
+            }),
             ("options", |r| {
                 r.options.insert("beam_size".into(), 1.into());
             }),
             ("inputs", |r| r.inputs.push("more.wav".into())),
             ("threads", |r| r.machine.threads = 7),
-            ("kind", |r| r.kind = super::super::report::Kind::Kernels),
+            ("speech to text, now kernels", |r| r.kind = Kind::Kernels),
         ];
         for (part, edit) in edits {
             let mut now = report();

@@ -6,6 +6,7 @@ use turaco_compute::measure::kernels::{KernelTime, Limit, Selection, measure};
 use turaco_compute::measure::{Machine, peak_memory};
 use turaco_compute::{Isa, WeightType};
 
+use super::baseline::Subject;
 use super::limits::{self, Measured, machine_facts};
 use super::report::{FORMAT, KernelRow, Kind, Measure, Report, Role};
 use super::targets::MEL;
@@ -52,8 +53,8 @@ pub fn kernels(
     control: &Control,
     done: &mut dyn FnMut(&str),
 ) -> Result<Report> {
-    let isa = protocol.instructions.as_deref().map(isa).transpose()?;
-    let machine = Machine::new(protocol.threads, isa);
+    let machine = machine(protocol)?;
+    let subject = subject(protocol, &machine);
     let selection = Selection {
         words: protocol.words.clone(),
         rounds: protocol.repeats.max(1),
@@ -81,24 +82,17 @@ pub fn kernels(
         });
     }
     limits.push(limits::measure(&machine, 0, &WeightType::ALL)?);
-    let mut options = serde_json::Map::new();
-    if !protocol.words.is_empty() {
-        options.insert("filter".into(), protocol.words.clone().into());
-    }
-    if protocol.instructions.is_some() {
-        options.insert("isa".into(), machine.isa().name().into());
-    }
     Ok(Report {
         format: FORMAT,
-        kind: Kind::Kernels,
+        kind: subject.kind,
         time: super::summary::now(),
         version: env!("CARGO_PKG_VERSION").into(),
         commit: protocol.commit.clone(),
         machine: machine_facts(&machine),
         limits: Measured::new(&limits).limits,
-        model: None,
-        options,
-        inputs: Vec::new(),
+        model: subject.model,
+        options: subject.options,
+        inputs: subject.inputs,
         repeats: selection.rounds,
         peak_memory: peak_memory(),
         memory_limit: None,
@@ -106,6 +100,36 @@ pub fn kernels(
         transcription: None,
         kernels: times.iter().map(row).collect(),
     })
+}
+
+/// What [`kernels`] would measure.
+///
+/// # Errors
+/// An instruction set that is not there.
+pub fn kernel_subject(protocol: &KernelProtocol) -> Result<Subject> {
+    Ok(subject(protocol, &machine(protocol)?))
+}
+
+fn machine(protocol: &KernelProtocol) -> Result<Machine> {
+    let isa = protocol.instructions.as_deref().map(isa).transpose()?;
+    Ok(Machine::new(protocol.threads, isa))
+}
+
+fn subject(protocol: &KernelProtocol, machine: &Machine) -> Subject {
+    let mut options = serde_json::Map::new();
+    if !protocol.words.is_empty() {
+        options.insert("filter".into(), protocol.words.clone().into());
+    }
+    if protocol.instructions.is_some() {
+        options.insert("isa".into(), machine.isa().name().into());
+    }
+    Subject {
+        kind: Kind::Kernels,
+        model: None,
+        options,
+        inputs: Vec::new(),
+        threads: machine.threads(),
+    }
 }
 
 fn isa(name: &str) -> Result<Isa> {

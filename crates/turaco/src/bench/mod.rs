@@ -34,10 +34,12 @@ mod targets;
 mod testing;
 mod trace_file;
 
-pub use baseline::{COMPONENT_LIMIT, Change, Comparison, Finding, Mismatch, WHOLE_LIMIT, compare};
+pub use baseline::{
+    COMPONENT_LIMIT, Change, Comparison, Finding, Mismatch, Subject, WHOLE_LIMIT, compare,
+};
 pub use chart::{html, svg};
 pub use clip::Clip;
-pub use kernels::{KernelProtocol, kernels};
+pub use kernels::{KernelProtocol, kernel_subject, kernels};
 pub use report::{
     ClipReport, FORMAT, KernelRow, Kind, Limits, MachineFacts, Measure, ModelFacts, Peak, Report,
     Role, StepRow, TranscriptionReport,
@@ -45,5 +47,6 @@ pub use report::{
 pub use run::{Outcome, Protocol, transcription};
 pub use statistics::Percentiles;
 pub use steps::Step;
+pub use summary::subject;
 pub use table::{comparison_table, table};
 pub use trace_file::chrome_trace;

@@ -57,6 +57,16 @@ pub enum Kind {
     Kernels,
 }
 
+impl Kind {
+    /// As messages say it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Transcription => "speech to text",
+            Self::Kernels => "kernels",
+        }
+    }
+}
+
 /// The machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]

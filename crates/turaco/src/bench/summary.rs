@@ -4,15 +4,17 @@ use std::sync::Arc;
 
 use turaco_compute::Work;
 
+use super::baseline::Subject;
 use super::clip::Clip;
 use super::limits::{Measured, machine_facts};
 use super::report::{
     ClipReport, FORMAT, Kind, Measure, ModelFacts, Report, Role, StepRow, TranscriptionReport,
 };
-use super::run::{Bench, Run};
+use super::run::{Bench, Protocol, Run};
 use super::statistics::{Percentiles, mean, median};
 use super::steps::{Extra, Shares, Step};
 use super::targets::{self, Amount, ModelTargets};
+use crate::Transcriber;
 use crate::asr::TranscribeOptions;
 use crate::text::Errors;
 
@@ -31,26 +33,18 @@ impl Bench<'_> {
         let load_seconds = self.transcriber.load_seconds();
         let summary = self.summary(warm_up, passes, limits, load_seconds);
         let model = self.transcriber.model();
-        let options = differing_options(&self.protocol.options);
+        let subject = subject(self.transcriber, self.clips, self.protocol);
         Report {
             format: FORMAT,
-            kind: Kind::Transcription,
+            kind: subject.kind,
             time: now(),
             version: env!("CARGO_PKG_VERSION").into(),
             commit: self.protocol.commit.clone(),
             machine: machine_facts(&self.machine),
             limits: limits.limits.clone(),
-            model: Some(ModelFacts {
-                name: self.transcriber.model_name().into(),
-                weights: self.transcriber.weight_type().name().into(),
-                device: self.transcriber.device_description(),
-            }),
-            options,
-            inputs: self
-                .clips
-                .iter()
-                .map(|clip| clip.name().to_owned())
-                .collect(),
+            model: subject.model,
+            options: subject.options,
+            inputs: subject.inputs,
             repeats: passes.len(),
             peak_memory: memory,
             memory_limit: memory.map(|bytes| (bytes as f64 * MEMORY_HEADROOM) as u64),
@@ -409,6 +403,21 @@ fn measures(
     // What did not occur cannot be compared.
     all.retain(|measure| measure.value > 0.0 || measure.role == Role::Quality);
     all
+}
+
+/// What [`transcription`](super::transcription) of these would measure.
+pub fn subject(transcriber: &Transcriber, clips: &[Clip], protocol: &Protocol) -> Subject {
+    Subject {
+        kind: Kind::Transcription,
+        model: Some(ModelFacts {
+            name: transcriber.model_name().into(),
+            weights: transcriber.weight_type().name().into(),
+            device: transcriber.device_description(),
+        }),
+        options: differing_options(&protocol.options),
+        inputs: clips.iter().map(|clip| clip.name().to_owned()).collect(),
+        threads: transcriber.threads(),
+    }
 }
 
 /// The options that are not the defaults.
