@@ -5,12 +5,18 @@ use std::hint::black_box;
 use crate::cpu::isa::Isa;
 use crate::device::WeightType;
 
-/// What is multiplied with what.
+/// What is multiplied with what, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Numbers {
     F32,
     Bf16,
     Bytes,
+    /// Bytes without an instruction that adds four of their products.
+    #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "for Arm"))]
+    BytesWidened,
+    /// Two rows of bytes with two.
+    #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "for Arm"))]
+    ByteMatrices,
     Bf16Tiles,
     ByteTiles,
 }
@@ -19,11 +25,29 @@ enum Numbers {
 fn numbers(isa: Isa, weight_type: WeightType) -> Numbers {
     match weight_type {
         WeightType::F32 | WeightType::F16 => Numbers::F32,
+        #[cfg(target_arch = "aarch64")]
+        _ if isa == Isa::Neon => arm_numbers(weight_type),
         WeightType::Int8 if isa >= Isa::Amx => Numbers::ByteTiles,
         _ if isa >= Isa::Amx => Numbers::Bf16Tiles,
         WeightType::Bf16 if isa == Isa::Avx512Dot => Numbers::Bf16,
         WeightType::Bf16 => Numbers::F32,
         WeightType::Int8 | WeightType::Q8 | WeightType::Q4 => Numbers::Bytes,
+    }
+}
+
+/// The choice of `linear`'s kernels.
+#[cfg(target_arch = "aarch64")]
+fn arm_numbers(weight_type: WeightType) -> Numbers {
+    let dot = std::arch::is_aarch64_feature_detected!("dotprod");
+    match weight_type {
+        WeightType::F32 | WeightType::F16 => Numbers::F32,
+        WeightType::Bf16 if crate::cpu::has_bf16_products() => Numbers::Bf16,
+        WeightType::Bf16 => Numbers::F32,
+        _ if !dot => Numbers::BytesWidened,
+        WeightType::Q8 | WeightType::Q4 if std::arch::is_aarch64_feature_detected!("i8mm") => {
+            Numbers::ByteMatrices
+        }
+        _ => Numbers::Bytes,
     }
 }
 
@@ -33,6 +57,8 @@ pub fn instruction(isa: Isa, weight_type: WeightType) -> &'static str {
         Numbers::F32 => "f32 FMA",
         Numbers::Bf16 => "bf16 dot",
         Numbers::Bytes => "int8 dot",
+        Numbers::BytesWidened => "int8 multiply",
+        Numbers::ByteMatrices => "int8 matrix",
         Numbers::Bf16Tiles => "bf16 tiles",
         Numbers::ByteTiles => "int8 tiles",
     }
@@ -81,14 +107,18 @@ pub fn in_registers(isa: Isa, weight_type: WeightType, steps: usize) -> usize {
 /// Runs `steps` rounds of independent multiply-adds; gives the number of multiplications and additions.
 #[cfg(target_arch = "aarch64")]
 pub fn in_registers(isa: Isa, weight_type: WeightType, steps: usize) -> usize {
-    match (numbers(isa, weight_type), isa) {
-        (Numbers::Bytes, Isa::Neon) if std::arch::is_aarch64_feature_detected!("dotprod") => {
-            // SAFETY: just checked.
-            unsafe { arm::bytes_dot(steps) }
+    if isa != Isa::Neon {
+        return plain(steps);
+    }
+    // SAFETY: NEON is part of every aarch64, and the others are chosen where they were found.
+    unsafe {
+        match numbers(isa, weight_type) {
+            Numbers::Bf16 => arm::bf16_dot(steps),
+            Numbers::Bytes => arm::bytes_dot(steps),
+            Numbers::BytesWidened => arm::bytes_widened(steps),
+            Numbers::ByteMatrices => arm::byte_matrices(steps),
+            Numbers::F32 | Numbers::Bf16Tiles | Numbers::ByteTiles => arm::fma(steps),
         }
-        // SAFETY: NEON is part of every aarch64.
-        (_, Isa::Neon) => unsafe { arm::fma(steps) },
-        _ => plain(steps),
     }
 }
 
@@ -287,24 +317,62 @@ mod arm {
         |s, f| vfmaq_f32(s, f, f),
         8
     );
+    /// `s` and what an instruction without a stable intrinsic adds to it.
+    macro_rules! instruction {
+        ($extension:literal, $instruction:literal) => {
+            |mut s: int32x4_t, f: int32x4_t| {
+                // SAFETY: only registers are used.
+                unsafe {
+                    std::arch::asm!(
+                        concat!(".arch_extension ", $extension),
+                        $instruction,
+                        s = inout(vreg) s,
+                        f = in(vreg) f,
+                        options(pure, nomem, nostack, preserves_flags)
+                    );
+                }
+                s
+            }
+        };
+    }
+
     chains!(
         /// 16 products of bytes per instruction.
         bytes_dot,
         "neon,dotprod",
         int32x4_t,
         vdupq_n_s32(0),
-        |mut s: int32x4_t, f: int32x4_t| {
-            // SAFETY: only registers are used. (The intrinsic is not stable yet.)
-            unsafe {
-                std::arch::asm!(
-                    ".arch_extension dotprod",
-                    "sdot {s:v}.4s, {f:v}.16b, {f:v}.16b",
-                    s = inout(vreg) s,
-                    f = in(vreg) f,
-                    options(pure, nomem, nostack, preserves_flags)
-                );
-            }
-            s
+        instruction!("dotprod", "sdot {s:v}.4s, {f:v}.16b, {f:v}.16b"),
+        32
+    );
+    chains!(
+        /// 32 products of bytes per instruction.
+        byte_matrices,
+        "neon,i8mm",
+        int32x4_t,
+        vdupq_n_s32(0),
+        instruction!("i8mm", "smmla {s:v}.4s, {f:v}.16b, {f:v}.16b"),
+        64
+    );
+    chains!(
+        /// 8 products of bf16 per instruction.
+        bf16_dot,
+        "neon,bf16",
+        int32x4_t,
+        vdupq_n_s32(0),
+        instruction!("bf16", "bfdot {s:v}.4s, {f:v}.8h, {f:v}.8h"),
+        16
+    );
+    chains!(
+        /// 16 products of bytes by widening multiplications.
+        bytes_widened,
+        "neon",
+        int32x4_t,
+        vdupq_n_s32(0),
+        |s, f| {
+            let bytes = vreinterpretq_s8_s32(f);
+            let low = vmull_s8(vget_low_s8(bytes), vget_low_s8(bytes));
+            vpadalq_s16(s, vmlal_high_s8(low, bytes, bytes))
         },
         32
     );
