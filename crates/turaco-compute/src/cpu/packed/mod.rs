@@ -194,14 +194,12 @@ impl PackedMatrix {
                     }
                 }
                 WeightType::Q8 => {
-                    if !rows.pack_blocks(out, Q8_BYTES, Q8::from_stored, Q8::from_values, Q8::store)
-                    {
+                    if !rows.pack_blocks::<Q8>(out) {
                         finite.store(false, Ordering::Relaxed);
                     }
                 }
                 WeightType::Q4 => {
-                    if !rows.pack_blocks(out, Q4_BYTES, Q4::from_stored, Q4::from_values, Q4::store)
-                    {
+                    if !rows.pack_blocks::<Q4>(out) {
                         finite.store(false, Ordering::Relaxed);
                     }
                 }

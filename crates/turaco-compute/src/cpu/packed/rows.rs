@@ -1,6 +1,6 @@
 //! From the rows of a file to a panel.
 
-use super::blocks::BLOCK;
+use super::blocks::{BLOCK, Block};
 use super::{MatrixSource, PANEL, WeightType};
 use crate::{DType, quant};
 
@@ -123,28 +123,21 @@ impl Rows<'_> {
 
     /// Packs blocks of 32 inputs: those that are stored as they are wanted are kept, others made from their values.
     /// False if one could not be made.
-    pub(super) fn pack_blocks<T>(
-        &self,
-        out: &mut [u8],
-        block_bytes: usize,
-        from_stored: impl Fn(DType, &[u8]) -> Option<T>,
-        from_values: impl Fn(&[f32; BLOCK]) -> Option<T>,
-        store: impl Fn(&T, usize, &mut [u8]),
-    ) -> bool {
-        for (index, out) in out.chunks_exact_mut(block_bytes).enumerate() {
+    pub(super) fn pack_blocks<T: Block>(&self, out: &mut [u8]) -> bool {
+        for (index, out) in out.chunks_exact_mut(T::BYTES).enumerate() {
             let start = index * BLOCK;
             let len = BLOCK.min(self.k - start);
             for row in 0..self.count {
                 let scale = self.scale(row);
                 let kept = (scale == 1.0 && len == BLOCK)
-                    .then(|| from_stored(self.source(row).0.dtype, self.bytes(row, start, len)));
+                    .then(|| T::from_stored(self.source(row).0.dtype, self.bytes(row, start, len)));
                 let block = kept.flatten().or_else(|| {
                     let mut values = [0.0; BLOCK];
                     self.stored(row, start, &mut values[..len]);
-                    from_values(&values.map(|v| v * scale))
+                    T::from_values(&values.map(|v| v * scale))
                 });
                 match block {
-                    Some(block) => store(&block, row, out),
+                    Some(block) => block.store(row, out),
                     None => return false,
                 }
             }
