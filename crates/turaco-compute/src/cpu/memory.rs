@@ -27,28 +27,23 @@ impl Buffer {
     /// Zeroed memory of `len` bytes. `what` names the purpose in the error.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if the allocator refuses.
+    /// [`Error::OutOfMemory`] if the system refuses.
     pub fn zeroed(len: usize, what: &str) -> Result<Self> {
         let refused = || Error::OutOfMemory {
             bytes: len,
             what: what.to_owned(),
         };
-        let huge = len >= HUGE_PAGE;
-        let align = if huge { HUGE_PAGE } else { CACHE_LINE };
+        let align = if len >= HUGE_PAGE {
+            HUGE_PAGE
+        } else {
+            CACHE_LINE
+        };
         let size = len
             .max(1)
             .checked_next_multiple_of(align)
             .ok_or_else(refused)?;
         let layout = std::alloc::Layout::from_size_align(size, align).map_err(|_| refused())?;
-        // SAFETY: the size is not zero.
-        let start = unsafe { std::alloc::alloc(layout) };
-        let start = std::ptr::NonNull::new(start).ok_or_else(refused)?;
-        if huge {
-            // Before the first touch, which decides the page size.
-            advise_huge_pages(start.as_ptr(), size);
-        }
-        // SAFETY: `size` bytes at `start` were just allocated.
-        unsafe { start.as_ptr().write_bytes(0, size) };
+        let start = zeroed_pages(layout).ok_or_else(refused)?;
         Ok(Self { start, len, layout })
     }
 
@@ -89,8 +84,8 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // SAFETY: allocated in `zeroed` with this layout.
-        unsafe { std::alloc::dealloc(self.start.as_ptr(), self.layout) };
+        // SAFETY: obtained in `zeroed` with this layout, and nobody has it any more.
+        unsafe { free(self.start, self.layout) };
     }
 }
 
@@ -102,14 +97,63 @@ impl std::fmt::Debug for Buffer {
     }
 }
 
+/// Large blocks come from the system as they are touched, zeroed by then: whoever fills them first, with all threads,
+/// pays for the pages, and pages that nobody touches take no memory.
 #[cfg(target_os = "linux")]
-fn advise_huge_pages(start: *mut u8, len: usize) {
-    // SAFETY: the range was just allocated by us; the advice changes no contents. A refusal costs only speed.
-    unsafe { libc::madvise(start.cast(), len, libc::MADV_HUGEPAGE) };
+fn zeroed_pages(layout: std::alloc::Layout) -> Option<std::ptr::NonNull<u8>> {
+    if layout.align() < HUGE_PAGE {
+        return zeroed_block(layout);
+    }
+    // With room to begin at a multiple of the alignment.
+    let mapped = layout.size().checked_add(HUGE_PAGE)?;
+    let (protection, flags) = (
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+    );
+    // SAFETY: a new mapping, which touches no other.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), mapped, protection, flags, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return None;
+    }
+    let before = start.cast::<u8>().align_offset(HUGE_PAGE);
+    // SAFETY: `before` is less than the alignment, so that both ends and the block between them are parts of the mapping.
+    // A refused advice costs only speed; it has to come before the first touch, which decides the size of a page.
+    unsafe {
+        let block = start.byte_add(before);
+        let end = block.byte_add(layout.size());
+        if before > 0 {
+            libc::munmap(start, before);
+        }
+        libc::munmap(end, HUGE_PAGE - before);
+        libc::madvise(block, layout.size(), libc::MADV_HUGEPAGE);
+        std::ptr::NonNull::new(block.cast())
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn advise_huge_pages(_start: *mut u8, _len: usize) {}
+fn zeroed_pages(layout: std::alloc::Layout) -> Option<std::ptr::NonNull<u8>> {
+    zeroed_block(layout)
+}
+
+/// From the allocator. The size of `layout` must not be zero.
+fn zeroed_block(layout: std::alloc::Layout) -> Option<std::ptr::NonNull<u8>> {
+    debug_assert!(layout.size() > 0);
+    // SAFETY: the size is not zero.
+    std::ptr::NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) })
+}
+
+/// # Safety
+/// `start` came from [`zeroed_pages`] with this layout and is used no more.
+unsafe fn free(start: std::ptr::NonNull<u8>, layout: std::alloc::Layout) {
+    #[cfg(target_os = "linux")]
+    if layout.align() >= HUGE_PAGE {
+        // SAFETY: a whole mapping.
+        unsafe { libc::munmap(start.as_ptr().cast(), layout.size()) };
+        return;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { std::alloc::dealloc(start.as_ptr(), layout) };
+}
 
 #[cfg(test)]
 mod tests {
