@@ -8,7 +8,6 @@
     reason = "rows index several arrays side by side"
 )]
 
-use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -17,7 +16,8 @@ use half::bf16;
 use super::{AttentionShape, Rows, visible};
 use crate::cpu::executor::Engine;
 use crate::cpu::isa::Amx;
-use crate::cpu::kernels::linear::{amx, transpose_avx512};
+use crate::cpu::kernels::linear::amx::{self, Operands};
+use crate::cpu::kernels::linear::transpose_avx512;
 use crate::cpu::packed::Shared;
 
 /// Rows of queries that two tiles take.
@@ -31,6 +31,10 @@ const SCORES: usize = CHUNK + 16;
 
 /// Numbers of a tile: 16 rows of 32 bf16.
 const TILE: usize = 16 * 32;
+
+/// Bytes of such a row, and of a tile.
+const TILE_ROW: usize = 64;
+const TILE_BYTES: usize = 16 * TILE_ROW;
 
 /// Rows that a task takes.
 const TASK_ROWS: usize = 4 * STRIP;
@@ -230,85 +234,6 @@ struct Strip {
     corrections: [f32; STRIP],
 }
 
-/// Defines a product of two by two tiles that starts from `$open`.
-macro_rules! product {
-    ($(#[$about:meta])* $name:ident, [$($open:literal),*]) => {
-        $(#[$about])*
-        ///
-        /// `a` has `steps` steps of 32 rows of 64 bytes; `b` has two tiles, `gap` bytes apart, in each of `steps` steps of
-        /// `stride` bytes; `c` is 32 rows of 32 sums, `row` bytes apart.
-        ///
-        /// # Safety
-        /// All must be readable and `c` writable; needs AMX, and tiles that are ready.
-        #[inline]
-        unsafe fn $name(
-            steps: usize,
-            a: *const bf16,
-            (b, gap, stride): (*const bf16, usize, usize),
-            (c, row): (*mut f32, usize),
-        ) {
-            debug_assert!(steps > 0);
-            // SAFETY: the caller's promise.
-            unsafe {
-                asm!(
-                    $($open,)*
-                    "2:",
-                    "tileloadd tmm6, [{b} + {narrow}]",
-                    "tileloadd tmm4, [{a} + {narrow}]",
-                    "tileloadd tmm7, [{b2} + {narrow}]",
-                    "tileloadd tmm5, [{a} + {narrow} + 1024]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    "tdpbf16ps tmm3, tmm5, tmm7",
-                    "add {a}, 2048",
-                    "add {b}, {stride}",
-                    "add {b2}, {stride}",
-                    "dec {steps}",
-                    "jnz 2b",
-                    "tilestored [{c} + {row}], tmm0",
-                    "tilestored [{c} + {row} + 64], tmm1",
-                    "tilestored [{c2} + {row}], tmm2",
-                    "tilestored [{c2} + {row} + 64], tmm3",
-                    a = inout(reg) a => _,
-                    b = inout(reg) b => _,
-                    b2 = inout(reg) b.byte_add(gap) => _,
-                    stride = in(reg) stride,
-                    c = in(reg) c,
-                    c2 = in(reg) c.byte_add(16 * row),
-                    row = in(reg) row,
-                    narrow = in(reg) 64_usize,
-                    steps = inout(reg) steps => _,
-                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                    options(nostack)
-                );
-            }
-        }
-    };
-}
-
-product!(
-    /// `c = a b`
-    product,
-    [
-        "tilezero tmm0",
-        "tilezero tmm1",
-        "tilezero tmm2",
-        "tilezero tmm3"
-    ]
-);
-product!(
-    /// `c += a b`
-    add_product,
-    [
-        "tileloadd tmm0, [{c} + {row}]",
-        "tileloadd tmm1, [{c} + {row} + 64]",
-        "tileloadd tmm2, [{c2} + {row}]",
-        "tileloadd tmm3, [{c2} + {row} + 64]"
-    ]
-);
-
 /// 2 to the power of `x` for `x` up to 0, relative error about 1e-4, a fortieth of what rounding to bf16 costs; next to
 /// nothing below -125, NaN for NaN.
 #[inline]
@@ -386,14 +311,16 @@ impl Piece<'_> {
                 assert!(self.keys.len() >= tiles + 2 * steps * TILE);
                 // SAFETY: two blocks of keys as just checked, 32 columns of the scores; the rest is the caller's promise.
                 unsafe {
-                    let b = self.keys.as_ptr().add(tiles);
-                    let c = strip.scores.as_mut_ptr().add(key);
-                    product(
+                    amx::first_bf16_two(Operands {
                         steps,
-                        strip.queries.as_ptr(),
-                        (b, steps * TILE * 2, TILE * 2),
-                        (c, SCORES * 4),
-                    );
+                        a: strip.queries.as_ptr().cast(),
+                        b: self.keys.as_ptr().add(tiles).cast(),
+                        b_gap: steps * TILE_BYTES,
+                        b_row: TILE_ROW,
+                        b_step: TILE_BYTES,
+                        c: strip.scores.as_mut_ptr().add(key).cast(),
+                        c_row: SCORES * 4,
+                    });
                 }
             }
             // SAFETY: the caller's promise.
@@ -419,13 +346,20 @@ impl Piece<'_> {
                 // SAFETY: two groups of columns of so many blocks of positions as just checked; the rest is the caller's
                 // promise.
                 unsafe {
-                    let b = self.values.as_ptr().add(tiles);
-                    let c = strip.sums.as_mut_ptr().add(group * 16);
-                    let (b, c) = ((b, TILE * 2, groups * TILE * 2), (c, head_dim * 4));
+                    let operands = Operands {
+                        steps: width / 32,
+                        a: strip.weights.as_ptr().cast(),
+                        b: self.values.as_ptr().add(tiles).cast(),
+                        b_gap: TILE_BYTES,
+                        b_row: TILE_ROW,
+                        b_step: groups * TILE_BYTES,
+                        c: strip.sums.as_mut_ptr().add(group * 16).cast(),
+                        c_row: head_dim * 4,
+                    };
                     if first {
-                        product(width / 32, strip.weights.as_ptr(), b, c);
+                        amx::first_bf16_two(operands);
                     } else {
-                        add_product(width / 32, strip.weights.as_ptr(), b, c);
+                        amx::next_bf16_two(operands);
                     }
                 }
             }

@@ -16,11 +16,13 @@ pub(super) const ROWS: usize = 32;
 /// Rows of one tile, to which strips are padded.
 pub(super) const TILE_ROWS: usize = 16;
 
-/// Rows from which tiles are worth their while.
+/// Rows from which tiles are worth their while: where weights have to be widened first, dot products of bytes are as fast
+/// for longer.
 pub(super) fn from(weight_type: WeightType) -> usize {
     match weight_type {
-        WeightType::Bf16 => 9,
-        _ => 12,
+        WeightType::Q4 => 17,
+        WeightType::Q8 | WeightType::Int8 => 12,
+        WeightType::F32 | WeightType::F16 | WeightType::Bf16 => 9,
     }
 }
 
@@ -78,9 +80,132 @@ pub(crate) unsafe fn end() {
     unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) };
 }
 
-/// Defines the tile product of one instruction.
+/// Where the operands of a product are. Tiles of `a` have rows of [`STEP_BYTES`], one after the other.
+#[derive(Clone, Copy)]
+pub(crate) struct Operands {
+    /// Steps of inputs, at least one.
+    pub steps: usize,
+    /// One or two tiles of rows in each step.
+    pub a: *const u8,
+    /// Two tiles of outputs in each step.
+    pub b: *const u8,
+    /// Bytes between those two.
+    pub b_gap: usize,
+    /// Bytes between the rows of such a tile.
+    pub b_row: usize,
+    /// Bytes between steps.
+    pub b_step: usize,
+    /// Sums, 32 for each row.
+    pub c: *mut u8,
+    /// Bytes between their rows.
+    pub c_row: usize,
+}
+
+/// Defines the product of one (no `$lower`) or two tiles of rows with two of outputs.
+macro_rules! product {
+    (
+        $name:ident, $multiply:literal, [$($open:literal),*], $a_step:literal,
+        [$($lower_load:literal),*], [$($lower:literal),*], [$($lower_store:literal),*]
+    ) => {
+        /// Between [`begin`] and [`end`].
+        ///
+        /// # Safety
+        /// All operands must be readable and `c` writable. Needs AMX.
+        #[inline]
+        pub(crate) unsafe fn $name(operands: Operands) {
+            let Operands { steps, a, b, b_gap, b_row, b_step, c, c_row } = operands;
+            debug_assert!(steps > 0);
+            // SAFETY: the caller's promise.
+            unsafe {
+                asm!(
+                    $($open,)*
+                    "2:",
+                    "tileloadd tmm6, [{b} + {b_row}]",
+                    "tileloadd tmm4, [{a} + {a_row}]",
+                    "tileloadd tmm7, [{b2} + {b_row}]",
+                    $($lower_load,)*
+                    concat!($multiply, " tmm0, tmm4, tmm6"),
+                    concat!($multiply, " tmm1, tmm4, tmm7"),
+                    $(concat!($multiply, $lower),)*
+                    concat!("add {a}, ", $a_step),
+                    "add {b}, {b_step}",
+                    "add {b2}, {b_step}",
+                    "dec {steps}",
+                    "jnz 2b",
+                    "tilestored [{c} + {c_row}], tmm0",
+                    "tilestored [{c} + {c_row} + 64], tmm1",
+                    $($lower_store,)*
+                    "/* {c2} */",
+                    steps = inout(reg) steps => _,
+                    a = inout(reg) a => _,
+                    a_row = in(reg) STEP_BYTES,
+                    b = inout(reg) b => _,
+                    b2 = inout(reg) b.wrapping_add(b_gap) => _,
+                    b_row = in(reg) b_row,
+                    b_step = in(reg) b_step,
+                    c = in(reg) c,
+                    c2 = in(reg) c.wrapping_add(TILE_ROWS * c_row),
+                    c_row = in(reg) c_row,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack)
+                );
+            }
+        }
+    };
+}
+
+/// [`product`] of one and of two tiles of rows, `from zero` or `on top` of the sums that there are.
+macro_rules! products {
+    ($one:ident, $two:ident, $multiply:literal, from zero) => {
+        products!(
+            $one,
+            $two,
+            $multiply,
+            ["tilezero tmm0", "tilezero tmm1"],
+            ["tilezero tmm2", "tilezero tmm3"]
+        );
+    };
+    ($one:ident, $two:ident, $multiply:literal, on top) => {
+        products!(
+            $one,
+            $two,
+            $multiply,
+            [
+                "tileloadd tmm0, [{c} + {c_row}]",
+                "tileloadd tmm1, [{c} + {c_row} + 64]"
+            ],
+            [
+                "tileloadd tmm2, [{c2} + {c_row}]",
+                "tileloadd tmm3, [{c2} + {c_row} + 64]"
+            ]
+        );
+    };
+    ($one:ident, $two:ident, $multiply:literal, [$($open:literal),*], [$($lower_open:literal),*]) => {
+        product!($one, $multiply, [$($open),*], "1024", [], [], []);
+        product!(
+            $two,
+            $multiply,
+            [$($open,)* $($lower_open),*],
+            "2048",
+            ["tileloadd tmm5, [{a} + {a_row} + 1024]"],
+            [" tmm2, tmm5, tmm6", " tmm3, tmm5, tmm7"],
+            [
+                "tilestored [{c2} + {c_row}], tmm2",
+                "tilestored [{c2} + {c_row} + 64], tmm3"
+            ]
+        );
+    };
+}
+
+products!(first_bf16_one, first_bf16_two, "tdpbf16ps", from zero);
+products!(next_bf16_one, next_bf16_two, "tdpbf16ps", on top);
+products!(first_int8_one, first_int8_two, "tdpbssd", from zero);
+products!(next_int8_one, next_int8_two, "tdpbssd", on top);
+
+/// Defines the product of a strip of one or two tiles of rows with a panel.
 macro_rules! tile {
-    ($name:ident, $multiply:literal, [$($upper:literal),*], [$($lower:literal),*]) => {
+    ($name:ident, $one:ident, $two:ident) => {
         /// Between [`begin`] and [`end`].
         ///
         /// # Safety
@@ -92,102 +217,34 @@ macro_rules! tile {
             b: *const u8,
             c: *mut u32,
         ) {
-            debug_assert!(rows <= ROWS && steps > 0);
-            if rows > TILE_ROWS {
-                // SAFETY: the caller's promise: `a` is `[steps][32][64]` bytes, `b` is `[steps][16][128]`, `c` is
-                // `[32][128]`.
-                unsafe {
-                    asm!(
-                        $($upper,)*
-                        $($lower,)*
-                        "2:",
-                        "tileloadd tmm6, [{b} + {wide}]",
-                        "tileloadd tmm4, [{a} + {narrow}]",
-                        "tileloadd tmm7, [{b} + {wide} + 64]",
-                        "tileloadd tmm5, [{a} + {narrow} + 1024]",
-                        concat!($multiply, " tmm0, tmm4, tmm6"),
-                        concat!($multiply, " tmm1, tmm4, tmm7"),
-                        concat!($multiply, " tmm2, tmm5, tmm6"),
-                        concat!($multiply, " tmm3, tmm5, tmm7"),
-                        "add {a}, 2048",
-                        "add {b}, 2048",
-                        "dec {steps}",
-                        "jnz 2b",
-                        "tilestored [{c} + {wide}], tmm0",
-                        "tilestored [{c} + {wide} + 64], tmm1",
-                        "tilestored [{c} + {wide} + 2048], tmm2",
-                        "tilestored [{c} + {wide} + 2112], tmm3",
-                        a = inout(reg) a => _,
-                        b = inout(reg) b => _,
-                        c = in(reg) c,
-                        steps = inout(reg) steps => _,
-                        wide = in(reg) PANEL_ROW,
-                        narrow = in(reg) STEP_BYTES,
-                        out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                        out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                        options(nostack)
-                    );
-                }
-            } else {
-                // SAFETY: the caller's promise: `a` is `[steps][16][64]` bytes, `b` is `[steps][16][128]`, `c` is
-                // `[16][128]`.
-                unsafe {
-                    asm!(
-                        $($upper,)*
-                        "2:",
-                        "tileloadd tmm4, [{a} + {narrow}]",
-                        "tileloadd tmm6, [{b} + {wide}]",
-                        "tileloadd tmm7, [{b} + {wide} + 64]",
-                        concat!($multiply, " tmm0, tmm4, tmm6"),
-                        concat!($multiply, " tmm1, tmm4, tmm7"),
-                        "add {a}, 1024",
-                        "add {b}, 2048",
-                        "dec {steps}",
-                        "jnz 2b",
-                        "tilestored [{c} + {wide}], tmm0",
-                        "tilestored [{c} + {wide} + 64], tmm1",
-                        a = inout(reg) a => _,
-                        b = inout(reg) b => _,
-                        c = in(reg) c,
-                        steps = inout(reg) steps => _,
-                        wide = in(reg) PANEL_ROW,
-                        narrow = in(reg) STEP_BYTES,
-                        out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                        out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                        options(nostack)
-                    );
+            debug_assert!(rows <= ROWS);
+            let operands = Operands {
+                steps,
+                a: a.cast(),
+                b,
+                b_gap: STEP_BYTES,
+                b_row: PANEL_ROW,
+                b_step: PANEL_STEP,
+                c: c.cast(),
+                c_row: PANEL_ROW,
+            };
+            // SAFETY: the caller's promise: `a` is `[steps][rows, padded][64]` bytes, `b` is `[steps][16][128]`, `c` is
+            // `[rows, padded][128]`.
+            unsafe {
+                if rows > TILE_ROWS {
+                    $two(operands);
+                } else {
+                    $one(operands);
                 }
             }
         }
     };
 }
 
-/// [`tile`] with the sums that there are, and from zero.
-macro_rules! tiles {
-    ($next:ident, $first:ident, $multiply:literal) => {
-        tile!(
-            $next,
-            $multiply,
-            [
-                "tileloadd tmm0, [{c} + {wide}]",
-                "tileloadd tmm1, [{c} + {wide} + 64]"
-            ],
-            [
-                "tileloadd tmm2, [{c} + {wide} + 2048]",
-                "tileloadd tmm3, [{c} + {wide} + 2112]"
-            ]
-        );
-        tile!(
-            $first,
-            $multiply,
-            ["tilezero tmm0", "tilezero tmm1"],
-            ["tilezero tmm2", "tilezero tmm3"]
-        );
-    };
-}
-
-tiles!(tile_bf16, first_bf16, "tdpbf16ps");
-tiles!(tile_int8, first_int8, "tdpbssd");
+tile!(first_bf16, first_bf16_one, first_bf16_two);
+tile!(tile_bf16, next_bf16_one, next_bf16_two);
+tile!(first_int8, first_int8_one, first_int8_two);
+tile!(tile_int8, next_int8_one, next_int8_two);
 
 /// Copies part of a panel of pairs of bf16 or of quads of bytes, to end with whole steps.
 ///
