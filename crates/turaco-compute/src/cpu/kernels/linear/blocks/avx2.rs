@@ -87,6 +87,9 @@ unsafe fn q8<const ROWS: usize, const PARTS: usize>(
         // SAFETY: the caller's promise: a block of the strip is `[2 + 16][ROWS]` words, one of the panel `Q8_BYTES`.
         // Prefetches may point anywhere.
         unsafe {
+            if ROWS <= 2 {
+                ask_ahead(b);
+            }
             let mut dots = [[_mm256_setzero_si256(); PARTS]; ROWS];
             for row in 0..ROWS {
                 dots[row] = [_mm256_set1_epi32(*a.add(ROWS + row) as i32); PARTS];
@@ -94,8 +97,7 @@ unsafe fn q8<const ROWS: usize, const PARTS: usize>(
             for quad in 0..BLOCK / 4 {
                 let line = b.add(SCALE_BYTES + quad * PANEL * 4 + first * 32);
                 if ROWS <= 2 {
-                    _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(AHEAD).cast());
-                    _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(AHEAD + 64).cast());
+                    ask_ahead(line);
                 }
                 let (mut even, mut odd) = (
                     [_mm256_setzero_si256(); PARTS],
@@ -153,12 +155,14 @@ unsafe fn q4<const ROWS: usize, const PARTS: usize>(
         // SAFETY: the caller's promise: a block of the strip is `[2 + 8][ROWS]` words, one of the panel `Q4_BYTES`.
         // Prefetches may point anywhere.
         unsafe {
+            if ROWS <= 2 {
+                ask_ahead(b);
+            }
             let mut dots = [[_mm256_setzero_si256(); PARTS]; ROWS];
             for group in 0..groups {
                 let line = b.add(2 * SCALE_BYTES + group * PANEL * 4 + first * 32);
                 if ROWS <= 2 {
-                    _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(AHEAD).cast());
-                    _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(AHEAD + 64).cast());
+                    ask_ahead(line);
                 }
                 let (mut low, mut high) = (
                     [_mm256_setzero_si256(); PARTS],
@@ -198,6 +202,16 @@ unsafe fn q4<const ROWS: usize, const PARTS: usize>(
             a = a.add(LEFT_Q4.step_words() * ROWS);
             b = b.add(Q4_BYTES);
         }
+    }
+}
+
+/// Asks for weights some way ahead of `line`.
+#[inline]
+fn ask_ahead(line: *const u8) {
+    // SAFETY: a prefetch may point anywhere.
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(AHEAD).cast());
+        _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(AHEAD + 64).cast());
     }
 }
 

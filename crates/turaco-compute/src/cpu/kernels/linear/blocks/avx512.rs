@@ -118,6 +118,7 @@ unsafe fn q8<const ROWS: usize>(
     unsafe {
         let mut sums = load_sums::<ROWS>(c);
         for _ in 0..blocks {
+            ask_ahead(few, b);
             let mut dots = [[_mm512_setzero_si512(); 2]; ROWS];
             for row in 0..ROWS {
                 dots[row] = [_mm512_set1_epi32(*a.add(rows + row) as i32); 2];
@@ -167,6 +168,7 @@ unsafe fn q4<const ROWS: usize>(
     unsafe {
         let mut sums = load_sums::<ROWS>(c);
         for _ in 0..blocks {
+            ask_ahead(few, b);
             let mut dots = [[_mm512_setzero_si512(); 2]; ROWS];
             for group in 0..BLOCK / 8 {
                 let line = b.add(2 * SCALE_BYTES + group * PANEL * 4);
