@@ -350,6 +350,35 @@ pub(crate) trait Backend: Send + Sync {
     fn compile(&self, graph: Graph) -> Result<Box<dyn Executable>>;
 }
 
+/// What a device beside the processor has done, since it was opened or in one run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Activity {
+    /// Times that work was handed over.
+    pub submissions: u64,
+    /// Times that the host waited for numbers.
+    pub readbacks: u64,
+    /// Bytes of them.
+    pub read_bytes: u64,
+    /// Bytes of device memory that were allocated.
+    pub allocated_bytes: u64,
+    /// Nanoseconds that the device worked by its own clock, in runs that are recorded, where it has one.
+    pub device_nanoseconds: u64,
+}
+
+impl Activity {
+    /// What was done since `earlier`.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            submissions: self.submissions - earlier.submissions,
+            readbacks: self.readbacks - earlier.readbacks,
+            read_bytes: self.read_bytes - earlier.read_bytes,
+            allocated_bytes: self.allocated_bytes - earlier.allocated_bytes,
+            device_nanoseconds: self.device_nanoseconds - earlier.device_nanoseconds,
+        }
+    }
+}
+
 /// A graph that a device can replay.
 pub(crate) trait Executable: Send {
     /// Run once; afterwards the outputs can be read. Advances the length of every written cache.
@@ -362,6 +391,10 @@ pub(crate) trait Executable: Send {
     fn scratch_bytes(&self) -> usize;
     /// What a run has to do at least.
     fn work(&self) -> &Arc<Work>;
+    /// What the device has done so far; nothing for the processor.
+    fn activity(&self) -> Option<Activity> {
+        None
+    }
 }
 
 /// A handle to one piece of hardware; clones are the same device.

@@ -353,6 +353,8 @@ pub(crate) struct Graph {
     pub slots: Vec<SlotKind>,
     /// Values that the host reads after a run, in order.
     pub outputs: Vec<Value>,
+    /// Which of them the host seldom reads: they stay on the device until they are asked for.
+    pub on_demand: Vec<bool>,
     /// u32 lists that the host reads after a run, in order.
     pub id_outputs: Vec<Ids>,
 }

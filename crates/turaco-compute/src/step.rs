@@ -750,7 +750,18 @@ impl StepBuilder {
 
     /// Let the host read `x` after every run; returns the output's number.
     pub fn output(&mut self, x: Value) -> usize {
+        self.declare_output(x, false)
+    }
+
+    /// As [`output`](Self::output), for a host that seldom reads it: the device keeps `x` until the next run, and
+    /// [`Step::output`] brings it over when it is asked for.
+    pub fn output_on_demand(&mut self, x: Value) -> usize {
+        self.declare_output(x, true)
+    }
+
+    fn declare_output(&mut self, x: Value, on_demand: bool) -> usize {
         self.graph.outputs.push(x);
+        self.graph.on_demand.push(on_demand);
         self.graph.outputs.len() - 1
     }
 
@@ -949,11 +960,14 @@ impl Step {
 
     #[cold]
     fn run_recorded(&mut self, name: &'static str, bindings: &mut Bindings<'_, '_>) -> Result<()> {
+        let before = self.executable.activity();
         let begin = Instant::now();
         self.executable.run(bindings)?;
         let times = (begin, Instant::now());
         let work = Arc::clone(self.executable.work());
-        trace::record(name.into(), Detail::Stages, times, Some(work));
+        let activity = self.executable.activity().zip(before);
+        let activity = activity.map(|(after, before)| after.since(&before));
+        trace::record_run(name.into(), Detail::Stages, times, Some(work), activity);
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
+use crate::device::Activity;
 use crate::graph::Work;
 
 /// How fine a recording is; each level holds those before it.
@@ -68,6 +69,8 @@ pub struct Span {
     pub detail: Detail,
     /// For a replayed step: what it had to do.
     pub work: Option<Arc<Work>>,
+    /// For a step that another device than the processor replayed: what that device did.
+    pub activity: Option<Activity>,
 }
 
 impl Span {
@@ -169,11 +172,17 @@ impl Drop for Guard {
 }
 
 /// Add a span to the recording of this thread, if one runs that is as fine.
-pub fn record(
+pub fn record(name: Name, detail: Detail, times: (Instant, Instant), work: Option<Arc<Work>>) {
+    record_run(name, detail, times, work, None);
+}
+
+/// The same for a replayed step.
+pub(crate) fn record_run(
     name: Name,
     detail: Detail,
     (begin, end): (Instant, Instant),
     work: Option<Arc<Work>>,
+    activity: Option<Activity>,
 ) {
     if detail > self::detail() {
         return;
@@ -190,6 +199,7 @@ pub fn record(
             end,
             detail,
             work,
+            activity,
         });
     });
 }

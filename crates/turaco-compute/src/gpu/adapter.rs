@@ -4,7 +4,9 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::task::{Context as Task, Poll, Waker};
+use std::time::Duration;
 
+use super::shader::Extras;
 use crate::error::{Error, Result};
 
 /// Which graphics processor to use.
@@ -20,6 +22,35 @@ pub struct GpuOptions {
     pub max_weights_buffer: Option<u64>,
     /// A folder that keeps compiled shaders from one start to the next, for drivers that do not do it themselves.
     pub shader_cache: Option<PathBuf>,
+    /// Use nothing but what every processor has, as `TURACO_GPU_PLAIN=1` in the environment asks for too.
+    pub plain: bool,
+    /// How long to wait for a run before it is given up; `None` = two minutes, an hour in software.
+    pub patience: Option<Duration>,
+    /// A failure to show, to test what follows from it; `None` = what `TURACO_GPU_FAULT` says: `lost:N`, `memory:N`.
+    pub fault: Option<Fault>,
+}
+
+/// A failure that a device shows on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It is lost at this submission, counted from 0.
+    Lost(u64),
+    /// It has no memory beyond this many bytes, whether they were given back or not.
+    Memory(u64),
+}
+
+impl Fault {
+    /// What the environment asks for.
+    pub(super) fn asked_for() -> Option<Self> {
+        let text = std::env::var("TURACO_GPU_FAULT").ok()?;
+        let (kind, count) = text.split_once(':')?;
+        let count = count.parse().ok()?;
+        match kind {
+            "lost" => Some(Self::Lost(count)),
+            "memory" => Some(Self::Memory(count)),
+            _ => None,
+        }
+    }
 }
 
 /// How a graphics processor is spoken to.
@@ -159,10 +190,18 @@ pub(super) struct Opened {
     pub queue: wgpu::Queue,
     /// What compiled shaders are good for; `None` if the driver keeps them.
     pub cache_key: Option<String>,
+    pub extras: Extras,
 }
 
 /// Open the processor that the options ask for.
 pub(super) fn open(options: &GpuOptions) -> Result<Opened> {
+    // A browser answers only when its page is left alone, and nothing here waits that way.
+    if cfg!(target_family = "wasm") {
+        return Err(Error::Unsupported {
+            what: "a graphics processor in a browser".into(),
+            reason: "runs end by blocking, which a page must not".into(),
+        });
+    }
     let asked = options.interface.map_or("gpu", Interface::name);
     let unavailable = |reason: String| Error::Device {
         device: match options.index {
@@ -194,10 +233,23 @@ pub(super) fn open(options: &GpuOptions) -> Result<Opened> {
     };
     let summary =
         summary(&adapter).ok_or_else(|| unavailable("its interface is not known".into()))?;
-    let optional = wgpu::Features::PIPELINE_CACHE;
+    let offered = adapter.features();
+    let extras = if options.plain || plain_is_asked_for() {
+        Extras::default()
+    } else {
+        Extras {
+            subgroups: offered.contains(wgpu::Features::SUBGROUP),
+            half: offered.contains(wgpu::Features::SHADER_F16),
+        }
+    };
+    let mut optional = wgpu::Features::PIPELINE_CACHE
+        | wgpu::Features::TIMESTAMP_QUERY
+        | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS;
+    optional.set(wgpu::Features::SUBGROUP, extras.subgroups);
+    optional.set(wgpu::Features::SHADER_F16, extras.half);
     let descriptor = wgpu::DeviceDescriptor {
         label: Some("turaco"),
-        required_features: adapter.features() & optional,
+        required_features: offered & optional,
         required_limits: adapter.limits(),
         ..wgpu::DeviceDescriptor::default()
     };
@@ -207,8 +259,14 @@ pub(super) fn open(options: &GpuOptions) -> Result<Opened> {
         summary,
         device,
         queue,
+        extras,
         cache_key: wgpu::util::pipeline_cache_key(&adapter.get_info()),
     })
+}
+
+/// Whether the environment forbids subgroups and numbers of 16 bits, to see whether a driver has trouble with them.
+fn plain_is_asked_for() -> bool {
+    std::env::var_os("TURACO_GPU_PLAIN").is_some_and(|value| !value.is_empty() && value != "0")
 }
 
 /// Wait for a future of wgpu. On systems with threads they are ready when they are made.

@@ -1,13 +1,14 @@
 //! An open graphics processor: its memory, its compiled shaders, and what went wrong on it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
-use super::adapter::{AdapterSummary, GpuOptions, Opened, open, wait};
-use super::shader::{Layout, Shader};
+use super::adapter::{AdapterSummary, Fault, GpuOptions, Opened, open, wait};
+use super::shader::{Extras, Layout, MAX_BATCH, Shader};
 use super::shader_cache::ShaderCache;
+use crate::device::Activity;
 use crate::error::{Error, Result};
 
 /// A run that takes longer than this will not end; where the processor does all the work, it may.
@@ -24,25 +25,63 @@ pub(super) struct Context {
     pub queue: wgpu::Queue,
     /// Bound where a shader finds nothing to read.
     pub nothing: wgpu::Buffer,
-    /// Group 1 of shaders with a state.
+    /// Group 1 of shaders with a state buffer.
     pub state_layout: wgpu::BindGroupLayout,
-    /// Group 2 of shaders for one sequence.
-    pub sequence_layout: wgpu::BindGroupLayout,
+    /// Group 1 of shaders for batches of sequences.
+    pub sequences_layout: wgpu::BindGroupLayout,
+    /// Group 2 of shaders for one cache, and for several.
+    cache_layouts: [wgpu::BindGroupLayout; 2],
+    /// Most caches that are bound at once, and what is bound where there are fewer.
+    pub max_caches: usize,
+    unused_caches: Vec<wgpu::Buffer>,
+    /// What shaders use beyond the least.
+    pub extras: Extras,
     /// The largest buffer that a shader can see, in bytes.
     max_buffer: u64,
     /// The largest for weights.
     pub max_weights: u64,
     kernels: Mutex<HashMap<Shader, Arc<Kernel>>>,
-    shader_cache: Option<ShaderCache>,
-    /// How often something was submitted, and read.
-    pub submissions: AtomicU64,
-    pub reads: AtomicU64,
+    pub shader_cache: Option<ShaderCache>,
+    pub counters: Counters,
+    /// Nanoseconds of a tick of the device's clock, if it can be asked.
+    pub tick: Option<f32>,
+    patience: Duration,
+    fault: Option<Fault>,
     /// The first thing that went wrong outside of anybody's call.
     failure: Arc<Mutex<Option<String>>>,
 }
 
+/// The answer to a request for a buffer.
+pub(super) type Answer = mpsc::Receiver<std::result::Result<(), wgpu::BufferAsyncError>>;
+
+/// What has been done since the device was opened; see [`Activity`].
+#[derive(Default)]
+pub(super) struct Counters {
+    pub submissions: AtomicU64,
+    pub reads: AtomicU64,
+    pub read_bytes: AtomicU64,
+    pub allocated: AtomicU64,
+    pub device_nanoseconds: AtomicU64,
+}
+
+impl Counters {
+    pub fn activity(&self) -> Activity {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Activity {
+            submissions: read(&self.submissions),
+            readbacks: read(&self.reads),
+            read_bytes: read(&self.read_bytes),
+            allocated_bytes: read(&self.allocated),
+            device_nanoseconds: read(&self.device_nanoseconds),
+        }
+    }
+}
+
 /// A compiled shader.
 pub(super) struct Kernel {
+    pub label: String,
+    /// Whether it has come to an end once.
+    pub proven: AtomicBool,
     pub pipeline: wgpu::ComputePipeline,
     pub layout: wgpu::BindGroupLayout,
     pub binds: Layout,
@@ -55,6 +94,7 @@ impl Context {
             device,
             queue,
             cache_key,
+            extras,
         } = open(options)?;
         let failure = Arc::new(Mutex::new(None));
         let note = |failure: &Arc<Mutex<Option<String>>>| {
@@ -74,12 +114,15 @@ impl Context {
             }
         });
         let limits = device.limits();
-        let nothing = device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("nothing"),
-            size: 16,
-            usage: wgpu::BufferUsages::STORAGE,
-            mapped_at_creation: false,
-        });
+        let tiny = || {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("nothing"),
+                size: 16,
+                usage: wgpu::BufferUsages::STORAGE,
+                mapped_at_creation: false,
+            })
+        };
+        let nothing = tiny();
         let one = |ty| {
             device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
                 label: None,
@@ -87,11 +130,27 @@ impl Context {
             })
         };
         let state_layout = one(storage(false));
-        let sequence_layout = one(wgpu::BindingType::Buffer {
+        let sequences_layout = one(wgpu::BindingType::Buffer {
             ty: wgpu::BufferBindingType::Uniform,
             has_dynamic_offset: true,
             min_binding_size: None,
         });
+        let bindings = limits.max_storage_buffers_per_shader_stage as usize;
+        let max_caches = if bindings >= OTHER_BINDINGS + MAX_BATCH {
+            MAX_BATCH
+        } else {
+            bindings.saturating_sub(OTHER_BINDINGS).max(1)
+        };
+        let cache_layouts = [1, max_caches].map(|count| {
+            let entries: Vec<_> = (0..count as u32)
+                .map(|binding| entry(binding, storage(false)))
+                .collect();
+            device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+                label: None,
+                entries: &entries,
+            })
+        });
+        let unused_caches = (0..max_caches).map(|_| tiny()).collect();
         let max_buffer = limits
             .max_buffer_size
             .min(limits.max_storage_buffer_binding_size);
@@ -101,14 +160,27 @@ impl Context {
         };
         let context = Self {
             shader_cache,
-            submissions: AtomicU64::new(0),
-            reads: AtomicU64::new(0),
+            counters: Counters::default(),
+            tick: device
+                .features()
+                .contains(wgpu::Features::TIMESTAMP_QUERY)
+                .then(|| queue.get_timestamp_period()),
+            patience: options.patience.unwrap_or(if summary.software {
+                PATIENCE_WITH_SOFTWARE
+            } else {
+                PATIENCE
+            }),
+            fault: options.fault.or_else(Fault::asked_for),
+            extras,
             max_buffer,
             max_weights: max_buffer.min(options.max_weights_buffer.unwrap_or(u64::MAX)),
             summary,
             nothing,
             state_layout,
-            sequence_layout,
+            sequences_layout,
+            cache_layouts,
+            max_caches,
+            unused_caches,
             kernels: Mutex::new(HashMap::new()),
             failure,
             device,
@@ -166,6 +238,16 @@ impl Context {
         Ok(buffer)
     }
 
+    /// Memory that the host writes first.
+    pub fn mapped_buffer(
+        &self,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+        what: &str,
+    ) -> Result<wgpu::Buffer> {
+        self.create(bytes, usage, what, true)
+    }
+
     fn create(
         &self,
         bytes: u64,
@@ -180,6 +262,10 @@ impl Context {
                 reason: format!("its largest buffer is {} bytes", self.max_buffer),
             });
         }
+        let so_far = self.counters.allocated.load(Ordering::Relaxed);
+        if matches!(self.fault, Some(Fault::Memory(limit)) if so_far + size > limit) {
+            return self.out_of_memory(size, what);
+        }
         let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: None,
@@ -188,13 +274,43 @@ impl Context {
             mapped_at_creation: mapped,
         });
         if wait(memory.pop()).is_some() {
-            return Err(Error::OutOfMemory {
-                bytes: size as usize,
-                what: format!("{what} on {}", self.summary.name),
-            });
+            return self.out_of_memory(size, what);
         }
         self.check()?;
+        self.counters.allocated.fetch_add(size, Ordering::Relaxed);
         Ok(buffer)
+    }
+
+    fn out_of_memory<T>(&self, size: u64, what: &str) -> Result<T> {
+        Err(Error::OutOfMemory {
+            bytes: size as usize,
+            what: format!("{what} on {}", self.summary.name),
+        })
+    }
+
+    fn cache_layout(&self, count: usize) -> &wgpu::BindGroupLayout {
+        &self.cache_layouts[usize::from(count > 1)]
+    }
+
+    /// Group 2 for `count` caches, of which these are used.
+    pub fn cache_group<'a>(
+        &'a self,
+        count: usize,
+        buffers: impl Iterator<Item = &'a wgpu::Buffer>,
+    ) -> wgpu::BindGroup {
+        let all = buffers.chain(&self.unused_caches).take(count);
+        let entries: Vec<_> = (0..)
+            .zip(all)
+            .map(|(binding, buffer)| wgpu::BindGroupEntry {
+                binding,
+                resource: buffer.as_entire_binding(),
+            })
+            .collect();
+        self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: self.cache_layout(count),
+            entries: &entries,
+        })
     }
 
     /// The layout of group 0.
@@ -237,14 +353,23 @@ impl Context {
             .device
             .create_shader_module(wgpu::ShaderModuleDescriptor {
                 label: Some(&label),
-                source: wgpu::ShaderSource::Wgsl(shader.source().into()),
+                source: wgpu::ShaderSource::Wgsl(shader.source(self.extras).into()),
             });
         let binds = shader.layout();
         let layout = self.layout(binds);
         let groups = [
             Some(&layout),
-            binds.state.then_some(&self.state_layout),
-            binds.sequence.then_some(&self.sequence_layout),
+            match binds {
+                Layout { state: true, .. } => Some(&self.state_layout),
+                Layout {
+                    sequences: true, ..
+                } => Some(&self.sequences_layout),
+                _ => None,
+            },
+            match binds.caches {
+                0 => None,
+                count => Some(self.cache_layout(count as usize)),
+            },
         ];
         let used = groups.iter().filter(|group| group.is_some()).count();
         let pipeline_layout = self
@@ -273,6 +398,8 @@ impl Context {
             return Err(self.error(format!("shader {label}: {}", described(&error))));
         }
         Ok(Kernel {
+            label,
+            proven: AtomicBool::new(false),
             pipeline,
             layout,
             binds,
@@ -281,51 +408,90 @@ impl Context {
 
     /// Hand commands to the device.
     pub fn submit(&self, encoder: wgpu::CommandEncoder) {
-        self.submissions.fetch_add(1, Ordering::Relaxed);
+        let submissions = self.counters.submissions.fetch_add(1, Ordering::Relaxed);
+        if self.fault == Some(Fault::Lost(submissions)) {
+            self.device.destroy();
+            self.fail("it was lost, as was asked for".into());
+        }
         self.queue.submit([encoder.finish()]);
     }
 
-    fn patience(&self) -> Duration {
-        if self.summary.software {
-            PATIENCE_WITH_SOFTWARE
-        } else {
-            PATIENCE
-        }
+    fn fail(&self, reason: String) {
+        lock(&self.failure).get_or_insert(reason);
     }
 
-    /// Wait until everything that was submitted is done.
-    pub fn finish(&self) -> Result<()> {
+    /// Wait until everything that was submitted is done; `what` that is.
+    pub fn finish(&self, what: &dyn Fn() -> String) -> Result<()> {
         let polled = self.device.poll(wgpu::PollType::Wait {
             submission_index: None,
-            timeout: Some(self.patience()),
+            timeout: Some(self.patience),
         });
         self.check()?;
         match polled {
             Ok(_) => Ok(()),
             Err(wgpu::PollError::Timeout) => {
-                Err(self.error(format!("it did not finish within {} s", PATIENCE.as_secs())))
+                let seconds = self.patience.as_secs_f64();
+                self.fail(format!("{} did not end within {seconds} s", what()));
+                // Whoever drops the last handle waits for the device, which would be for ever.
+                std::mem::forget((self.device.clone(), self.queue.clone()));
+                self.check()
             }
             Err(error) => Err(self.error(error.to_string())),
         }
     }
 
-    /// Read the first `bytes.len()` bytes of a buffer that was made for reading.
-    pub fn read(&self, buffer: &wgpu::Buffer, bytes: &mut [u8]) -> Result<()> {
-        if bytes.is_empty() {
-            return self.finish();
+    /// Wait for the answer to a request, which comes when the device has done what was submitted before.
+    pub fn wait_for(&self, answer: &Answer, otherwise: &str) -> Result<()> {
+        if let Ok(answer) = answer.try_recv() {
+            return answer.map_err(|_| self.error(otherwise));
         }
-        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.finish(&|| "what was asked of it before".into())?;
+        self.arrived(answer, otherwise)
+    }
+
+    fn arrived(&self, answer: &Answer, otherwise: &str) -> Result<()> {
+        // Another thread that waits for the device may be the one that brings the news.
+        match answer.recv_timeout(self.patience) {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(self.error(otherwise)),
+        }
+    }
+
+    /// Read bytes of any buffer, from byte `from` on.
+    pub fn fetch(&self, buffer: &wgpu::Buffer, from: u64, bytes: &mut [u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return self.check();
+        }
         let len = bytes.len() as u64;
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let staging = self.buffer(len, usage, "a copy of a result")?;
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(buffer, from, &staging, 0, Some(len));
+        self.submit(encoder);
+        self.read(&staging, bytes, &|| "a copy".into())
+    }
+
+    /// Read the first `bytes.len()` bytes of a buffer that was made for reading.
+    /// `what` has to be done before.
+    pub fn read(
+        &self,
+        buffer: &wgpu::Buffer,
+        bytes: &mut [u8],
+        what: &dyn Fn() -> String,
+    ) -> Result<()> {
+        if bytes.is_empty() {
+            return self.finish(what);
+        }
+        let len = bytes.len() as u64;
+        self.counters.reads.fetch_add(1, Ordering::Relaxed);
+        self.counters.read_bytes.fetch_add(len, Ordering::Relaxed);
         let (sender, receiver) = mpsc::sync_channel(1);
         buffer.map_async(wgpu::MapMode::Read, ..len, move |result| {
             // Nobody listens any more if the wait was given up.
             let _ = sender.send(result);
         });
-        self.finish()?;
-        // Another thread that waits for the device may be the one that brings the news.
-        if !matches!(receiver.recv_timeout(self.patience()), Ok(Ok(()))) {
-            return Err(self.error("its results cannot be read"));
-        }
+        self.finish(what)?;
+        self.arrived(&receiver, "its results cannot be read")?;
         let range = buffer
             .get_mapped_range(..len)
             .map_err(|error| self.error(format!("its results cannot be read: {error}")))?;
@@ -335,6 +501,9 @@ impl Context {
         Ok(())
     }
 }
+
+/// Storage buffers that shaders for caches bind beside them.
+const OTHER_BINDINGS: usize = 5;
 
 /// A number of workgroups as the two dimensions of a grid.
 pub(super) fn grid(workgroups: usize) -> [u32; 2] {

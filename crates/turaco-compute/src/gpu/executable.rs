@@ -1,88 +1,81 @@
 //! Replay of a planned graph: one copy of inputs, one command buffer, one read of outputs.
 
+use std::cell::OnceCell;
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::Ordering;
 
+use super::batch::{
+    Batch, Batches, Caches, DESCRIPTION_BYTES, DESCRIPTION_WORDS, Kind, cache, cache_count,
+};
 use super::context::{Context, Kernel};
-use super::plan::{Call, Numbers, Plan};
-use super::shader::Keys;
+use super::memory::View;
+use super::plan::{CachedShader, Call, Dispatch, Numbers, Output, Plan};
+use super::recording::Clock;
 use super::state::{GpuCache, GpuState};
+use super::upload::Upload;
 use crate::cpu::kernels::rope;
-use crate::device::{Executable, KvCache, WeightType};
+use crate::device::{Activity, Executable, WeightType};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Op, Scope, Work};
 use crate::step::{Bindings, SlotBinding};
-use crate::trace::{self, Detail, Name};
-
-/// Bytes between the descriptions of two sequences: what uniform bindings are aligned to everywhere.
-const SEQUENCE_BYTES: usize = 256;
+use crate::trace::{self, Detail};
 
 /// A graph with its memory.
 pub(super) struct GpuExecutable {
-    context: Arc<Context>,
-    plan: Plan,
-    ops: Vec<Op>,
-    scopes: Vec<Scope>,
+    pub(super) context: Arc<Context>,
+    pub(super) plan: Plan,
+    pub(super) ops: Vec<Op>,
+    pub(super) scopes: Vec<Scope>,
     work: Arc<Work>,
     /// What is copied to the inputs.
     staged: Vec<u32>,
     readback: wgpu::Buffer,
-    results: Vec<u32>,
-    sequences: Sequences,
+    pub(super) results: Vec<u32>,
+    /// The kinds of batches with which all kernels have come to an end once.
+    proven: Option<Vec<Kind>>,
+    /// What takes the device's times while a run is recorded.
+    pub(super) clock: Option<Clock>,
+    /// Outputs that stay on the device, once they were asked for.
+    fetched: Vec<OnceCell<Vec<u32>>>,
+    batches: Batches,
+    pub(super) given: Given,
 }
 
-/// What shaders have to know about the caches that a run binds.
-struct Sequences {
-    buffer: wgpu::Buffer,
+/// What the host gives to a run: the inputs, then the descriptions of batches.
+pub(super) struct Given {
+    pub upload: Upload,
+    descriptions: wgpu::Buffer,
     group: wgpu::BindGroup,
-    staged: Vec<u8>,
-    /// Where the caches of each slot begin.
-    firsts: Vec<usize>,
+    /// Descriptions that there is room for.
+    capacity: usize,
 }
 
-impl Sequences {
-    fn new(context: &Context, count: usize) -> Result<Self> {
-        let bytes = count * SEQUENCE_BYTES;
+impl Given {
+    fn new(context: &Context, input_words: usize, capacity: usize) -> Result<Self> {
+        let bytes = capacity * DESCRIPTION_BYTES;
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-        let buffer = context.buffer(bytes as u64, usage, "sequences of a step")?;
+        let descriptions = context.buffer(bytes as u64, usage, "sequences of a step")?;
         let group = context
             .device
             .create_bind_group(&wgpu::BindGroupDescriptor {
                 label: None,
-                layout: &context.sequence_layout,
+                layout: &context.sequences_layout,
                 entries: &[wgpu::BindGroupEntry {
                     binding: 0,
                     resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                        buffer: &buffer,
+                        buffer: &descriptions,
                         offset: 0,
-                        size: std::num::NonZero::new(16),
+                        size: std::num::NonZero::new(4 * DESCRIPTION_WORDS as u64),
                     }),
                 }],
             });
         Ok(Self {
-            buffer,
+            upload: Upload::new(context, (4 * input_words + bytes) as u64)?,
+            descriptions,
             group,
-            staged: vec![0; bytes],
-            firsts: Vec::new(),
+            capacity,
         })
-    }
-}
-
-/// Number of caches of a slot.
-fn cache_count(binding: &SlotBinding<'_, '_>) -> usize {
-    match binding {
-        SlotBinding::Write(caches) => caches.len(),
-        SlotBinding::Read(caches) => caches.len(),
-        SlotBinding::Buffer(_) => 0,
-    }
-}
-
-/// One of them.
-fn cache<'a>(binding: &'a SlotBinding<'_, '_>, index: usize) -> Option<&'a KvCache> {
-    match binding {
-        SlotBinding::Write(caches) => caches.get(index).map(|cache| &**cache),
-        SlotBinding::Read(caches) => caches.get(index).copied(),
-        SlotBinding::Buffer(_) => None,
     }
 }
 
@@ -97,7 +90,11 @@ impl GpuExecutable {
             staged: vec![0; plan.input_words],
             readback: context.buffer(bytes, usage, "outputs of a step")?,
             results: vec![0; plan.result_words],
-            sequences: Sequences::new(context, 2)?,
+            fetched: plan.outputs.iter().map(|_| OnceCell::new()).collect(),
+            batches: Batches::default(),
+            clock: None,
+            proven: None,
+            given: Given::new(context, plan.input_words, plan.needs.len().max(1))?,
             work: Arc::new(graph.work(WeightType::F32)),
             ops: graph.ops,
             scopes: graph.scopes,
@@ -132,11 +129,35 @@ impl GpuExecutable {
             let angles = bytemuck::cast_slice_mut(angles);
             rope::table(&given[at..at + len], &table.frequencies, angles);
         }
-        if !self.staged.is_empty() {
-            let bytes = bytemuck::cast_slice(&self.staged);
-            self.context.queue.write_buffer(&self.plan.inputs, 0, bytes);
+        for cell in &mut self.fetched {
+            cell.take();
         }
-        self.describe_sequences(bindings)
+        self.batches
+            .arrange(&self.context, &self.plan, bindings.slots)?;
+        let count = self.batches.list.len();
+        if count > self.given.capacity {
+            self.given = Given::new(&self.context, self.plan.input_words, count)?;
+        }
+        let inputs = bytemuck::cast_slice(&self.staged);
+        let descriptions = bytemuck::cast_slice(&self.batches.descriptions);
+        let parts = [(0, inputs), (4 * self.plan.input_words, descriptions)];
+        self.given.upload.write(&self.context, &parts)
+    }
+
+    /// The copies at the start of a run.
+    pub(super) fn copy_given(&self, encoder: &mut wgpu::CommandEncoder) {
+        let inputs = 4 * self.plan.input_words as u64;
+        let descriptions = 4 * self.batches.descriptions.len() as u64;
+        let copies = [
+            (0, &self.plan.inputs, inputs),
+            (inputs, &self.given.descriptions, descriptions),
+        ];
+        for (from, to, len) in copies {
+            if len > 0 {
+                let upload = self.given.upload.buffer();
+                encoder.copy_buffer_to_buffer(upload, from, to, 0, Some(len));
+            }
+        }
     }
 
     fn check_device(&self, binding: &SlotBinding<'_, '_>) -> Result<()> {
@@ -146,12 +167,6 @@ impl GpuExecutable {
         };
         for index in 0..cache_count(binding) {
             if let Some(cache) = cache(binding, index) {
-                if cache.is_ring() {
-                    return Err(Error::Unsupported {
-                        what: "a ring cache on a graphics processor".into(),
-                        reason: "its kernels do not go around yet".into(),
-                    });
-                }
                 same &= cache.storage::<GpuCache>()?.belongs_to(&self.context);
             }
         }
@@ -164,44 +179,18 @@ impl GpuExecutable {
         })
     }
 
-    fn describe_sequences(&mut self, bindings: &Bindings<'_, '_>) -> Result<()> {
-        let count: usize = bindings.slots.iter().map(cache_count).sum();
-        if count * SEQUENCE_BYTES > self.sequences.staged.len() {
-            self.sequences = Sequences::new(&self.context, count)?;
-        }
-        if count == 0 {
-            return Ok(());
-        }
-        self.sequences.firsts.clear();
-        let mut next = 0;
-        for (need, binding) in self.plan.needs.iter().zip(bindings.slots.iter()) {
-            self.sequences.firsts.push(next);
-            for index in 0..cache_count(binding) {
-                let Some(cache) = cache(binding, index) else {
-                    continue;
-                };
-                let appended = need.rows_appended(binding);
-                let values = cache.storage::<GpuCache>()?.values;
-                let words = [index, cache.len(), appended, values].map(|word| word as u32);
-                let at = next * SEQUENCE_BYTES;
-                self.sequences.staged[at..at + 16].copy_from_slice(bytemuck::bytes_of(&words));
-                next += 1;
-            }
-        }
-        let bytes = &self.sequences.staged[..count * SEQUENCE_BYTES];
-        let queue = &self.context.queue;
-        queue.write_buffer(&self.sequences.buffer, 0, bytes);
-        Ok(())
-    }
-
-    /// Dispatches `first..end` in one compute pass.
-    fn encode(
+    /// Dispatches `first..end` in one compute pass, with the time at its start and its end.
+    pub(super) fn encode(
         &self,
         encoder: &mut wgpu::CommandEncoder,
         (first, end): (usize, usize),
         bindings: &Bindings<'_, '_>,
+        times: Option<wgpu::ComputePassTimestampWrites<'_>>,
     ) -> Result<()> {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label: None,
+            timestamp_writes: times,
+        });
         for dispatch in &self.plan.dispatches[first..end] {
             match &dispatch.call {
                 Call::Fixed { kernel, grid } => {
@@ -218,30 +207,36 @@ impl GpuExecutable {
                     pass.set_bind_group(1, &buffer.storage::<GpuState>()?.group, &[]);
                     pass.dispatch_workgroups(grid[0], grid[1], 1);
                 }
-                Call::PerCache { make, slot, layer } => {
-                    let binding = &bindings.slots[slot.0];
-                    let appended = self.plan.needs[slot.0].rows_appended(binding);
-                    let mut last: Option<(Keys, Arc<Kernel>)> = None;
-                    for index in 0..cache_count(binding) {
-                        let Some(cache) = cache(binding, index) else {
-                            continue;
-                        };
-                        let storage = cache.storage::<GpuCache>()?;
-                        let grid = make.grid(storage.keys, cache.len(), appended);
+                Call::Cached { make, slot, layer } => {
+                    let batches = self.batches.list.iter().enumerate();
+                    for (place, batch) in batches.filter(|(_, batch)| batch.slot == slot.0) {
+                        let grid = make.grid(batch);
                         if grid[0] == 0 {
                             continue;
                         }
-                        let kernel = match last {
-                            Some((keys, kernel)) if keys == storage.keys => kernel,
-                            _ => self.context.kernel(make.shader(storage.keys))?,
+                        let group = match batch.caches {
+                            Caches::One(index) => {
+                                let Some(cache) = cache(&bindings.slots[slot.0], index) else {
+                                    continue;
+                                };
+                                &cache.storage::<GpuCache>()?.layers[*layer].group
+                            }
+                            Caches::Several(combination) => {
+                                let Some(group) = self.batches.group(combination, *layer) else {
+                                    continue;
+                                };
+                                group
+                            }
                         };
+                        let kernel = self.cached_kernel(*make, batch)?;
                         pass.set_pipeline(&kernel.pipeline);
                         pass.set_bind_group(0, &dispatch.group, &[]);
-                        pass.set_bind_group(1, &storage.layers[*layer].group, &[]);
-                        let place = (self.sequences.firsts[slot.0] + index) * SEQUENCE_BYTES;
-                        pass.set_bind_group(2, &self.sequences.group, &[place as u32]);
+                        let at = (place * DESCRIPTION_BYTES) as u32;
+                        pass.set_bind_group(1, &self.given.group, &[at]);
+                        if kernel.binds.caches > 0 {
+                            pass.set_bind_group(2, group, &[]);
+                        }
                         pass.dispatch_workgroups(grid[0], grid[1], 1);
-                        last = Some((storage.keys, kernel));
                     }
                 }
             }
@@ -249,100 +244,141 @@ impl GpuExecutable {
         Ok(())
     }
 
-    fn encoder(&self) -> wgpu::CommandEncoder {
+    /// The kernel that a dispatch for caches is for a batch.
+    fn cached_kernel(&self, make: CachedShader, batch: &Batch) -> Result<Arc<Kernel>> {
+        let caches = match batch.caches {
+            Caches::One(_) => 1,
+            Caches::Several(_) => self.context.max_caches as u32,
+        };
+        self.context.kernel(make.shader(batch.keys, caches))
+    }
+
+    /// The kernels of a dispatch in this run.
+    fn kernels(&self, dispatch: &Dispatch) -> Result<Vec<Arc<Kernel>>> {
+        match &dispatch.call {
+            Call::Fixed { kernel, .. } | Call::WithState { kernel, .. } => {
+                Ok(vec![Arc::clone(kernel)])
+            }
+            Call::Cached { make, slot, .. } => {
+                let batches = self.batches.list.iter();
+                batches
+                    .filter(|batch| batch.slot == slot.0 && make.grid(batch)[0] > 0)
+                    .map(|batch| self.cached_kernel(*make, batch))
+                    .collect()
+            }
+        }
+    }
+
+    /// The names of the kernels of this run, for people.
+    fn names(&self) -> String {
+        let kernels = self.plan.dispatches.iter().flat_map(|d| self.kernels(d));
+        let names: BTreeSet<String> = kernels.flatten().map(|k| k.label.clone()).collect();
+        let names: Vec<String> = names.into_iter().collect();
+        format!("one of {}", names.join(", "))
+    }
+
+    /// Run everything up to the last dispatch whose kernel has never come to an end, those by themselves: should one
+    /// hang, its name is known. Returns how many dispatches were run.
+    #[cold]
+    fn prove(&mut self, bindings: &Bindings<'_, '_>) -> Result<usize> {
+        let mut done = 0;
+        for index in 0..self.plan.dispatches.len() {
+            let kernels = self.kernels(&self.plan.dispatches[index])?;
+            let new = |kernel: &&Arc<Kernel>| !kernel.proven.load(Ordering::Relaxed);
+            if !kernels.iter().any(|kernel| new(&kernel)) {
+                continue;
+            }
+            if done == 0 {
+                self.submit_given();
+            }
+            self.run_alone((done, index), bindings, &|| self.names())?;
+            let label = || kernels.iter().map(|kernel| &*kernel.label).collect();
+            self.run_alone((index, index + 1), bindings, &label)?;
+            for kernel in kernels.iter().filter(new) {
+                kernel.proven.store(true, Ordering::Relaxed);
+            }
+            done = index + 1;
+        }
+        self.proven = Some(self.batches.kinds().collect());
+        Ok(done)
+    }
+
+    pub(super) fn encoder(&self) -> wgpu::CommandEncoder {
         self.context
             .device
             .create_command_encoder(&wgpu::CommandEncoderDescriptor::default())
     }
 
-    /// Copy the outputs behind the last dispatches, submit, and wait.
-    fn submit(&mut self, mut encoder: wgpu::CommandEncoder) -> Result<()> {
-        for (view, to, len) in &self.plan.copies {
+    /// The copies of outputs at the end of a run.
+    pub(super) fn copy_outputs(&self, encoder: &mut wgpu::CommandEncoder, to: &wgpu::Buffer) {
+        for (view, at, len) in &self.plan.copies {
             if *len > 0 {
                 encoder.copy_buffer_to_buffer(
                     &view.buffer,
                     4 * view.offset as u64,
-                    &self.readback,
-                    4 * *to as u64,
+                    to,
+                    4 * *at as u64,
                     Some(4 * *len as u64),
                 );
             }
         }
+    }
+
+    /// Copy the outputs behind the last dispatches, submit, and wait.
+    pub(super) fn submit(&mut self, mut encoder: wgpu::CommandEncoder) -> Result<()> {
+        self.copy_outputs(&mut encoder, &self.readback);
         self.context.submit(encoder);
-        let bytes = bytemuck::cast_slice_mut(&mut self.results);
-        self.context.read(&self.readback, bytes)
+        self.given.upload.take_back();
+        let mut results = std::mem::take(&mut self.results);
+        let bytes = bytemuck::cast_slice_mut(&mut results);
+        let read = self.context.read(&self.readback, bytes, &|| self.names());
+        self.results = results;
+        read
     }
 
-    /// All operations, with spans for the scopes (and the operations) that are as fine as `detail`: what lies between
-    /// two marks is submitted by itself.
-    #[cold]
-    fn run_recorded(&mut self, detail: Detail, bindings: &Bindings<'_, '_>) -> Result<()> {
-        let scopes: Vec<Scope> = self
-            .scopes
-            .iter()
-            .filter(|scope| scope.detail <= detail && scope.first < scope.end)
-            .cloned()
-            .collect();
-        let mut scopes = scopes.iter().peekable();
-        let mut open: Vec<(&Scope, Instant)> = Vec::new();
-        let mut submitted = 0;
-        let names: Vec<&'static str> = self.ops.iter().map(Op::name).collect();
-        for (index, name) in names.into_iter().enumerate() {
-            let begin = if index == 0 {
-                0
-            } else {
-                self.plan.ends[index - 1]
-            };
-            if scopes.peek().is_some_and(|scope| scope.first == index) {
-                self.run_alone((submitted, begin), bindings)?;
-                submitted = begin;
-            }
-            while let Some(scope) = scopes.next_if(|scope| scope.first == index) {
-                open.push((scope, Instant::now()));
-            }
-            let end = self.plan.ends[index];
-            let start = Instant::now();
-            let closes = open.last().is_some_and(|(scope, _)| scope.end == index + 1);
-            if detail >= Detail::Operations || closes {
-                self.run_alone((submitted, end), bindings)?;
-                submitted = end;
-            }
-            if detail >= Detail::Operations {
-                let times = (start, Instant::now());
-                trace::record(name.into(), Detail::Operations, times, None);
-            }
-            while let Some((scope, begin)) = open.pop_if(|(scope, _)| scope.end == index + 1) {
-                let name = Name::Shared(Arc::clone(&scope.name));
-                trace::record(name, scope.detail, (begin, Instant::now()), None);
-            }
-        }
+    /// What the host gave, for the submissions that follow.
+    pub(super) fn submit_given(&self) {
         let mut encoder = self.encoder();
-        self.encode(
-            &mut encoder,
-            (submitted, self.plan.dispatches.len()),
-            bindings,
-        )?;
-        self.submit(encoder)
+        self.copy_given(&mut encoder);
+        self.context.submit(encoder);
     }
 
-    fn run_alone(&self, range: (usize, usize), bindings: &Bindings<'_, '_>) -> Result<()> {
+    /// Some dispatches in a submission of their own.
+    pub(super) fn run_alone(
+        &self,
+        range: (usize, usize),
+        bindings: &Bindings<'_, '_>,
+        what: &dyn Fn() -> String,
+    ) -> Result<()> {
         if range.0 == range.1 {
             return Ok(());
         }
         let mut encoder = self.encoder();
-        self.encode(&mut encoder, range, bindings)?;
+        self.encode(&mut encoder, range, bindings, None)?;
         self.context.submit(encoder);
-        self.context.finish()
+        self.context.finish(what)
     }
 
-    fn result(&self, place: Option<&(usize, usize)>, index: usize) -> Result<&[u32]> {
-        let &(at, len) = place.ok_or_else(|| Error::Shape {
-            what: "step output".into(),
-            expected: "the number of a declared output".into(),
-            found: format!("{index}"),
-        })?;
-        Ok(&self.results[at..at + len])
+    /// An output that stayed on the device.
+    fn kept(&self, index: usize, view: &View, len: usize) -> Result<&[u32]> {
+        let cell = &self.fetched[index];
+        if cell.get().is_none() {
+            let mut values = vec![0_u32; len];
+            let bytes = bytemuck::cast_slice_mut(&mut values);
+            let from = 4 * view.offset as u64;
+            self.context.fetch(&view.buffer, from, bytes)?;
+            let _ = cell.set(values);
+        }
+        Ok(cell.get().map_or(&[], Vec::as_slice))
     }
+}
+
+fn no_output<T>(index: usize) -> Result<T> {
+    Err(Error::Shape {
+        what: "step output".into(),
+        expected: "the number of a declared output".into(),
+        found: format!("{index}"),
+    })
 }
 
 fn check_numbers(what: &str, numbers: &[u32], below: usize) -> Result<()> {
@@ -361,9 +397,22 @@ impl Executable for GpuExecutable {
         self.begin(bindings)?;
         match trace::detail() {
             Detail::Off => {
+                let done = if self
+                    .batches
+                    .kinds()
+                    .eq(self.proven.iter().flatten().copied())
+                    && self.proven.is_some()
+                {
+                    0
+                } else {
+                    self.prove(bindings)?
+                };
                 let mut encoder = self.encoder();
-                let all = (0, self.plan.dispatches.len());
-                self.encode(&mut encoder, all, bindings)?;
+                if done == 0 {
+                    self.copy_given(&mut encoder);
+                }
+                let rest = (done, self.plan.dispatches.len());
+                self.encode(&mut encoder, rest, bindings, None)?;
                 self.submit(encoder)?;
             }
             detail => self.run_recorded(detail, bindings)?,
@@ -380,12 +429,19 @@ impl Executable for GpuExecutable {
     }
 
     fn output(&self, index: usize) -> Result<&[f32]> {
-        self.result(self.plan.outputs.get(index), index)
-            .map(bytemuck::cast_slice)
+        let words = match self.plan.outputs.get(index) {
+            Some(&Output::Copied(at, len)) => &self.results[at..at + len],
+            Some(Output::Kept(view, len)) => self.kept(index, view, *len)?,
+            None => return no_output(index),
+        };
+        Ok(bytemuck::cast_slice(words))
     }
 
     fn id_output(&self, index: usize) -> Result<&[u32]> {
-        self.result(self.plan.id_outputs.get(index), index)
+        match self.plan.id_outputs.get(index) {
+            Some(&(at, len)) => Ok(&self.results[at..at + len]),
+            None => no_output(index),
+        }
     }
 
     fn scratch_bytes(&self) -> usize {
@@ -394,5 +450,9 @@ impl Executable for GpuExecutable {
 
     fn work(&self) -> &Arc<Work> {
         &self.work
+    }
+
+    fn activity(&self) -> Option<Activity> {
+        Some(self.context.counters.activity())
     }
 }

@@ -1,11 +1,12 @@
-//! Which buffer every value of a graph lives in, while operations are walked through in order.
+//! Which buffer every value of a graph lives in, while tasks are walked through in order.
 //!
-//! Values take over the buffers of values that nobody reads any more, but never within one operation: a shader may not
+//! Values take over the buffers of values that nobody reads any more, but never within one task: a shader may not
 //! read what it writes.
 
 use super::context::Context;
+use super::plan::Task;
 use crate::error::Result;
-use crate::graph::{Graph, Op, Value, ValueSource};
+use crate::graph::{Graph, Value, ValueSource};
 
 /// A matrix in a buffer; offset and stride count values.
 #[derive(Clone)]
@@ -20,7 +21,7 @@ pub(super) struct Memory<'a> {
     context: &'a Context,
     /// Owner of the storage of every value, and first column in it.
     roots: Vec<(usize, usize)>,
-    /// Last operation that uses a root; `usize::MAX` for outputs.
+    /// Last task that uses a root; `usize::MAX` for outputs.
     last_use: Vec<usize>,
     places: Vec<Option<View>>,
     /// What nobody uses.
@@ -31,7 +32,7 @@ pub(super) struct Memory<'a> {
 
 impl<'a> Memory<'a> {
     /// Nothing has a place yet.
-    pub fn new(context: &'a Context, graph: &Graph) -> Self {
+    pub fn new(context: &'a Context, graph: &Graph, tasks: &[Task<'_>]) -> Self {
         let roots: Vec<(usize, usize)> = graph
             .values
             .iter()
@@ -42,8 +43,8 @@ impl<'a> Memory<'a> {
             })
             .collect();
         let mut last_use = vec![0; graph.values.len()];
-        for (index, op) in graph.ops.iter().enumerate() {
-            let (reads, writes) = op.values();
+        for (index, task) in tasks.iter().enumerate() {
+            let (reads, writes) = task.values();
             for value in reads.into_iter().chain(writes) {
                 last_use[roots[value.id as usize].0] = index;
             }
@@ -72,9 +73,9 @@ impl<'a> Memory<'a> {
         });
     }
 
-    /// Find places for the results of an operation.
-    pub fn begin(&mut self, op: &Op) -> Result<()> {
-        for value in op.values().1 {
+    /// Find places for the results of a task.
+    pub fn begin(&mut self, task: &Task<'_>) -> Result<()> {
+        for value in task.values().1 {
             let buffer = self.take(value.rows() * value.cols())?;
             self.places[value.id as usize] = Some(View {
                 buffer,
@@ -85,9 +86,9 @@ impl<'a> Memory<'a> {
         Ok(())
     }
 
-    /// Take back what nobody reads after operation number `index`.
-    pub fn end(&mut self, index: usize, op: &Op) {
-        let (reads, writes) = op.values();
+    /// Take back what nobody reads after task number `index`.
+    pub fn end(&mut self, index: usize, task: &Task<'_>) {
+        let (reads, writes) = task.values();
         for value in reads.into_iter().chain(writes) {
             let root = self.roots[value.id as usize].0;
             if self.last_use[root] <= index

@@ -17,21 +17,25 @@ use crate::graph::Graph;
 
 use self::context::Context;
 use self::executable::GpuExecutable;
+use self::shader::Extras;
 use self::state::{GpuCache, GpuState};
 use self::weights::{GpuMatrix, GpuVector};
 
-pub use self::adapter::{AdapterSummary, GpuOptions, Interface, adapters, is_likely};
+pub use self::adapter::{AdapterSummary, Fault, GpuOptions, Interface, adapters, is_likely};
 
 mod adapter;
+mod batch;
 mod context;
 mod executable;
 mod memory;
 mod plan;
+mod recording;
 mod shader;
 mod shader_cache;
 mod state;
 #[cfg(all(test, any(target_arch = "x86_64", target_vendor = "apple")))]
 mod translation;
+mod upload;
 mod weights;
 
 /// A graphics processor as a device.
@@ -57,7 +61,13 @@ impl Device {
 impl Backend for GpuBackend {
     fn description(&self) -> String {
         let summary = &self.context.summary;
-        format!("{} ({})", summary.interface.name(), summary.name)
+        let plain = self.context.extras == Extras::default()
+            && summary
+                .features
+                .iter()
+                .any(|feature| ["subgroups", "f16"].contains(feature));
+        let note = if plain { ", plain" } else { "" };
+        format!("{} ({}{note})", summary.interface.name(), summary.name)
     }
 
     fn matrix(&self, sources: &[HostMatrix<'_>], weight_type: WeightType) -> Result<Matrix> {
@@ -120,85 +130,4 @@ impl Backend for GpuBackend {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::Ordering;
-
-    use super::*;
-    use crate::device::CacheShape;
-    use crate::dtype::DType;
-    use crate::graph::{AttentionShape, Mask};
-    use crate::step::{Bindings, SlotBinding, StepBuilder};
-
-    #[test]
-    fn a_run_is_one_submission_and_one_read() {
-        let options = GpuOptions {
-            software: true,
-            ..GpuOptions::default()
-        };
-        let context = match Context::open(&options) {
-            Ok(context) => Arc::new(context),
-            Err(error) => {
-                eprintln!("SKIPPED: {error}");
-                return;
-            }
-        };
-        let device = Device(Arc::new(GpuBackend {
-            context: Arc::clone(&context),
-            pool: Pool::new(1),
-        }));
-        let shape = CacheShape {
-            n_layers: 2,
-            capacity: 8,
-            kv_dim: 16,
-            dtype: DType::F16,
-        };
-        let mut caches = [
-            device.kv_cache(shape).unwrap(),
-            device.kv_cache(shape).unwrap(),
-        ];
-        let mut builder = StepBuilder::new(&device);
-        let x = builder.input(2, 16);
-        let slot = builder.cache_slot();
-        let heads = AttentionShape {
-            n_heads: 2,
-            n_kv_heads: 2,
-            head_dim: 8,
-            scale: 1.0,
-            mask: Mask::Causal,
-        };
-        for layer in 0..2 {
-            builder.cache_append(slot, layer, x, x).unwrap();
-            let out = builder.cached_attention(x, slot, layer, 2, heads).unwrap();
-            builder.output(out);
-        }
-        let mut step = builder.finish().unwrap();
-        for token in 1..5 {
-            let [first, second] = &mut caches;
-            step.run(&mut Bindings {
-                inputs: &[&[1.0; 32]],
-                ids: &[],
-                slots: &mut [SlotBinding::Write(&mut [first, second])],
-            })
-            .unwrap();
-            assert_eq!(context.submissions.load(Ordering::Relaxed), token);
-            assert_eq!(context.reads.load(Ordering::Relaxed), token);
-            // Keys and values are all ones, and so is every mixture of them.
-            assert!(
-                step.output(1)
-                    .unwrap()
-                    .iter()
-                    .all(|x| (x - 1.0).abs() < 1e-6)
-            );
-        }
-    }
-
-    #[test]
-    fn adapters_that_are_not_there_are_errors() {
-        let options = GpuOptions {
-            index: Some(1000),
-            ..GpuOptions::default()
-        };
-        let error = Device::gpu(options).unwrap_err().to_string();
-        assert!(error.contains("1000"), "{error}");
-    }
-}
+mod tests;

@@ -1,9 +1,12 @@
 //! From a graph to a list of dispatches.
 
+mod attention;
+mod fuse;
 mod operations;
 
 use std::sync::Arc;
 
+use super::batch::Batch;
 use super::context::{Context, Kernel, grid};
 use super::memory::{Memory, View};
 use super::shader::{Keys, Layout, Shader};
@@ -11,6 +14,8 @@ use crate::cpu::kernels::rope;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Ids, IdsSource, Op, Slot, Value, ValueSource};
 use crate::slots::{SlotNeeds, slot_needs};
+
+pub(super) use self::fuse::Task;
 
 /// Everything about a graph that is decided before its first run.
 pub(super) struct Plan {
@@ -30,8 +35,8 @@ pub(super) struct Plan {
     pub needs: Vec<SlotNeeds>,
     /// What is copied to the host after a run, where to, and how long it is, in words.
     pub copies: Vec<(View, usize, usize)>,
-    /// Where the outputs begin in what is copied, and how long they are.
-    pub outputs: Vec<(usize, usize)>,
+    /// The outputs.
+    pub outputs: Vec<Output>,
     pub id_outputs: Vec<(usize, usize)>,
     pub result_words: usize,
     /// Bytes of memory for values.
@@ -54,8 +59,8 @@ pub(super) enum Call {
         grid: [u32; 2],
         slot: Slot,
     },
-    /// Once for each cache of a slot; the shader depends on the format of the cache.
-    PerCache {
+    /// For every batch of the sequences of a slot; the shader depends on the format of the caches and their number.
+    Cached {
         make: CachedShader,
         slot: Slot,
         layer: usize,
@@ -67,12 +72,25 @@ pub(super) enum Call {
 pub(super) enum CachedShader {
     Append {
         columns: usize,
+        /// Columns of queries that are rotated too; `None` without rotary embedding.
+        rotated: Option<usize>,
     },
     Attention {
         queries: u32,
         columns: u32,
         odd: bool,
+        /// For one sequence.
         workgroups: usize,
+    },
+    Decode {
+        queries: u32,
+        columns: u32,
+        odd: bool,
+        /// For one part of the keys of one sequence.
+        workgroups: usize,
+    },
+    Merge {
+        n_heads: usize,
     },
     Scores {
         rows: usize,
@@ -80,10 +98,14 @@ pub(super) enum CachedShader {
 }
 
 impl CachedShader {
-    /// The shader for caches in one format.
-    pub fn shader(self, keys: Keys) -> Shader {
+    /// The shader for so many caches in one format.
+    pub fn shader(self, keys: Keys, caches: u32) -> Shader {
         match self {
-            Self::Append { .. } => Shader::Append { keys },
+            Self::Append { rotated, .. } => Shader::Append {
+                keys,
+                caches,
+                rotate: rotated.is_some(),
+            },
             Self::Attention {
                 queries,
                 columns,
@@ -94,24 +116,44 @@ impl CachedShader {
                 queries,
                 columns,
                 odd,
+                caches,
             },
-            Self::Scores { .. } => Shader::Scores { keys },
+            Self::Decode {
+                queries,
+                columns,
+                odd,
+                ..
+            } => Shader::Decode {
+                keys,
+                queries,
+                columns,
+                odd,
+                caches,
+            },
+            Self::Merge { .. } => Shader::Merge,
+            Self::Scores { .. } => Shader::Scores { keys, caches },
         }
     }
 
-    /// Workgroups for a cache of `length` positions, to which `appended` come.
-    pub fn grid(self, keys: Keys, length: usize, appended: usize) -> [u32; 2] {
-        grid(match self {
-            Self::Append { columns } => {
-                let words = match keys {
-                    Keys::F16 | Keys::Bf16 => columns.div_ceil(2),
-                    _ => columns,
-                };
-                (appended * words).div_ceil(64)
-            }
-            Self::Attention { workgroups, .. } => workgroups,
-            Self::Scores { rows } => (rows * (length + appended)).div_ceil(64),
-        })
+    /// Workgroups for a batch.
+    pub fn grid(self, batch: &Batch) -> [u32; 2] {
+        grid(
+            batch.count
+                * match self {
+                    Self::Append { columns, rotated } => {
+                        let words = match batch.keys {
+                            Keys::F16 | Keys::Bf16 => columns.div_ceil(2),
+                            _ => columns,
+                        };
+                        (batch.appended * (words + rotated.unwrap_or(0))).div_ceil(64)
+                    }
+                    Self::Attention { workgroups, .. } => workgroups,
+                    Self::Decode { workgroups, .. } => workgroups * batch.splits,
+                    Self::Merge { n_heads } if batch.splits > 1 => n_heads,
+                    Self::Merge { .. } => 0,
+                    Self::Scores { rows } => (rows * batch.longest).div_ceil(64),
+                },
+        )
     }
 }
 
@@ -164,6 +206,14 @@ impl Params {
     fn view(self, view: &View) -> Self {
         self.counts([view.offset, view.stride])
     }
+}
+
+/// Where an output is after a run.
+pub(super) enum Output {
+    /// In what was copied: where it begins, and how long it is.
+    Copied(usize, usize),
+    /// On the device, so long.
+    Kept(View, usize),
 }
 
 /// Words between the parameters of two dispatches: what uniform bindings are aligned to everywhere.
@@ -246,7 +296,8 @@ impl Plan {
                 (buffer.clone(), at, len)
             })
             .collect();
-        let mut memory = Memory::new(context, graph);
+        let tasks = fuse::tasks(graph)?;
+        let mut memory = Memory::new(context, graph, &tasks);
         for (value, source) in &graph.values {
             if let ValueSource::Input(index) = source {
                 memory.place_input(*value, &inputs, float_inputs[*index].0);
@@ -267,12 +318,15 @@ impl Plan {
             params: Vec::new(),
         };
         let mut ends = Vec::with_capacity(graph.ops.len());
-        for (index, op) in graph.ops.iter().enumerate() {
-            planner.memory.begin(op)?;
-            planner.op(op, appended[index] > 0)?;
-            planner.memory.end(index, op);
+        for (nth, task) in tasks.iter().enumerate() {
+            // What another operation does takes no dispatch of its own.
+            ends.resize(task.index, planner.dispatches.len());
+            planner.memory.begin(task)?;
+            planner.task(task, appended[task.index] > 0)?;
+            planner.memory.end(nth, task);
             ends.push(planner.dispatches.len());
         }
+        ends.resize(graph.ops.len(), planner.dispatches.len());
         planner.finish(ends, needs, float_inputs, id_inputs)
     }
 }
@@ -335,7 +389,7 @@ impl Planner<'_> {
         };
         let graph = self.graph;
         let mut outputs = Vec::new();
-        for &value in &graph.outputs {
+        for (&value, &on_demand) in graph.outputs.iter().zip(&graph.on_demand) {
             let mut view = self.memory.view(value);
             if view.stride != value.cols() && value.rows() > 1 {
                 let buffer = self.memory.take(value.rows() * value.cols())?;
@@ -346,7 +400,13 @@ impl Planner<'_> {
                     stride: value.cols(),
                 };
             }
-            outputs.push(copy(view, value.rows() * value.cols()));
+            let len = value.rows() * value.cols();
+            outputs.push(if on_demand {
+                Output::Kept(view, len)
+            } else {
+                let (at, len) = copy(view, len);
+                Output::Copied(at, len)
+            });
         }
         let place = |planner: &Self, list: Ids| {
             let (buffer, offset, len) = planner.ids[list.id as usize].clone();

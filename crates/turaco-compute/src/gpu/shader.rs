@@ -2,15 +2,22 @@
 //!
 //! The text of a shader is put together from the files in `shaders/`. A line that begins with `@name` is repeated as
 //! often as the shader says for that name, with `$i` being the number of the repetition: registers have names in WGSL, and
-//! loops over them would become memory.
+//! loops over them would become memory. Some names are conditions: their lines stay or go.
 
+use super::batch::MAX_SPLITS;
 use crate::device::WeightType;
 
 /// Inputs of a linear map that the recurrent part of an LSTM has room for.
 pub(super) const LSTM_HIDDEN: usize = 1024;
 
 /// Most rows that [`Shader::Matvec`] takes at a time.
-pub(super) const MATVEC_ROWS: u32 = 4;
+pub(super) const MATVEC_ROWS: u32 = 8;
+
+/// Sequences that one dispatch of a shader for caches takes, and most caches that it binds.
+pub(super) const MAX_BATCH: usize = 8;
+
+/// Most query heads of a key head that [`Shader::Decode`] takes at a time.
+pub(super) const DECODE_QUERIES: u32 = 8;
 
 /// Most queries that [`Shader::Attention`] takes at a time.
 pub(super) const ATTENTION_QUERIES: u32 = 8;
@@ -40,6 +47,8 @@ pub(super) enum Function {
     Activate,
     /// `silu(a) * b`.
     SwiGlu,
+    /// `a * b`, every row of `b` for as many rows of `a`.
+    Multiply,
     /// Of complex numbers.
     Magnitude,
     /// Rows by number.
@@ -50,11 +59,37 @@ pub(super) enum Function {
     Rotate,
 }
 
+/// The norm that a linear map begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Normed {
+    /// None.
+    No,
+    /// Layer norm.
+    Layer,
+    /// Root-mean-square norm.
+    Rms,
+}
+
+/// What shaders may use beyond the least; each has a plain path beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Extras {
+    /// Sums and maxima over subgroups.
+    pub subgroups: bool,
+    /// Numbers of 16 bits in workgroup memory.
+    pub half: bool,
+}
+
 /// A compute shader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Shader {
-    /// A linear map of few rows, `rows` at a time.
-    Matvec { weights: WeightType, rows: u32 },
+    /// A linear map of few rows, `rows` at a time, after a norm; `gated`: the outputs are `silu(first half) * second half`.
+    Matvec {
+        weights: WeightType,
+        rows: u32,
+        slices: u32,
+        norm: Normed,
+        gated: bool,
+    },
     /// A linear map of many rows, or a convolution.
     Matmul { weights: WeightType, windows: bool },
     /// Rows of a table.
@@ -71,14 +106,31 @@ pub(super) enum Shader {
         queries: u32,
         columns: u32,
         odd: bool,
+        caches: u32,
     },
+    /// Attention of one query per sequence over caches, `queries` query heads of a key head at a time.
+    Decode {
+        keys: Keys,
+        queries: u32,
+        columns: u32,
+        odd: bool,
+        caches: u32,
+    },
+    /// Parts of such an attention.
+    Merge,
     /// What attention puts into its softmax.
-    Scores { keys: Keys },
-    /// New keys and values of a cache.
-    Append { keys: Keys },
+    Scores { keys: Keys, caches: u32 },
+    /// New keys and values of caches; `rotate`: with rotary embedding, of queries too.
+    Append {
+        keys: Keys,
+        caches: u32,
+        rotate: bool,
+    },
     /// The recurrent part of an LSTM.
     Lstm { weights: WeightType },
-    /// Constrained choice of tokens.
+    /// The candidates of a slice of tokens.
+    ChooseSlices,
+    /// Constrained choice of tokens, of the candidates of all slices.
     ChooseTokens,
 }
 
@@ -89,10 +141,12 @@ pub(super) struct Layout {
     pub reads: &'static [u32],
     /// Bindings of group 0 that are written.
     pub writes: &'static [u32],
-    /// Whether group 1 is a state: a layer of a cache, or a buffer.
+    /// Whether group 1 is a state buffer.
     pub state: bool,
-    /// Whether group 2 says which sequence of a batch it is about.
-    pub sequence: bool,
+    /// Whether group 1 says which sequences of a batch it is about.
+    pub sequences: bool,
+    /// Caches in group 2.
+    pub caches: u32,
 }
 
 impl Shader {
@@ -103,6 +157,8 @@ impl Shader {
             Self::Norm { layer: false },
             Self::Norm { layer: true },
             Self::Softmax,
+            Self::Merge,
+            Self::ChooseSlices,
             Self::ChooseTokens,
         ];
         all.extend(
@@ -110,6 +166,7 @@ impl Shader {
                 Function::Add,
                 Function::Activate,
                 Function::SwiGlu,
+                Function::Multiply,
                 Function::Magnitude,
                 Function::Gather,
                 Function::Transpose,
@@ -118,23 +175,55 @@ impl Shader {
             .map(Self::Map),
         );
         for weights in WeightType::ALL {
-            all.extend([1, 2, MATVEC_ROWS].map(|rows| Self::Matvec { weights, rows }));
+            for rows in [1, 2, 4, MATVEC_ROWS] {
+                for norm in [Normed::No, Normed::Layer, Normed::Rms] {
+                    all.extend([false, true].map(|gated| Self::Matvec {
+                        weights,
+                        rows,
+                        slices: matvec_slices(rows, usize::MAX),
+                        norm,
+                        gated,
+                    }));
+                }
+            }
             all.extend([false, true].map(|windows| Self::Matmul { weights, windows }));
             all.extend([Self::Lookup { weights }, Self::Lstm { weights }]);
         }
         for keys in [Keys::Rows, Keys::F32, Keys::F16, Keys::Bf16] {
-            for queries in [1, ATTENTION_QUERIES] {
+            let bound: &[u32] = if keys == Keys::Rows {
+                &[0]
+            } else {
+                &[1, MAX_BATCH as u32]
+            };
+            for &caches in bound {
                 for columns in [1, 2, 4] {
-                    all.extend([false, true].map(|odd| Self::Attention {
+                    for odd in [false, true] {
+                        all.extend([1, ATTENTION_QUERIES].map(|queries| Self::Attention {
+                            keys,
+                            queries,
+                            columns,
+                            odd,
+                            caches,
+                        }));
+                        if keys != Keys::Rows {
+                            all.extend([1, 2, 4, DECODE_QUERIES].map(|queries| Self::Decode {
+                                keys,
+                                queries,
+                                columns,
+                                odd,
+                                caches,
+                            }));
+                        }
+                    }
+                }
+                if keys != Keys::Rows {
+                    all.push(Self::Scores { keys, caches });
+                    all.extend([false, true].map(|rotate| Self::Append {
                         keys,
-                        queries,
-                        columns,
-                        odd,
+                        caches,
+                        rotate,
                     }));
                 }
-            }
-            if keys != Keys::Rows {
-                all.extend([Self::Scores { keys }, Self::Append { keys }]);
             }
         }
         all
@@ -143,6 +232,10 @@ impl Shader {
     /// What it binds.
     pub fn layout(self) -> Layout {
         let (reads, writes): (&[u32], &[u32]) = match self {
+            Self::Matvec { weights, norm, .. } if norm != Normed::No => match weights {
+                WeightType::Int8 => (&[1, 2, 3, 4, 5, 7, 8], &[6]),
+                _ => (&[1, 3, 4, 5, 7, 8], &[6]),
+            },
             Self::Matvec { weights, .. } | Self::Matmul { weights, .. } => match weights {
                 WeightType::Int8 => (&[1, 2, 3, 4, 5], &[6]),
                 _ => (&[1, 3, 4, 5], &[6]),
@@ -156,39 +249,68 @@ impl Shader {
                 _ => (&[1, 3], &[4]),
             },
             Self::Map(_) | Self::Norm { .. } => (&[1, 2, 3], &[4]),
-            Self::Softmax => (&[1], &[2]),
+            Self::Softmax | Self::Merge => (&[1], &[2]),
             Self::Attention {
                 keys: Keys::Rows, ..
             } => (&[1, 2, 3], &[4]),
             Self::Attention { .. } | Self::Scores { .. } => (&[1], &[4]),
-            Self::Append { .. } => (&[1, 2], &[]),
-            Self::ChooseTokens => (&[1, 2, 3], &[4, 5]),
+            Self::Decode { .. } => (&[1], &[4, 5]),
+            Self::Append { rotate: false, .. } => (&[1, 2], &[]),
+            Self::Append { rotate: true, .. } => (&[1, 2, 3, 4], &[5]),
+            Self::ChooseSlices => (&[1, 2, 3], &[4]),
+            Self::ChooseTokens => (&[1, 2, 3, 4], &[5, 6]),
         };
-        let cached = match self {
-            Self::Attention { keys, .. } => keys != Keys::Rows,
-            Self::Scores { .. } | Self::Append { .. } => true,
-            _ => false,
+        let caches = match self {
+            Self::Attention { caches, .. }
+            | Self::Decode { caches, .. }
+            | Self::Scores { caches, .. }
+            | Self::Append { caches, .. } => caches,
+            _ => 0,
         };
         Layout {
             reads,
             writes,
-            state: cached || matches!(self, Self::Lstm { .. }),
-            sequence: cached,
+            state: matches!(self, Self::Lstm { .. }),
+            sequences: caches > 0 || self == Self::Merge,
+            caches,
         }
     }
 
-    /// The text.
-    pub fn source(self) -> String {
+    /// The text, for devices that have these extras.
+    pub fn source(self, extras: Extras) -> String {
+        let half = extras.half
+            && matches!(
+                self,
+                Self::Matmul {
+                    weights: WeightType::F16,
+                    ..
+                }
+            );
         match self {
-            Self::Matvec { weights, rows } => Template::new()
+            Self::Matvec {
+                weights,
+                rows,
+                slices,
+                norm,
+                gated,
+            } => Template::new()
                 .number("ROWS", rows)
+                .number("SLICES", slices)
                 .repeat("rows", rows)
+                .when("normed", norm != Normed::No)
+                .when("layer", norm == Normed::Layer)
+                .when("gated", gated)
+                .when("plain", !gated)
+                .when("minimum", weights == WeightType::Q4)
                 .part(COMMON)
                 .part(LINEAR)
-                .weights(weights)
+                .lines(weights)
                 .part(include_str!("shaders/input_rows.wgsl"))
+                .reductions(norm != Normed::No, extras)
                 .part(include_str!("shaders/matvec.wgsl")),
             Self::Matmul { weights, windows } => Template::new()
+                .extension("f16", half)
+                .word("Staged", if half { "vec4<f16>" } else { "vec4<f32>" })
                 .repeat("4", 4)
                 .part(COMMON)
                 .part(LINEAR)
@@ -216,50 +338,85 @@ impl Shader {
                 .number("THREADS", 128)
                 .word("LAYER", if layer { "true" } else { "false" })
                 .part(COMMON)
-                .part(REDUCE)
+                .reductions(true, extras)
                 .part(include_str!("shaders/norm.wgsl")),
             Self::Softmax => Template::new()
                 .number("THREADS", 256)
                 .part(COMMON)
-                .part(REDUCE)
+                .reductions(true, extras)
                 .part(include_str!("shaders/softmax.wgsl")),
+            Self::ChooseSlices => Template::new()
+                .number("THREADS", 256)
+                .part(COMMON)
+                .part(include_str!("shaders/choose_rules.wgsl"))
+                .reductions(true, extras)
+                .part(include_str!("shaders/choose_slices.wgsl")),
             Self::ChooseTokens => Template::new()
                 .number("THREADS", 256)
                 .part(COMMON)
-                .part(REDUCE)
+                .part(include_str!("shaders/choose_rules.wgsl"))
+                .reductions(true, extras)
                 .part(include_str!("shaders/choose_tokens.wgsl")),
             Self::Attention {
                 keys,
                 queries,
                 columns,
                 odd,
+                caches,
             } => Template::new()
                 .number("QUERIES", queries)
                 .number("PAIRS", 32 * columns)
                 .repeat("queries", queries)
                 .repeat("columns", columns)
-                .word("Columns", ["f32", "f32", "vec2<f32>", "", "vec4<f32>"][columns as usize])
-                .word("COLUMN", if columns == 1 { "" } else { "[$i]" })
                 .word(
-                    "BOTH_OF_KEY",
-                    if odd {
-                        "vec2<f32>(key(index, key_position, base + 2u * pair), select(0.0, key(index, key_position, base + 2u * pair + 1u), 2u * pair + 1u < p.head_dim))"
-                    } else {
-                        "key_pair(index, key_position, base + 2u * pair)"
-                    },
+                    "Columns",
+                    ["f32", "f32", "vec2<f32>", "", "vec4<f32>"][columns as usize],
                 )
+                .word("COLUMN", if columns == 1 { "" } else { "[$i]" })
+                .word("ODD", if odd { "true" } else { "false" })
                 .part(COMMON)
                 .part(ATTENTION)
-                .keys(keys)
+                .keys(keys, caches)
+                .part(include_str!("shaders/both.wgsl"))
                 .part(include_str!("shaders/attention.wgsl")),
-            Self::Scores { keys } => Template::new()
+            Self::Decode {
+                keys,
+                queries,
+                columns,
+                odd,
+                caches,
+            } => Template::new()
+                .number("QUERIES", queries)
+                .number("PAIRS", 32 * columns)
+                .number("THREADS", 128)
+                .number("MAX_SPLITS", MAX_SPLITS as u32)
+                .repeat("queries", queries)
+                .word("ODD", if odd { "true" } else { "false" })
                 .part(COMMON)
                 .part(ATTENTION)
-                .keys(keys)
-                .part(include_str!("shaders/scores.wgsl")),
-            Self::Append { keys } => Template::new()
+                .keys(keys, caches)
+                .part(include_str!("shaders/both.wgsl"))
+                .reductions(true, extras)
+                .part(include_str!("shaders/decode.wgsl")),
+            Self::Merge => Template::new()
+                .number("MAX_SPLITS", MAX_SPLITS as u32)
                 .part(COMMON)
-                .cache(keys)
+                .sequences()
+                .part(include_str!("shaders/merge.wgsl")),
+            Self::Scores { keys, caches } => Template::new()
+                .part(COMMON)
+                .part(ATTENTION)
+                .keys(keys, caches)
+                .part(include_str!("shaders/scores.wgsl")),
+            Self::Append {
+                keys,
+                caches,
+                rotate,
+            } => Template::new()
+                .when("rotate", rotate)
+                .when("plain", !rotate)
+                .part(COMMON)
+                .cache(keys, caches)
                 .part(include_str!("shaders/append.wgsl")),
         }
         .finish()
@@ -272,6 +429,7 @@ impl Function {
             Self::Add => "add",
             Self::Activate => "activated",
             Self::SwiGlu => "swiglu",
+            Self::Multiply => "multiplied",
             Self::Magnitude => "magnitude",
             Self::Gather => "gathered",
             Self::Transpose => "transposed",
@@ -282,14 +440,28 @@ impl Function {
 
 const COMMON: &str = include_str!("shaders/common.wgsl");
 const LINEAR: &str = include_str!("shaders/linear.wgsl");
-const REDUCE: &str = include_str!("shaders/reduce.wgsl");
 const ATTENTION: &str = include_str!("shaders/attention_params.wgsl");
+
+/// Tokens that a workgroup of [`Shader::ChooseSlices`] looks at.
+pub(super) const CHOICE_SLICE: usize = 1024;
+
+/// Groups of threads of [`Shader::Matvec`] that take a block of 32 inputs each: as many as workgroup memory has room for,
+/// fewer for short rows.
+pub(super) fn matvec_slices(rows: u32, inputs: usize) -> u32 {
+    let most = match rows {
+        1 | 2 => 32,
+        4 => 16,
+        _ => 8,
+    };
+    if inputs <= 512 { 8 } else { most }
+}
 
 /// A shader that is being put together.
 struct Template {
     text: String,
     words: Vec<(&'static str, String)>,
     repeats: Vec<(&'static str, u32)>,
+    conditions: Vec<(&'static str, bool)>,
 }
 
 impl Template {
@@ -298,7 +470,16 @@ impl Template {
             text: String::new(),
             words: Vec::new(),
             repeats: Vec::new(),
+            conditions: Vec::new(),
         }
+    }
+
+    /// Something that has to be switched on, before anything else.
+    fn extension(mut self, name: &str, wanted: bool) -> Self {
+        if wanted {
+            self.text.push_str(&format!("enable {name};\n"));
+        }
+        self
     }
 
     /// A constant of the shader.
@@ -320,26 +501,39 @@ impl Template {
         self
     }
 
+    /// Whether lines that begin with `@name` stay.
+    fn when(mut self, name: &'static str, holds: bool) -> Self {
+        self.conditions.push((name, holds));
+        self
+    }
+
     fn part(mut self, part: &str) -> Self {
         for line in part.lines() {
-            let code = line.trim_start();
-            match code.strip_prefix('@').and_then(|rest| rest.split_once(' ')) {
-                Some((name, rest)) if self.repeats.iter().any(|(known, _)| *known == name) => {
-                    let count = self.repeats.iter().find(|(known, _)| *known == name);
-                    for i in 0..count.map_or(0, |(_, count)| *count) {
-                        let line = self.replaced(rest).replace("$i", &i.to_string());
-                        self.text.push_str(&line);
-                        self.text.push('\n');
-                    }
-                }
-                _ => {
-                    let line = self.replaced(line);
-                    self.text.push_str(&line);
-                    self.text.push('\n');
-                }
-            }
+            self.line(line);
         }
         self
+    }
+
+    fn line(&mut self, line: &str) {
+        let prefix = line.trim_start().strip_prefix('@');
+        if let Some((name, rest)) = prefix.and_then(|rest| rest.split_once(' ')) {
+            if let Some(&(_, holds)) = self.conditions.iter().find(|(known, _)| *known == name) {
+                if holds {
+                    self.line(rest);
+                }
+                return;
+            }
+            if let Some(&(_, count)) = self.repeats.iter().find(|(known, _)| *known == name) {
+                let rest = self.replaced(rest);
+                for i in 0..count {
+                    self.line(&rest.replace("$i", &i.to_string()));
+                }
+                return;
+            }
+        }
+        let line = self.replaced(line);
+        self.text.push_str(&line);
+        self.text.push('\n');
     }
 
     fn replaced(&self, line: &str) -> String {
@@ -362,21 +556,65 @@ impl Template {
         .part(include_str!("shaders/quads.wgsl"))
     }
 
-    fn cache(self, keys: Keys) -> Self {
+    /// Weights by four outputs at a time.
+    fn lines(self, weights: WeightType) -> Self {
+        let halves = include_str!("shaders/lines_halves.wgsl");
+        match weights {
+            WeightType::F32 => self.part(include_str!("shaders/lines_f32.wgsl")),
+            WeightType::F16 => self.part(include_str!("shaders/lines_f16.wgsl")),
+            WeightType::Bf16 => self.part(include_str!("shaders/lines_bf16.wgsl")),
+            WeightType::Int8 => self.part(include_str!("shaders/lines_int8.wgsl")),
+            WeightType::Q8 => self
+                .part(halves)
+                .part(include_str!("shaders/lines_q8.wgsl")),
+            WeightType::Q4 => self
+                .part(halves)
+                .part(include_str!("shaders/lines_q4.wgsl")),
+        }
+    }
+
+    /// Sums and maxima over a workgroup, and what the entry point has to do for them.
+    fn reductions(self, wanted: bool, extras: Extras) -> Self {
+        let (inputs, start) = if wanted && extras.subgroups {
+            (
+                "@builtin(subgroup_id) number_of_subgroup: u32, @builtin(num_subgroups) number_of_subgroups: u32, @builtin(subgroup_invocation_id) lane_of_subgroup: u32,",
+                "subgroup_number = number_of_subgroup; subgroup_count = number_of_subgroups; subgroup_lane = lane_of_subgroup;",
+            )
+        } else {
+            ("", "")
+        };
+        let template = self
+            .word("SUBGROUP_INPUTS", inputs)
+            .word("SUBGROUP_START", start);
+        match (wanted, extras.subgroups) {
+            (false, _) => template,
+            (true, false) => template.part(include_str!("shaders/reduce.wgsl")),
+            (true, true) => template.part(include_str!("shaders/reduce_subgroups.wgsl")),
+        }
+    }
+
+    fn sequences(self) -> Self {
+        self.number("MAX_BATCH", MAX_BATCH as u32)
+            .part(include_str!("shaders/sequence.wgsl"))
+    }
+
+    fn cache(self, keys: Keys, caches: u32) -> Self {
         match keys {
             Keys::Rows => return self,
             Keys::F32 => self.part(include_str!("shaders/cache_f32.wgsl")),
             Keys::F16 => self.part(include_str!("shaders/cache_f16.wgsl")),
             Keys::Bf16 => self.part(include_str!("shaders/cache_bf16.wgsl")),
         }
-        .part(include_str!("shaders/sequence.wgsl"))
+        .repeat("caches", caches)
+        .sequences()
+        .part(include_str!("shaders/caches.wgsl"))
     }
 
-    fn keys(self, keys: Keys) -> Self {
+    fn keys(self, keys: Keys, caches: u32) -> Self {
         match keys {
             Keys::Rows => self.part(include_str!("shaders/keys_rows.wgsl")),
             _ => self
-                .cache(keys)
+                .cache(keys, caches)
                 .part(include_str!("shaders/keys_cached.wgsl")),
         }
     }

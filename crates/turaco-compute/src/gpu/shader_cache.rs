@@ -1,12 +1,14 @@
 //! Compiled shaders in a file, so that a second start compiles nothing.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 /// What a driver made of shaders, read when a device is opened and written when it is closed.
 pub(super) struct ShaderCache {
     pipelines: wgpu::PipelineCache,
     path: PathBuf,
-    stored: usize,
+    /// What the file held, by a hash.
+    stored: Option<u64>,
 }
 
 impl ShaderCache {
@@ -28,7 +30,7 @@ impl ShaderCache {
         Some(Self {
             pipelines,
             path,
-            stored: stored.map_or(0, |bytes| bytes.len()),
+            stored: stored.as_deref().map(hash),
         })
     }
 
@@ -37,14 +39,17 @@ impl ShaderCache {
         &self.pipelines
     }
 
+    /// What the driver has now, if that is not what the file held: it compiled something, or could not use the file.
+    pub fn news(&self) -> Option<Vec<u8>> {
+        let bytes = self.pipelines.get_data()?;
+        (Some(hash(&bytes)) != self.stored).then_some(bytes)
+    }
+
     /// Write what is new. Without a file, the next start takes longer; that is all.
     fn store(&self) -> std::io::Result<()> {
-        let Some(bytes) = self.pipelines.get_data() else {
+        let Some(bytes) = self.news() else {
             return Ok(());
         };
-        if bytes.len() == self.stored {
-            return Ok(());
-        }
         if let Some(folder) = self.path.parent() {
             std::fs::create_dir_all(folder)?;
         }
@@ -53,6 +58,12 @@ impl ShaderCache {
         std::fs::write(&unfinished, bytes)?;
         std::fs::rename(unfinished, &self.path)
     }
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
 }
 
 impl Drop for ShaderCache {

@@ -1,6 +1,7 @@
 //! States on a graphics processor: key and value caches, and state buffers.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::context::Context;
 use super::shader::Keys;
@@ -17,9 +18,13 @@ pub(super) struct GpuCache {
     /// Where the values begin.
     pub values: usize,
     pub layers: Vec<Layer>,
+    identity: Arc<Identity>,
     /// Whose memory it is.
     context: Arc<Context>,
 }
+
+/// What tells a cache from all others, as long as it lives.
+pub(super) struct Identity(u64);
 
 /// One layer, ready to be bound.
 pub(super) struct Layer {
@@ -40,6 +45,7 @@ impl GpuCache {
                 });
             }
         };
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let what = "a layer of a key/value cache";
         let values = row_words
             .checked_mul(shape.capacity)
@@ -54,7 +60,7 @@ impl GpuCache {
         let layers = (0..shape.n_layers)
             .map(|_| {
                 let buffer = context.buffer(8 * values as u64, usage, what)?;
-                let group = state_group(context, &buffer);
+                let group = context.cache_group(1, std::iter::once(&buffer));
                 Ok(Layer { buffer, group })
             })
             .collect::<Result<_>>()?;
@@ -63,6 +69,7 @@ impl GpuCache {
             row_words,
             values,
             layers,
+            identity: Arc::new(Identity(NEXT.fetch_add(1, Ordering::Relaxed))),
             context: Arc::clone(context),
         })
     }
@@ -97,6 +104,21 @@ impl GpuCache {
         }
         self.context.submit(encoder);
         self.context.check()
+    }
+
+    /// Which cache it is.
+    pub fn number(&self) -> u64 {
+        self.identity.0
+    }
+
+    /// Lives as long as the cache.
+    pub fn identity(&self) -> &Arc<Identity> {
+        &self.identity
+    }
+
+    /// The memory of a layer.
+    pub fn buffer(&self, layer: usize) -> &wgpu::Buffer {
+        &self.layers[layer].buffer
     }
 
     /// Whether it belongs to `context`.
@@ -137,21 +159,8 @@ impl GpuState {
 
     pub fn read(&self) -> Result<Vec<f32>> {
         let mut values = vec![0.0_f32; self.len];
-        let bytes = 4 * self.len as u64;
-        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let staging = self
-            .context
-            .buffer(bytes, usage, "a copy of a state buffer")?;
-        if bytes > 0 {
-            let mut encoder = self
-                .context
-                .device
-                .create_command_encoder(&Default::default());
-            encoder.copy_buffer_to_buffer(&self.buffer, 0, &staging, 0, Some(bytes));
-            self.context.submit(encoder);
-        }
-        self.context
-            .read(&staging, bytemuck::cast_slice_mut(&mut values))?;
+        let bytes = bytemuck::cast_slice_mut(&mut values);
+        self.context.fetch(&self.buffer, 0, bytes)?;
         Ok(values)
     }
 

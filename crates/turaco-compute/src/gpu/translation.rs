@@ -4,7 +4,7 @@ use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, Scalar, ScalarKind, TypeInner};
 
-use super::shader::Shader;
+use super::shader::{Extras, MAX_BATCH, Shader};
 
 /// Buffers that Metal binds by number in one stage.
 const METAL_BUFFERS: u8 = 31;
@@ -13,13 +13,46 @@ const METAL_BUFFERS: u8 = 31;
 const THREADS: u32 = 256;
 const WORKGROUP_BYTES: u32 = 16_384;
 
-/// A shader, valid without any capability beyond those that adapters are chosen by.
-fn parsed(shader: Shader) -> (Module, ModuleInfo) {
-    let source = shader.source();
+/// What adapters may offer beyond the least.
+const EXTRAS: [Extras; 2] = [
+    Extras {
+        subgroups: false,
+        half: false,
+    },
+    Extras {
+        subgroups: true,
+        half: true,
+    },
+];
+
+/// Every shader in every form that it has.
+fn all() -> impl Iterator<Item = (Shader, Module, ModuleInfo)> {
+    EXTRAS.into_iter().flat_map(|extras| {
+        let shaders = Shader::all().into_iter();
+        shaders
+            // The others are as they were without extras.
+            .filter(move |shader| {
+                extras == Extras::default()
+                    || shader.source(extras) != shader.source(Extras::default())
+            })
+            .map(move |shader| {
+                let (module, info) = parsed(shader, extras);
+                (shader, module, info)
+            })
+    })
+}
+
+/// A shader, valid without any capability beyond those that adapters are chosen by and these extras.
+fn parsed(shader: Shader, extras: Extras) -> (Module, ModuleInfo) {
+    let source = shader.source(extras);
     let module = naga::front::wgsl::parse_str(&source)
         .unwrap_or_else(|error| panic!("{shader:?}: {}", error.emit_to_string(&source)));
-    let capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    capabilities.set(Capabilities::SUBGROUP, extras.subgroups);
+    capabilities.set(Capabilities::SHADER_FLOAT16, extras.half);
     let info = Validator::new(ValidationFlags::all(), capabilities)
+        .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+        .subgroup_operations(naga::valid::SubgroupOperationSet::all())
         .validate(&module)
         .unwrap_or_else(|error| panic!("{shader:?}: {}", error.emit_to_string(&source)));
     (module, info)
@@ -36,8 +69,7 @@ fn bindings(module: &Module) -> Vec<(u32, u32)> {
 
 #[test]
 fn shaders_bind_what_they_say_and_fit_every_adapter() {
-    for shader in Shader::all() {
-        let (module, _) = parsed(shader);
+    for (shader, module, _) in all() {
         let binds = shader.layout();
         let mut said: Vec<(u32, u32)> = std::iter::once(0)
             .chain(binds.reads.iter().copied())
@@ -45,13 +77,17 @@ fn shaders_bind_what_they_say_and_fit_every_adapter() {
             .map(|binding| (0, binding))
             .collect();
         said.extend(binds.state.then_some((1, 0)));
-        said.extend(binds.sequence.then_some((2, 0)));
+        said.extend(binds.sequences.then_some((1, 0)));
+        said.extend((0..binds.caches).map(|binding| (2, binding)));
         let mut found = bindings(&module);
         said.sort_unstable();
         found.sort_unstable();
         assert_eq!(found, said, "{shader:?}");
         let storages = binds.reads.len() + binds.writes.len() + usize::from(binds.state);
         assert!(storages <= 8, "{shader:?} binds {storages} buffers");
+        // Those for several caches are for adapters that bind as many.
+        assert!(binds.caches <= 1 || binds.caches == MAX_BATCH as u32);
+        assert!(binds.caches != 1 || storages < 8, "{shader:?}");
 
         let [entry] = &module.entry_points[..] else {
             panic!("{shader:?} has several entry points");
@@ -75,8 +111,7 @@ fn shaders_bind_what_they_say_and_fit_every_adapter() {
 
 #[test]
 fn every_shader_becomes_spirv() {
-    for shader in Shader::all() {
-        let (module, info) = parsed(shader);
+    for (shader, module, info) in all() {
         let words = spv::write_vec(&module, &info, &spv::Options::default(), None);
         assert!(words.is_ok_and(|words| !words.is_empty()), "{shader:?}");
     }
@@ -85,11 +120,10 @@ fn every_shader_becomes_spirv() {
 #[test]
 fn every_shader_becomes_hlsl() {
     let options = hlsl::Options {
-        shader_model: hlsl::ShaderModel::V6_0,
+        shader_model: hlsl::ShaderModel::V6_2,
         ..hlsl::Options::default()
     };
-    for shader in Shader::all() {
-        let (module, info) = parsed(shader);
+    for (shader, module, info) in all() {
         let mut text = String::new();
         let pipeline = hlsl::PipelineOptions::default();
         let written = hlsl::Writer::new(&mut text, &options, &pipeline).write(&module, &info, None);
@@ -100,8 +134,7 @@ fn every_shader_becomes_hlsl() {
 
 #[test]
 fn every_shader_becomes_metal() {
-    for shader in Shader::all() {
-        let (module, info) = parsed(shader);
+    for (shader, module, info) in all() {
         // Metal has no double precision and no 64-bit atomics.
         let wide = module.types.iter().any(|(_, ty)| match ty.inner {
             TypeInner::Scalar(scalar) | TypeInner::Atomic(scalar) => is_wide(scalar),

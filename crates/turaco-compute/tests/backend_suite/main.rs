@@ -2,6 +2,7 @@
 
 mod agreement;
 mod choosing;
+mod fused;
 mod meaning;
 mod rings;
 mod support;

@@ -5,7 +5,7 @@ use turaco_compute::{
     StepBuilder,
 };
 
-use super::support::{Numbers, assert_close, devices};
+use super::support::{Numbers, all_devices, assert_close};
 
 const SHAPE: AttentionShape = AttentionShape {
     n_heads: 4,
@@ -56,7 +56,7 @@ fn feed(
 fn a_ring_is_an_endless_cache() {
     let pieces = [1, 40, 3, 28, 1, 1, 17, 29, 64, 5, 1, 30, 44, 1, 1, 90, 2];
     let total = pieces.iter().sum();
-    for device in devices() {
+    for device in all_devices() {
         for dtype in [DType::F32, DType::F16, DType::Bf16] {
             // A window of 37 and 90 rows, and an odd capacity.
             let mut ring = device.ring_cache(cache_shape(127, dtype)).unwrap();
@@ -74,7 +74,7 @@ fn a_ring_is_an_endless_cache() {
 
 #[test]
 fn a_copy_of_a_ring_goes_on_like_the_ring() {
-    for device in devices() {
+    for device in all_devices() {
         for before in [20, 200] {
             let shape = cache_shape(70, DType::F16);
             let mut ring = device.ring_cache(shape).unwrap();
@@ -99,7 +99,7 @@ fn a_copy_of_a_ring_goes_on_like_the_ring() {
 
 #[test]
 fn sequences_of_a_batch_go_around_at_different_places() {
-    for device in devices() {
+    for device in all_devices() {
         let shape = cache_shape(64, DType::F16);
         let mut caches: Vec<_> = (0..3).map(|_| device.ring_cache(shape).unwrap()).collect();
         for (index, cache) in caches.iter_mut().enumerate() {
@@ -150,7 +150,7 @@ fn sequences_of_a_batch_go_around_at_different_places() {
 
 #[test]
 fn a_ring_too_small_for_the_window_is_refused_when_it_would_matter() {
-    for device in devices() {
+    for device in all_devices() {
         let mut ring = device.ring_cache(cache_shape(48, DType::F16)).unwrap();
         let mut numbers = Numbers::new(9);
         feed(&device, &mut [&mut ring], 40, &mut numbers).unwrap();
@@ -168,7 +168,7 @@ fn a_ring_too_small_for_the_window_is_refused_when_it_would_matter() {
 #[test]
 fn rotations_depend_on_distances_alone() {
     let (rows, cols, head_dim) = (3, 64, 32);
-    for device in devices() {
+    for device in all_devices() {
         for interleaved in [false, true] {
             let mut builder = StepBuilder::new(&device);
             let x = builder.input(rows, cols);
@@ -202,7 +202,7 @@ fn rotations_depend_on_distances_alone() {
 
 #[test]
 fn a_gain_multiplies_the_rows_of_its_sequence() {
-    for device in devices() {
+    for device in all_devices() {
         for (n, each, cols) in [(1, 1, 96), (1, 5, 33), (3, 1, 7), (3, 4, 64)] {
             let mut numbers = Numbers::new(2);
             let gamma_values = numbers.take(cols);

@@ -45,31 +45,34 @@ pub fn devices() -> Vec<Device> {
         .collect()
 }
 
-/// A graphics processor, if this machine has one (imitated ones count), shared by all tests.
+/// A graphics processor, if this machine has one (imitated ones count), shared by all tests: with all that it offers,
+/// and with nothing but what all have.
 #[cfg(feature = "wgpu")]
-pub fn gpu() -> Option<Device> {
-    static GPU: std::sync::OnceLock<Option<Device>> = std::sync::OnceLock::new();
-    GPU.get_or_init(|| {
+pub fn gpus() -> Vec<Device> {
+    static GPUS: std::sync::OnceLock<Vec<Device>> = std::sync::OnceLock::new();
+    let open = |plain| {
         let options = turaco_compute::GpuOptions {
             software: true,
+            plain,
             ..turaco_compute::GpuOptions::default()
         };
         Device::gpu(options)
             .inspect_err(|error| eprintln!("SKIPPED on graphics processors: {error}"))
             .ok()
-    })
-    .clone()
+    };
+    GPUS.get_or_init(|| [false, true].into_iter().filter_map(open).collect())
+        .clone()
 }
 
 /// Without the feature there is none.
 #[cfg(not(feature = "wgpu"))]
-pub fn gpu() -> Option<Device> {
-    None
+pub fn gpus() -> Vec<Device> {
+    Vec::new()
 }
 
 /// [`devices`], and the graphics processor.
 pub fn all_devices() -> Vec<Device> {
-    devices().into_iter().chain(gpu()).collect()
+    devices().into_iter().chain(gpus()).collect()
 }
 
 /// Upload f32 values exactly.

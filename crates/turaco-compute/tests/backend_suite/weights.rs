@@ -6,7 +6,7 @@ use turaco_compute::{
     Bindings, DType, Device, Epilogue, HostMatrix, Matrix, StepBuilder, WeightType,
 };
 
-use crate::support::{Numbers, assert_close, devices, gpu};
+use crate::support::{Numbers, assert_close, devices, gpus};
 
 fn upload(device: &Device, shape: (usize, usize), as_type: WeightType) -> Arc<Matrix> {
     let (rows, cols) = shape;
@@ -84,10 +84,11 @@ fn check(device: &Device, shape: (usize, usize), weight_type: WeightType, rows: 
 
 #[test]
 fn all_weight_types_on_graphics_processors() {
-    let Some(device) = gpu() else { return };
-    for weight_type in WeightType::ALL {
-        for shape in [(1, 1), (5, 3), (33, 31), (64, 96), (97, 131), (40, 1060)] {
-            check(&device, shape, weight_type, &[1, 2, 3, 7, 16, 65]);
+    for device in gpus() {
+        for weight_type in WeightType::ALL {
+            for shape in [(1, 1), (5, 3), (33, 31), (64, 96), (97, 131), (40, 1060)] {
+                check(&device, shape, weight_type, &[1, 2, 3, 7, 16, 65]);
+            }
         }
     }
 }

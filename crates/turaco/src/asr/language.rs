@@ -1,8 +1,8 @@
 //! Which language is spoken.
 
-use crate::Result;
 use crate::models::whisper::{Choice, Session, Window};
 use crate::tokenizer::WhisperTokenizer;
+use crate::{Error, Result};
 
 use super::Task;
 
@@ -70,9 +70,10 @@ pub fn language_probabilities(
         .filter(|(_, token)| among.is_empty() || among.contains(token))
         .filter(|(_, token)| (*token as usize) < n_vocab)
         .collect();
+    let all_logits = chosen.logits()?;
     let logits: Vec<f64> = languages
         .iter()
-        .map(|(_, token)| f64::from(chosen.logits[*token as usize]))
+        .map(|(_, token)| f64::from(all_logits[*token as usize]))
         .collect();
     let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let sum: f64 = logits.iter().map(|logit| (logit - max).exp()).sum();
@@ -83,4 +84,12 @@ pub fn language_probabilities(
         .collect();
     probabilities.sort_by(|a, b| b.1.total_cmp(&a.1));
     Ok(probabilities)
+}
+
+/// A language that a model does not know.
+pub(super) fn unknown_language(name: &str) -> Error {
+    Error::InvalidOption {
+        option: "language",
+        message: format!("`{name}` is no language code or English name that this model knows"),
+    }
 }

@@ -329,10 +329,11 @@ impl Run<'_> {
         let chosen =
             self.session
                 .prefill(&mut firsts, self.windows, &tokens, sot_index, &choice)?;
-        let n_vocab = chosen.logits.len() / (2 * n).max(1);
+        let logits = chosen.logits()?;
+        let n_vocab = logits.len() / (2 * n).max(1);
         let sampling = matches!(self.options.search, Search::Sample { .. });
         for (w, group) in groups.iter_mut().enumerate() {
-            let probe = &chosen.logits[2 * w * n_vocab..(2 * w + 1) * n_vocab];
+            let probe = &logits[2 * w * n_vocab..(2 * w + 1) * n_vocab];
             group.no_speech_prob = softmax_at(probe, no_speech as usize);
             let range = w * k..(w + 1) * k;
             let (tokens, logprobs) = (&chosen.tokens[range.clone()], &chosen.logprobs[range]);

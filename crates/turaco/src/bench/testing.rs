@@ -14,6 +14,7 @@ pub fn span(name: &'static str, begin: u64, end: u64) -> Span {
         end: end * 1_000_000,
         detail: Detail::Stages,
         work: None,
+        activity: None,
     }
 }
 

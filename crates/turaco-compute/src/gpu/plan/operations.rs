@@ -4,21 +4,22 @@ use std::sync::Arc;
 
 use super::super::memory::View;
 use super::super::shader::{
-    ATTENTION_QUERIES, Function, Keys, LSTM_HIDDEN, MATVEC_ROWS, Shader, TILE,
+    CHOICE_SLICE, Function, LSTM_HIDDEN, MATVEC_ROWS, Normed, Shader, TILE, matvec_slices,
 };
 use super::super::weights::{GpuMatrix, GpuVector, Part};
-use super::{CachedShader, Call, Params, Planner};
+use super::{Call, Params, Planner, Task};
+use crate::cpu::packed::PANEL;
 use crate::device::{Matrix, Vector};
 use crate::error::{Error, Result};
-use crate::graph::{Activation, AttentionShape, ChooseTokens, Ids, Mask, Op, Slot, Value};
+use crate::graph::{Activation, ChooseTokens, Ids, Op, Slot, Value};
 
 /// Rows from which on a linear map is a matrix product of tiles.
-const MATMUL_ROWS: usize = 16;
+pub(super) const MATMUL_ROWS: usize = 16;
 
 impl Planner<'_> {
-    /// Record an operation; `appended`: for an attention, whether the step appended keys to its layer before.
-    pub(super) fn op(&mut self, op: &Op, appended: bool) -> Result<()> {
-        match op {
+    /// Record a task; `appended`: for an attention, whether the step appended keys to its layer before.
+    pub(super) fn task(&mut self, task: &Task<'_>, appended: bool) -> Result<()> {
+        match task.op {
             Op::Embedding {
                 table,
                 ids,
@@ -49,8 +50,13 @@ impl Planner<'_> {
                 activation: *activation,
                 scale: *scale,
                 residual: residual.map(|residual| self.view(residual)),
-                out: self.view(*out),
+                out: match task.swiglu {
+                    Some(Op::SwiGlu { out, .. }) => self.view(*out),
+                    _ => self.view(*out),
+                },
                 windows: None,
+                norm: self.norm_of(task.norm)?,
+                gated: task.swiglu.is_some(),
             }),
             Op::Conv1d {
                 x,
@@ -78,6 +84,8 @@ impl Planner<'_> {
                     *stride,
                     padding.0,
                 ]),
+                norm: None,
+                gated: false,
             }),
             Op::LayerNorm {
                 x,
@@ -86,13 +94,30 @@ impl Planner<'_> {
                 eps,
                 out,
             } => self.norm(*x, (gamma, Some(beta)), *eps, *out),
-            Op::RmsNorm { gain: Some(_), .. } => Err(Error::Unsupported {
-                what: "rms_norm with a gain on a graphics processor".into(),
-                reason: "its kernel does not take one yet".into(),
-            }),
             Op::RmsNorm {
-                x, gamma, eps, out, ..
-            } => self.norm(*x, (gamma, None), *eps, *out),
+                x,
+                gamma,
+                gain,
+                eps,
+                out,
+            } => match gain {
+                None => self.norm(*x, (gamma, None), *eps, *out),
+                Some(gain) => {
+                    // Groups of columns are normed by themselves, whole rows multiplied.
+                    let normed = View {
+                        buffer: self.memory.take(x.rows() * x.cols())?,
+                        offset: 0,
+                        stride: x.cols(),
+                    };
+                    self.norm_to(*x, (gamma, None), *eps, normed.buffer.clone())?;
+                    let each = x.rows().checked_div(gain.rows()).unwrap_or(1);
+                    let gain = self.view(*gain);
+                    let by = Some((&gain, each));
+                    self.map(Function::Multiply, *out, &normed, by, 0, (0.0, 0.0))?;
+                    self.memory.give(normed.buffer);
+                    Ok(())
+                }
+            },
             Op::Rope {
                 x,
                 positions,
@@ -101,16 +126,7 @@ impl Planner<'_> {
                 interleaved,
                 out,
             } => {
-                let offset = self.ids[positions.id as usize].1;
-                let table = self.tables.iter().find(|table| {
-                    (table.positions.0, table.head_dim) == (offset, *head_dim)
-                        && table.theta.to_bits() == theta.to_bits()
-                });
-                let table = View {
-                    buffer: self.inputs.clone(),
-                    offset: table.map_or(0, |table| table.to),
-                    stride: *head_dim,
-                };
+                let table = self.table_of(*positions, *head_dim, *theta);
                 let kind = head_dim + usize::from(*interleaved);
                 let x = self.view(*x);
                 self.map(
@@ -131,16 +147,7 @@ impl Planner<'_> {
                 out,
             } => self.attention((*q, *k, *v), *n_sequences, shape, *out),
             Op::CacheAppend { slot, layer, k, v } => {
-                let columns = k.cols();
-                let (k, v) = (self.view(*k), self.view(*v));
-                let params = Params::default().counts([columns]).view(&k).view(&v);
-                self.cached(
-                    CachedShader::Append { columns },
-                    (*slot, *layer),
-                    params,
-                    vec![k.buffer, v.buffer],
-                );
-                Ok(())
+                self.append((*slot, *layer), (*k, *v), task.rotations)
             }
             Op::CachedAttention {
                 q,
@@ -152,37 +159,8 @@ impl Planner<'_> {
                 out,
             } => {
                 let place = (*slot, *layer);
-                let rows = q.rows() / n_sequences;
-                let read_only = self.graph.slots[slot.0] == crate::graph::SlotKind::CacheRead;
-                let mask = if read_only { Mask::Full } else { shape.mask };
-                let shape = AttentionShape { mask, ..*shape };
-                let tiled = tiled(&shape, rows)?;
-                let make = CachedShader::Attention {
-                    queries: tiled.queries,
-                    columns: tiled.columns,
-                    odd: tiled.odd,
-                    workgroups: tiled.workgroups,
-                };
-                let query = self.view(*q);
-                let params = |sequences, captured: [usize; 3]| {
-                    attention_params(&shape, rows, usize::from(appended))
-                        .view(&query)
-                        .counts([0; 4])
-                        .counts([sequences])
-                        .counts(captured)
-                };
-                let out = self.view(*out).buffer;
-                let buffers = vec![query.buffer.clone(), out];
-                self.cached(make, place, params(1, [0; 3]), buffers);
-                if let Some((heads, value)) = scores {
-                    let captured = self.view(*value).buffer;
-                    for (nth, &head) in heads.iter().enumerate() {
-                        let params = params(1, [head, nth * q.rows(), value.cols()]);
-                        let buffers = vec![query.buffer.clone(), captured.clone()];
-                        self.cached(CachedShader::Scores { rows }, place, params, buffers);
-                    }
-                }
-                Ok(())
+                let captured = scores.as_ref().map(|(heads, scores)| (&heads[..], *scores));
+                self.cached_attention((*q, *out), place, *n_sequences, shape, appended, captured)
             }
             Op::SwiGlu { gate, up, out } => {
                 let (gate, up) = (self.view(*gate), self.view(*up));
@@ -303,38 +281,40 @@ impl Planner<'_> {
     fn linear(&mut self, map: LinearMap<'_>) -> Result<()> {
         let weights = matrix(map.weight)?;
         let inputs = map.weight.cols();
-        let outputs = map.weight.rows();
+        let outputs = map.weight.rows() / if map.gated { 2 } else { 1 };
         let nothing = self.context.nothing.clone();
         let bias = match map.bias {
             Some(bias) => Some(vector(bias)?),
             None => None,
         };
+        let norm = map.norm.as_ref();
+        let x = norm.map_or(&map.x, |norm| &norm.x);
         for part in &weights.parts {
+            // A gated map has all its weights in one part.
+            let part_outputs = part.rows.min(outputs);
             let (shader, workgroups) = if map.windows.is_some() || map.rows >= MATMUL_ROWS {
                 let shader = Shader::Matmul {
                     weights: weights.weight_type,
                     windows: map.windows.is_some(),
                 };
-                (shader, map.rows.div_ceil(TILE) * part.rows.div_ceil(TILE))
+                let tiles = map.rows.div_ceil(TILE) * part_outputs.div_ceil(TILE);
+                (shader, tiles)
             } else {
-                let rows = match map.rows {
-                    0 | 1 => 1,
-                    2 => 2,
-                    _ => MATVEC_ROWS,
-                };
+                let rows = (map.rows as u32).next_power_of_two().clamp(1, MATVEC_ROWS);
                 let shader = Shader::Matvec {
                     weights: weights.weight_type,
                     rows,
+                    slices: matvec_slices(rows, inputs),
+                    norm: norm.map_or(Normed::No, |norm| norm.kind),
+                    gated: map.gated,
                 };
-                (
-                    shader,
-                    map.rows.div_ceil(rows as usize) * part.rows.div_ceil(32),
-                )
+                let blocks = map.rows.div_ceil(rows as usize);
+                (shader, blocks * part_outputs.div_ceil(PANEL))
             };
             let residual = map.residual.as_ref();
             let params = Params::default()
-                .counts([map.rows, inputs, part.rows, weights.panel_words])
-                .view(&map.x)
+                .counts([map.rows, inputs, part_outputs, weights.panel_words])
+                .view(x)
                 .counts([map.out.offset + part.first_row, outputs])
                 .counts(residual.map_or([0, 0], |r| [r.offset + part.first_row, r.stride]))
                 .bits(if bias.is_some() {
@@ -344,17 +324,63 @@ impl Planner<'_> {
                 })
                 .counts([usize::from(residual.is_some()), number(map.activation)])
                 .number(map.scale)
-                .counts(map.windows.unwrap_or([1; 5]));
+                .counts(map.windows.unwrap_or([1; 5]))
+                .number(norm.map_or(0.0, |norm| norm.eps))
+                .counts(norm.map_or([0; 3], |norm| norm.gain));
             let mut buffers = part_buffers(part);
             buffers.extend([
-                map.x.buffer.clone(),
+                x.buffer.clone(),
                 bias.map_or(nothing.clone(), |bias| bias.0.clone()),
                 residual.map_or(nothing.clone(), |r| r.buffer.clone()),
-                map.out.buffer.clone(),
             ]);
+            if let Some(norm) = norm {
+                buffers.extend([norm.gamma.clone(), norm.beta.clone()]);
+            }
+            buffers.push(map.out.buffer.clone());
             self.call(shader, workgroups, params, buffers)?;
         }
         Ok(())
+    }
+
+    /// What a linear map has to know of a norm that it does itself.
+    fn norm_of(&self, norm: Option<&Op>) -> Result<Option<NormBefore>> {
+        Ok(match norm {
+            Some(Op::LayerNorm {
+                x,
+                gamma,
+                beta,
+                eps,
+                ..
+            }) => Some(NormBefore {
+                kind: Normed::Layer,
+                x: self.view(*x),
+                gamma: vector(gamma)?.0.clone(),
+                beta: vector(beta)?.0.clone(),
+                eps: *eps,
+                gain: [0; 3],
+            }),
+            Some(Op::RmsNorm {
+                x,
+                gamma,
+                gain,
+                eps,
+                ..
+            }) => {
+                let view = gain.map(|gain| self.view(gain));
+                let each = gain.map_or(0, |gain| x.rows() / gain.rows().max(1));
+                Some(NormBefore {
+                    kind: Normed::Rms,
+                    x: self.view(*x),
+                    gamma: vector(gamma)?.0.clone(),
+                    gain: view
+                        .as_ref()
+                        .map_or([0; 3], |view| [view.offset, view.stride, each]),
+                    beta: view.map_or(self.context.nothing.clone(), |view| view.buffer),
+                    eps: *eps,
+                })
+            }
+            _ => None,
+        })
     }
 
     fn norm(
@@ -363,6 +389,17 @@ impl Planner<'_> {
         (gamma, beta): (&Vector, Option<&Arc<Vector>>),
         eps: f32,
         out: Value,
+    ) -> Result<()> {
+        let out = self.view(out).buffer;
+        self.norm_to(x, (gamma, beta), eps, out)
+    }
+
+    fn norm_to(
+        &mut self,
+        x: Value,
+        (gamma, beta): (&Vector, Option<&Arc<Vector>>),
+        eps: f32,
+        out: wgpu::Buffer,
     ) -> Result<()> {
         let cols = gamma.len();
         if cols == 0 {
@@ -382,8 +419,22 @@ impl Planner<'_> {
             Some(beta) => vector(beta)?.0.clone(),
             None => gamma.clone(),
         };
-        let buffers = vec![view.buffer, gamma, beta, self.view(out).buffer];
+        let buffers = vec![view.buffer, gamma, beta, out];
         self.call(shader, x.rows() * groups, params, buffers)
+    }
+
+    /// The angles of a rotation.
+    pub(super) fn table_of(&self, positions: Ids, head_dim: usize, theta: f32) -> View {
+        let offset = self.ids[positions.id as usize].1;
+        let table = self.tables.iter().find(|table| {
+            (table.positions.0, table.head_dim) == (offset, head_dim)
+                && table.theta.to_bits() == theta.to_bits()
+        });
+        View {
+            buffer: self.inputs.clone(),
+            offset: table.map_or(0, |table| table.to),
+            stride: head_dim,
+        }
     }
 
     fn map(
@@ -418,44 +469,6 @@ impl Planner<'_> {
         self.call(Shader::Map(Function::Activate), workgroups, params, buffers)
     }
 
-    fn attention(
-        &mut self,
-        (q, k, v): (Value, Value, Value),
-        n_sequences: usize,
-        shape: &AttentionShape,
-        out: Value,
-    ) -> Result<()> {
-        let rows = q.rows() / n_sequences;
-        let tiled = tiled(shape, rows)?;
-        let [q, keys, values] = [q, k, v].map(|value| self.view(value));
-        let params = attention_params(shape, rows, k.rows() / n_sequences)
-            .view(&q)
-            .view(&keys)
-            .view(&values)
-            .counts([n_sequences, 0, 0, 0]);
-        let shader = Shader::Attention {
-            keys: Keys::Rows,
-            queries: tiled.queries,
-            columns: tiled.columns,
-            odd: tiled.odd,
-        };
-        let buffers = vec![q.buffer, keys.buffer, values.buffer, self.view(out).buffer];
-        self.call(shader, tiled.workgroups * n_sequences, params, buffers)
-    }
-
-    fn cached(
-        &mut self,
-        make: CachedShader,
-        (slot, layer): (Slot, usize),
-        params: Params,
-        buffers: Vec<wgpu::Buffer>,
-    ) {
-        let binds = make.shader(Keys::F16).layout();
-        let layout = self.context.layout(binds);
-        let call = Call::PerCache { make, slot, layer };
-        self.push(call, (layout, binds), params, buffers);
-    }
-
     fn lstm(
         &mut self,
         x: Value,
@@ -487,6 +500,8 @@ impl Planner<'_> {
             residual: None,
             out: gates.clone(),
             windows: None,
+            norm: None,
+            gated: false,
         })?;
         let kernel = self.context.kernel(Shader::Lstm {
             weights: weights.weight_type,
@@ -515,23 +530,40 @@ impl Planner<'_> {
         let place = |list: Ids| self.ids[list.id as usize].1;
         let values = self.view(logits);
         let controls = self.view(choose.controls);
-        let params = Params::default()
-            .counts([logits.rows(), logits.cols(), choose.k])
-            .counts([(choose.prefer_from as usize).min(logits.cols())])
-            .view(&values)
-            .view(&controls)
-            .counts([place(choose.allowed)])
-            .bits(choose.seen.map_or(u32::MAX, |seen| place(seen) as u32))
-            .counts([place(choose.seeds), place(tokens)])
-            .number(f32::NEG_INFINITY);
-        let buffers = vec![
-            values.buffer,
-            controls.buffer,
+        let slices = logits.cols().div_ceil(CHOICE_SLICE);
+        let kept = choose.k.min(CHOICE_SLICE);
+        let params = || {
+            Params::default()
+                .counts([logits.rows(), logits.cols(), choose.k])
+                .counts([(choose.prefer_from as usize).min(logits.cols())])
+                .view(&values)
+                .view(&controls)
+                .counts([place(choose.allowed)])
+                .bits(choose.seen.map_or(u32::MAX, |seen| place(seen) as u32))
+                .counts([place(choose.seeds), place(tokens)])
+                .number(f32::NEG_INFINITY)
+                .counts([slices, kept])
+        };
+        let (slices_params, params) = (params(), params());
+        let found = self.memory.take(logits.rows() * slices * (4 + 4 * kept))?;
+        let given = [
+            values.buffer.clone(),
+            controls.buffer.clone(),
             self.inputs.clone(),
-            self.computed.clone(),
-            self.view(logprobs).buffer,
+            found.clone(),
         ];
-        self.call(Shader::ChooseTokens, logits.rows(), params, buffers)
+        let workgroups = logits.rows() * slices;
+        self.call(
+            Shader::ChooseSlices,
+            workgroups,
+            slices_params,
+            given.to_vec(),
+        )?;
+        let mut buffers = given.to_vec();
+        buffers.extend([self.computed.clone(), self.view(logprobs).buffer]);
+        self.call(Shader::ChooseTokens, logits.rows(), params, buffers)?;
+        self.memory.give(found);
+        Ok(())
     }
 }
 
@@ -547,51 +579,22 @@ struct LinearMap<'a> {
     out: View,
     /// Convolutions: rows of a sequence before and after, columns of a row, stride, padding.
     windows: Option<[usize; 5]>,
+    /// A norm whose result is the input.
+    norm: Option<NormBefore>,
+    /// Whether the result is `silu(first half) * second half` of the outputs.
+    gated: bool,
 }
 
-/// How an attention is cut up.
-struct Tiled {
-    queries: u32,
-    columns: u32,
-    odd: bool,
-    /// For one sequence.
-    workgroups: usize,
-}
-
-fn tiled(shape: &AttentionShape, rows: usize) -> Result<Tiled> {
-    let queries = if rows > 1 { ATTENTION_QUERIES } else { 1 };
-    let columns = match shape.head_dim {
-        0..=64 => 1,
-        65..=128 => 2,
-        129..=256 => 4,
-        wide => {
-            return Err(Error::Unsupported {
-                what: format!("attention heads of {wide} columns on a graphics processor"),
-                reason: "at most 256 are".into(),
-            });
-        }
-    };
-    Ok(Tiled {
-        queries,
-        columns,
-        odd: !shape.head_dim.is_multiple_of(2),
-        workgroups: rows.div_ceil(queries as usize) * shape.n_heads,
-    })
-}
-
-/// The first parameters of an attention; `keys` of a sequence, or whether appended ones are seen.
-fn attention_params(shape: &AttentionShape, rows: usize, keys: usize) -> Params {
-    let window = match shape.mask {
-        Mask::Full => 0,
-        Mask::Causal => u32::MAX,
-        Mask::Window(width) => u32::try_from(width).unwrap_or(u32::MAX).max(1),
-    };
-    Params::default()
-        .counts([rows, keys, shape.n_heads])
-        .counts([shape.n_heads / shape.n_kv_heads, shape.head_dim])
-        .counts([shape.n_kv_heads * shape.head_dim])
-        .number(shape.scale)
-        .bits(window)
+/// A norm that a linear map does itself.
+struct NormBefore {
+    kind: Normed,
+    x: View,
+    gamma: wgpu::Buffer,
+    /// Or what multiplies the norm.
+    beta: wgpu::Buffer,
+    eps: f32,
+    /// Where what multiplies the norm begins, how far its rows are apart, and the rows that each is for; 0 without.
+    gain: [usize; 3],
 }
 
 fn map_params(

@@ -20,12 +20,12 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let tiles = (n_rows() + QUERIES - 1u) / QUERIES;
+    let tiles = (p.rows + QUERIES - 1u) / QUERIES;
     let task = flat(group, groups);
     let row = task % tiles * QUERIES;
     let head = task / tiles % p.n_heads;
     let index = task / tiles / p.n_heads;
-    if index >= p.sequences {
+    if index >= n_sequences() {
         return;
     }
     let base = head / p.group * p.head_dim;
@@ -34,7 +34,7 @@ fn main(
         let nth = i / pairs;
         let column = i % pairs * 2u;
         var pair = vec2<f32>(0.0);
-        if row + nth < n_rows() {
+        if row + nth < p.rows {
             pair.x = query(first_row(index) + row + nth, head, column);
             if column + 1u < p.head_dim {
                 pair.y = query(first_row(index) + row + nth, head, column + 1u);
@@ -44,23 +44,24 @@ fn main(
     }
     workgroupBarrier();
 
-    let position = first_position() + row;
+    let position = first_position(index) + row;
     var begin = 0u;
-    var end = n_keys();
+    var end = n_keys(index);
     if p.window != 0u {
         end = min(end, position + QUERIES);
         begin = select(0u, (position + 1u - p.window) / 64u * 64u, position + 1u > p.window);
     }
+    begin = max(begin, oldest_position(index) / 64u * 64u);
     @queries var most$i = LOWEST;
     @queries var sum$i = 0.0;
     @queries var mixed$i: Columns;
     for (; begin < end; begin += 64u) {
         let key_position = begin + thread;
         @queries var score$i = LOWEST;
-        if key_position < end {
+        if key_position >= oldest_position(index) && key_position < end {
             @queries var product$i = 0.0;
             for (var pair = 0u; pair < pairs; pair++) {
-                let both = BOTH_OF_KEY;
+                let both = key_both(index, key_position, base, 2u * pair);
                 @queries product$i += dot(queries[$iu * PAIRS + pair], both);
             }
             @queries score$i = select(LOWEST, product$i * p.scale, visible(position + $iu, key_position));
@@ -83,7 +84,9 @@ fn main(
         @queries most$i = next$i;
         workgroupBarrier();
         let count = min(64u, end - begin);
-        for (var i = 0u; i < count; i++) {
+        // Values that are gone have no share, but they may be anything.
+        let skipped = max(begin, oldest_position(index)) - begin;
+        for (var i = skipped; i < count; i++) {
             let values = columns(index, begin + i, base, thread);
             @queries mixed$i += shares[$iu * 64u + i] * values;
         }
@@ -101,7 +104,7 @@ fn main(
 }
 
 fn write(first: u32, row: u32, head: u32, thread: u32, mixed: Columns, sum: f32) {
-    if row >= n_rows() {
+    if row >= p.rows {
         return;
     }
     let factor = select(0.0, 1.0 / sum, sum > 0.0);

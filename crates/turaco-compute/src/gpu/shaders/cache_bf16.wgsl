@@ -6,13 +6,13 @@ fn row_words(columns: u32) -> u32 {
     return (columns + 1u) / 2u;
 }
 
-fn cached(row: u32, column: u32) -> f32 {
-    let both = cached_pair(row, column);
+fn cached(which: u32, row: u32, column: u32) -> f32 {
+    let both = cached_pair(which, row, column);
     return select(both.x, both.y, (column & 1u) == 1u);
 }
 
-fn cached_pair(row: u32, column: u32) -> vec2<f32> {
-    let word = cache[row + column / 2u];
+fn cached_pair(which: u32, row: u32, column: u32) -> vec2<f32> {
+    let word = cache_word(which, row + column / 2u);
     return bitcast<vec2<f32>>(vec2<u32>(word << 16u, word & 0xffff0000u));
 }
 

@@ -6,13 +6,13 @@ fn row_words(columns: u32) -> u32 {
     return (columns + 1u) / 2u;
 }
 
-fn cached(row: u32, column: u32) -> f32 {
-    let both = unpack2x16float(cache[row + column / 2u]);
+fn cached(which: u32, row: u32, column: u32) -> f32 {
+    let both = unpack2x16float(cache_word(which, row + column / 2u));
     return select(both.x, both.y, (column & 1u) == 1u);
 }
 
-fn cached_pair(row: u32, column: u32) -> vec2<f32> {
-    return unpack2x16float(cache[row + column / 2u]);
+fn cached_pair(which: u32, row: u32, column: u32) -> vec2<f32> {
+    return unpack2x16float(cache_word(which, row + column / 2u));
 }
 
 // To the nearest f16, halves to even; `pack2x16float` may round either way.

@@ -6,12 +6,12 @@ fn row_words(columns: u32) -> u32 {
     return columns;
 }
 
-fn cached(row: u32, column: u32) -> f32 {
-    return bitcast<f32>(cache[row + column]);
+fn cached(which: u32, row: u32, column: u32) -> f32 {
+    return bitcast<f32>(cache_word(which, row + column));
 }
 
-fn cached_pair(row: u32, column: u32) -> vec2<f32> {
-    return vec2<f32>(cached(row, column), cached(row, column + 1u));
+fn cached_pair(which: u32, row: u32, column: u32) -> vec2<f32> {
+    return vec2<f32>(cached(which, row, column), cached(which, row, column + 1u));
 }
 
 fn pack(x: vec2<f32>) -> u32 {

@@ -1,29 +1,40 @@
-// Keys and values in the cache of the one sequence that a dispatch is for.
+// Keys and values in the caches of the sequences that a dispatch is for.
 
-fn n_keys() -> u32 {
-    return sequence.length + sequence.appended * p.keys;
+fn n_sequences() -> u32 {
+    return batch.count;
 }
 
-fn first_position() -> u32 {
-    return sequence.length;
+fn n_keys(index: u32) -> u32 {
+    return batch.sequences[index].length + batch.appended * p.keys;
+}
+
+fn first_position(index: u32) -> u32 {
+    return batch.sequences[index].length;
+}
+
+// The oldest position whose keys are still there.
+fn oldest_position(index: u32) -> u32 {
+    return batch.sequences[index].first;
 }
 
 fn first_row(index: u32) -> u32 {
-    return sequence.index * p.rows;
-}
-
-fn n_rows() -> u32 {
-    return p.rows;
+    return batch.sequences[index].index * p.rows;
 }
 
 fn key(index: u32, position: u32, column: u32) -> f32 {
-    return cached(position * row_words(p.columns), column);
+    return cached(batch.sequences[index].which, place(index, position) * row_words(p.columns), column);
 }
 
 fn key_pair(index: u32, position: u32, column: u32) -> vec2<f32> {
-    return cached_pair(position * row_words(p.columns), column);
+    return cached_pair(batch.sequences[index].which, place(index, position) * row_words(p.columns), column);
 }
 
 fn value(index: u32, position: u32, column: u32) -> f32 {
-    return cached(sequence.values + position * row_words(p.columns), column);
+    let sequence = batch.sequences[index];
+    return cached(sequence.which, sequence.values + place(index, position) * row_words(p.columns), column);
+}
+
+fn value_pair(index: u32, position: u32, column: u32) -> vec2<f32> {
+    let sequence = batch.sequences[index];
+    return cached_pair(sequence.which, sequence.values + place(index, position) * row_words(p.columns), column);
 }

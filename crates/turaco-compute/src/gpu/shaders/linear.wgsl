@@ -22,6 +22,11 @@ struct Params {
     channels: u32,
     stride: u32,
     padding: u32,
+    // A norm before the products; what multiplies it, with the rows that each row of that is for (0 without).
+    eps: f32,
+    gain_offset: u32,
+    gain_stride: u32,
+    gain_each: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;

@@ -42,6 +42,10 @@ fn swiglu(row: u32, col: u32) -> f32 {
     return gate * sigmoid(gate) * b(row, col);
 }
 
+fn multiplied(row: u32, col: u32) -> f32 {
+    return a(row, col) * b(row / p.b_rows, col);
+}
+
 fn magnitude(row: u32, col: u32) -> f32 {
     let real = a(row, col);
     let imaginary = a(row, col + p.cols);

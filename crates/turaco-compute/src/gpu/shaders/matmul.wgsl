@@ -3,7 +3,7 @@
 const DEPTH: u32 = 8u; // quads of inputs that are staged at a time
 
 var<workgroup> staged_rows: array<vec4<f32>, DEPTH * 64u>;
-var<workgroup> staged_outputs: array<vec4<f32>, DEPTH * 64u>;
+var<workgroup> staged_outputs: array<Staged, DEPTH * 64u>;
 
 @compute @workgroup_size(256)
 fn main(
@@ -30,15 +30,15 @@ fn main(
             if quad < quads {
                 values = quad_values(panel, quad, output % 32u, factors(panel, quad / 8u, output % 32u));
             }
-            staged_outputs[i] = values;
+            staged_outputs[i] = Staged(values);
         }
         workgroupBarrier();
         for (var quad = 0u; quad < DEPTH; quad++) {
             let at = quad * 64u;
-            let w0 = staged_outputs[at + column];
-            let w1 = staged_outputs[at + column + 16u];
-            let w2 = staged_outputs[at + column + 32u];
-            let w3 = staged_outputs[at + column + 48u];
+            let w0 = vec4<f32>(staged_outputs[at + column]);
+            let w1 = vec4<f32>(staged_outputs[at + column + 16u]);
+            let w2 = vec4<f32>(staged_outputs[at + column + 32u]);
+            let w3 = vec4<f32>(staged_outputs[at + column + 48u]);
             @4 let x$i = staged_rows[at + row + $iu];
             @4 sum$i += vec4<f32>(dot(x$i, w0), dot(x$i, w1), dot(x$i, w2), dot(x$i, w3));
         }

@@ -21,7 +21,9 @@ fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
+    SUBGROUP_INPUTS
 ) {
+    SUBGROUP_START
     let task = flat(group, groups);
     if task >= p.tasks {
         return;

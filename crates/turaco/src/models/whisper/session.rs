@@ -67,8 +67,19 @@ pub struct Chosen<'a> {
     pub tokens: &'a [u32],
     /// Their log-probabilities among the allowed tokens, `[rows, k]`.
     pub logprobs: &'a [f32],
+    step: &'a Step,
+    logits: usize,
+}
+
+impl<'a> Chosen<'a> {
     /// Unfiltered logits `[rows, n_vocab]`; after a prefill `[rows, 2, n_vocab]`: at the probed position and at the last.
-    pub logits: &'a [f32],
+    /// After a step they may still be on a device, which takes a moment.
+    ///
+    /// # Errors
+    /// A failed device.
+    pub fn logits(&self) -> Result<&'a [f32]> {
+        Ok(self.step.output(self.logits)?)
+    }
 }
 
 /// How tokens lie over the encoder's positions.
@@ -537,7 +548,12 @@ impl Session {
         // The order of the u32 inputs is that of their declaration: tokens, positions, rows, lasts, allowed, seen, seeds.
         let (tokens, logprobs): (Ids, Value) =
             step.stage("token choice", |step| step.choose_tokens(last, choose))?;
-        let logits = step.output(logits);
+        // Decoding looks at the logits of prompts; those of every token stay where they are.
+        let logits = if prefill {
+            step.output(logits)
+        } else {
+            step.output_on_demand(logits)
+        };
         let logprobs = step.output(logprobs);
         let tokens = step.output_ids(tokens);
         Ok(DecoderStep {
@@ -603,7 +619,8 @@ impl DecoderStep {
         Ok(Chosen {
             tokens: self.step.output_ids(self.tokens)?,
             logprobs: self.step.output(self.logprobs)?,
-            logits: self.step.output(self.logits)?,
+            step: &self.step,
+            logits: self.logits,
         })
     }
 }

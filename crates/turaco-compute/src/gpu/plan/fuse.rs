@@ -1,0 +1,259 @@
+//! Which neighbouring operations become one call: a norm and the linear maps that read it, a gated linear map and its
+//! SwiGLU, rotary embedding and the append to a cache. Only steps of few rows gain by it, and only they are fused.
+
+use crate::device::Matrix;
+use crate::error::Result;
+use crate::graph::{Activation, Graph, Op, Value, ValueSource};
+
+use super::super::weights::GpuMatrix;
+use super::operations::MATMUL_ROWS;
+use crate::cpu::packed::PANEL;
+
+/// One operation, or several that are done at once.
+pub(in super::super) struct Task<'a> {
+    /// Number of the operation that gives the result.
+    pub index: usize,
+    /// That operation.
+    pub op: &'a Op,
+    /// A norm of its input that it does itself.
+    pub norm: Option<&'a Op>,
+    /// What is made of its outputs at once.
+    pub swiglu: Option<&'a Op>,
+    /// Rotations of the queries (if there are any) and of the keys that are appended.
+    pub rotations: Option<(Option<&'a Op>, &'a Op)>,
+}
+
+impl<'a> Task<'a> {
+    fn new(index: usize, op: &'a Op) -> Self {
+        Self {
+            index,
+            op,
+            norm: None,
+            swiglu: None,
+            rotations: None,
+        }
+    }
+
+    /// The values that it reads, and those that it writes.
+    pub fn values(&self) -> (Vec<Value>, Vec<Value>) {
+        let (mut reads, mut writes) = self.op.values();
+        let (query, key) = self.rotations.map_or((None, None), |(q, k)| (q, Some(k)));
+        for before in [self.norm, query, key].into_iter().flatten() {
+            let (inputs, outputs) = before.values();
+            reads.retain(|value| !outputs.contains(value));
+            reads.extend(inputs);
+        }
+        if let Some(query) = query {
+            writes.extend(query.values().1);
+        }
+        if let Some(swiglu) = self.swiglu {
+            writes = swiglu.values().1;
+        }
+        (reads, writes)
+    }
+}
+
+/// What a graph becomes.
+pub(in super::super) fn tasks(graph: &Graph) -> Result<Vec<Task<'_>>> {
+    let readers = Readers::new(graph);
+    // Operations that another one does.
+    let mut done = vec![false; graph.ops.len()];
+    let mut tasks: Vec<Task<'_>> = Vec::with_capacity(graph.ops.len());
+    for (index, op) in graph.ops.iter().enumerate() {
+        if readers.norm_is_fused(index, op) {
+            done[index] = true;
+        }
+    }
+    for (index, op) in graph.ops.iter().enumerate() {
+        if done[index] {
+            continue;
+        }
+        let mut task = Task::new(index, op);
+        match op {
+            Op::Linear { x, .. } => {
+                task.norm = readers.norm_before(&done, *x);
+                if let Some((at, swiglu)) = readers.swiglu_after(op)? {
+                    // The result takes the place of the later operation in the order.
+                    if at == index + 1 {
+                        done[at] = true;
+                        task.swiglu = Some(swiglu);
+                        task.index = at;
+                    }
+                }
+            }
+            Op::CacheAppend { k, .. } => {
+                let rotation = |back: usize| {
+                    let at = index.checked_sub(back)?;
+                    let op = &graph.ops[at];
+                    // One that is a task of its own so far: the last ones.
+                    (tasks.iter().rev().nth(back - 1)?.index == at && matches!(op, Op::Rope { .. }))
+                        .then_some(op)
+                };
+                if let Some((query, key, count)) = readers.rotations(rotation(1), rotation(2), *k) {
+                    tasks.truncate(tasks.len() - count);
+                    task.rotations = Some((query, key));
+                }
+            }
+            _ => {}
+        }
+        tasks.push(task);
+    }
+    Ok(tasks)
+}
+
+/// Who reads each value, as a whole or through a window of columns.
+struct Readers<'a> {
+    graph: &'a Graph,
+    /// Operations that read the storage of a value.
+    of: Vec<Vec<usize>>,
+    output: Vec<bool>,
+}
+
+impl<'a> Readers<'a> {
+    fn new(graph: &'a Graph) -> Self {
+        let mut readers = Self {
+            graph,
+            of: vec![Vec::new(); graph.values.len()],
+            output: vec![false; graph.values.len()],
+        };
+        for (index, op) in graph.ops.iter().enumerate() {
+            for value in op.values().0 {
+                let root = readers.root(value).0;
+                if readers.of[root].last() != Some(&index) {
+                    readers.of[root].push(index);
+                }
+            }
+        }
+        for &value in &graph.outputs {
+            let root = readers.root(value).0;
+            readers.output[root] = true;
+        }
+        readers
+    }
+
+    /// The value that owns the storage of a value, and the first column in it.
+    fn root(&self, value: Value) -> (usize, usize) {
+        match self.graph.values[value.id as usize].1 {
+            ValueSource::Columns { of, offset } => (of as usize, offset as usize),
+            _ => (value.id as usize, 0),
+        }
+    }
+
+    /// Whether nobody sees the result of this norm but linear maps that can do it themselves.
+    fn norm_is_fused(&self, index: usize, op: &Op) -> bool {
+        let (whole, out) = match op {
+            Op::LayerNorm { out, .. } => (true, *out),
+            Op::RmsNorm { x, gamma, out, .. } => (gamma.len() == x.cols(), *out),
+            _ => return false,
+        };
+        let id = out.id as usize;
+        let few = |reader: &usize| {
+            matches!(&self.graph.ops[*reader], Op::Linear { x, residual, .. }
+                if *x == out && x.rows() < MATMUL_ROWS && *residual != Some(out))
+        };
+        whole
+            && out.cols() > 0
+            && !self.output[id]
+            && !self.of[id].is_empty()
+            && self.of[id].iter().all(few)
+            && self.of[id].iter().all(|&reader| reader > index)
+    }
+
+    /// The norm whose result this is, if it is left to its readers.
+    fn norm_before(&self, done: &[bool], x: Value) -> Option<&'a Op> {
+        let mut norms = self.graph.ops.iter().zip(done);
+        let found = norms.find(|(op, done)| {
+            **done && matches!(op, Op::LayerNorm { out, .. } | Op::RmsNorm { out, .. } if *out == x)
+        });
+        found.map(|(op, _)| op)
+    }
+
+    /// The SwiGLU of both halves of a linear map's outputs, which nobody else reads.
+    fn swiglu_after(&self, op: &Op) -> Result<Option<(usize, &'a Op)>> {
+        let Op::Linear {
+            x,
+            weight,
+            bias: None,
+            activation: Activation::None,
+            scale,
+            residual: None,
+            out,
+        } = op
+        else {
+            return Ok(None);
+        };
+        let id = out.id as usize;
+        let [reader] = self.of[id][..] else {
+            return Ok(None);
+        };
+        let Op::SwiGlu { gate, up, .. } = &self.graph.ops[reader] else {
+            return Ok(None);
+        };
+        let half = out.cols() / 2;
+        let halves = (gate.cols(), self.root(*gate), self.root(*up)) == (half, (id, 0), (id, half));
+        let fits = halves
+            && *scale == 1.0
+            && x.rows() < MATMUL_ROWS
+            && half.is_multiple_of(PANEL)
+            && 2 * half == out.cols()
+            && !self.output[id]
+            && is_whole(weight)?;
+        Ok(fits.then(|| (reader, &self.graph.ops[reader])))
+    }
+
+    /// Of the two operations before an append of `k`: the rotations of queries and keys, and how many there are.
+    fn rotations(
+        &self,
+        last: Option<&'a Op>,
+        before: Option<&'a Op>,
+        k: Value,
+    ) -> Option<(Option<&'a Op>, &'a Op, usize)> {
+        let of_keys = |op: Option<&'a Op>| {
+            op.filter(|op| {
+                matches!(op, Op::Rope { out, .. } if *out == k
+                    && self.of[k.id as usize].len() == 1
+                    && !self.output[k.id as usize])
+            })
+        };
+        let alike = |one: &Op, other: &Op| match (one, other) {
+            (
+                Op::Rope {
+                    positions,
+                    head_dim,
+                    theta,
+                    interleaved,
+                    ..
+                },
+                Op::Rope {
+                    positions: other_positions,
+                    head_dim: other_dim,
+                    theta: other_theta,
+                    interleaved: other_order,
+                    ..
+                },
+            ) => {
+                positions == other_positions
+                    && head_dim == other_dim
+                    && theta.to_bits() == other_theta.to_bits()
+                    && interleaved == other_order
+            }
+            _ => false,
+        };
+        let (key, other) = match of_keys(last) {
+            Some(key) => (key, before),
+            None => (of_keys(before)?, last),
+        };
+        let rows = |op: &Op| op.values().1.first().map(|value| value.rows());
+        let query = other.filter(|other| alike(key, other) && rows(key) == rows(other));
+        match query {
+            Some(query) => Some((Some(query), key, 2)),
+            // Whatever comes between the rotation and the append stays where it is.
+            None => of_keys(last).map(|key| (None, key, 1)),
+        }
+    }
+}
+
+/// Whether all rows of a matrix are in one buffer.
+fn is_whole(weight: &Matrix) -> Result<bool> {
+    Ok(weight.storage::<GpuMatrix>()?.parts.len() == 1)
+}
