@@ -116,6 +116,23 @@ pub const GROUPS: &[Group] = &[
         ],
     },
     Group {
+        title: "Graphics processors",
+        variables: &[
+            Variable {
+                name: "TURACO_GPU_AUTO",
+                meaning: "1 = --device auto takes any graphics processor, not only one with memory of its own",
+            },
+            Variable {
+                name: "TURACO_GPU_PLAIN",
+                meaning: "1 = use no subgroups and no 16-bit numbers, should a driver have trouble with them",
+            },
+            Variable {
+                name: "TURACO_GPU_FAULT",
+                meaning: "for tests: lost:N = the device is lost at submission N, memory:N = it has N bytes",
+            },
+        ],
+    },
+    Group {
         title: "Terminal and logs",
         variables: &[
             Variable {

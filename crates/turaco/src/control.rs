@@ -34,6 +34,14 @@ impl Control {
         self
     }
 
+    /// The same for work that is not what the progress is about.
+    pub(crate) fn without_progress(&self) -> Self {
+        Self {
+            cancelled: Arc::clone(&self.cancelled),
+            on_progress: None,
+        }
+    }
+
     /// Ask the work to stop at its next step.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);

@@ -202,7 +202,15 @@ impl Job<'_> {
         transcript.warnings.clone_from(&running.info().warnings);
         out.begin()?;
         let mut interrupted = false;
+        let late_warning = |transcript: &mut Transcript| {
+            if let Some(warning) = transcriber.take_late_warning() {
+                printer.warning(&warning);
+                transcript.warnings.push(warning);
+            }
+        };
+        late_warning(&mut transcript);
         for segment in &mut running {
+            late_warning(&mut transcript);
             match segment {
                 Ok(mut segment) => {
                     shift(&mut segment, self.plan.reading.offset);
@@ -217,6 +225,7 @@ impl Job<'_> {
                 Err(error) => return Err(wrong(error)),
             }
         }
+        late_warning(&mut transcript);
         bar.finish();
         if interrupted {
             return Ok(Finished {

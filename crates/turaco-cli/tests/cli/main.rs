@@ -4,6 +4,7 @@ mod bench;
 mod config;
 mod documents;
 mod exit_codes;
+mod graphics;
 mod inputs;
 mod models;
 mod output;

@@ -48,13 +48,13 @@ pub(super) struct Batched<'a> {
 }
 
 impl Batched<'_> {
-    /// Decode the next batch; `None` at the end.
+    /// Decode the next batch; `None` at the end. After an error the same batch is the next one again.
     pub fn next_batch(
         &mut self,
         workspace: &mut Workspace,
         timings: &mut Timings,
     ) -> Result<Option<Vec<Segment>>> {
-        let first = !std::mem::replace(&mut self.started, true);
+        let first = !self.started;
         let mut n = self.chunks.len().min(self.options.batch_size);
         if first && self.prompts.has_prefix() {
             // Prompts that are decoded together have the same length.
@@ -65,11 +65,33 @@ impl Batched<'_> {
         }
         self.control.check()?;
         let chunks: Vec<SpeechChunk> = self.chunks.drain(..n).collect();
+        let n_segments = self.n_segments;
+        let decoded = self.decode_batch(workspace, timings, &chunks, first);
+        match &decoded {
+            Ok(_) => self.started = true,
+            Err(_) => {
+                self.n_segments = n_segments;
+                for chunk in chunks.into_iter().rev() {
+                    self.chunks.push_front(chunk);
+                }
+            }
+        }
+        decoded
+    }
+
+    fn decode_batch(
+        &mut self,
+        workspace: &mut Workspace,
+        timings: &mut Timings,
+        chunks: &[SpeechChunk],
+        first: bool,
+    ) -> Result<Option<Vec<Segment>>> {
+        let n = chunks.len();
         let n_ctx_frames = 2 * workspace.session.model().config().n_audio_ctx;
         let started = Instant::now();
         let cut = trace::span("window");
         let mut features = Vec::with_capacity(n * self.log_mel.n_mels() * n_ctx_frames);
-        for chunk in &chunks {
+        for chunk in chunks {
             self.control.check()?;
             let speech = collect_speech(&self.samples, &chunk.spans);
             let mel = {

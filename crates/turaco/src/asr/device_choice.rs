@@ -55,14 +55,16 @@ impl Devices {
     #[cfg(feature = "wgpu")]
     fn best(threads: usize) -> Self {
         // Asking drivers takes longer than short clips do.
-        if !turaco_compute::gpu::is_likely() {
+        if !any_is_wanted() && !turaco_compute::gpu::is_likely() {
             return Self::processor(threads);
         }
-        // One that shares the processor's memory has no more bandwidth than the processor, except Apple's.
+        // One that shares the processor's memory has no more bandwidth than the processor, except Apple's. Nothing is
+        // timed: the first run on a device compiles its shaders and says nothing about the others.
         let adapters = turaco_compute::gpu::adapters();
+        let any = any_is_wanted();
         let worth_it = adapters
             .iter()
-            .position(|adapter| adapter.own_memory || adapter.interface == Interface::Metal);
+            .position(|adapter| any || adapter.own_memory || adapter.interface == Interface::Metal);
         let Some(index) = worth_it else {
             return Self::processor(threads);
         };
@@ -121,6 +123,12 @@ impl Devices {
             ..Self::processor(threads)
         }
     }
+}
+
+/// Whether `TURACO_GPU_AUTO=1` lets `auto` take any graphics processor, also one in the processor or in software.
+#[cfg(feature = "wgpu")]
+fn any_is_wanted() -> bool {
+    std::env::var_os("TURACO_GPU_AUTO").is_some_and(|value| value == "1")
 }
 
 /// Where compiled shaders are kept.

@@ -45,7 +45,7 @@ pub(super) struct LongForm<'a> {
 }
 
 /// Where a transcription is.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Position {
     clip: usize,
     seek: usize,
@@ -133,8 +133,22 @@ impl<'a> LongForm<'a> {
         )
     }
 
-    /// Decode the next window; `None` at the end. A window can give no segments.
+    /// Decode the next window; `None` at the end. A window can give no segments. After an error the same window is the
+    /// next one again.
     pub fn next_window(
+        &mut self,
+        workspace: &mut Workspace,
+        timings: &mut Timings,
+    ) -> Result<Option<Vec<Segment>>> {
+        let before = self.progress.clone();
+        let decoded = self.decode_window(workspace, timings);
+        if decoded.is_err() {
+            self.progress = before;
+        }
+        decoded
+    }
+
+    fn decode_window(
         &mut self,
         workspace: &mut Workspace,
         timings: &mut Timings,

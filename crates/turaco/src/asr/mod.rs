@@ -14,6 +14,7 @@ pub mod load_options;
 mod long_form;
 mod memory_guard;
 pub mod options;
+mod rescue;
 pub mod segment;
 pub mod timings;
 mod token_rules;

@@ -16,11 +16,12 @@ use crate::{Control, Error, Result, trace};
 
 use super::batched::Batched;
 use super::device_choice::Devices;
-use super::language::{Spoken, language_probabilities};
+use super::language::{Spoken, language_probabilities, unknown_language};
 use super::long_form::{LongForm, pad_rows};
 use super::memory_guard::{check_states, check_weights};
+use super::rescue::{Rescue, is_device_failure};
 use super::token_rules::TokenRules;
-use super::vad::{Span, SpeechParameters, find_speech};
+use super::vad::{Span, SpeechParameters, clip_spans, find_speech};
 use super::vad_time_map::{TimeMap, collect_speech, pack_spans};
 use super::window_prompt::PromptTemplate;
 use super::workspace::Workspace;
@@ -47,6 +48,8 @@ pub struct Transcriber {
     warnings: Vec<String>,
     /// For networks that are too small for another device.
     processor: Device,
+    /// What happens when the model's device fails, if anything can be done.
+    rescue: Option<Rescue>,
 }
 
 impl Transcriber {
@@ -105,6 +108,8 @@ impl Transcriber {
             notes: checkpoint.notes.clone(),
             warnings: devices.note.iter().cloned().collect(),
             processor: devices.processor.clone(),
+            rescue: (devices.graphics && options.device_name() == "auto")
+                .then(|| Rescue::new(path, options)),
         })
     }
 
@@ -175,6 +180,12 @@ impl Transcriber {
         &self.warnings
     }
 
+    /// What happened since the last call that users should know: a graphics processor that failed, whose work the processor
+    /// goes on with.
+    pub fn take_late_warning(&self) -> Option<String> {
+        self.rescue.as_ref()?.take_warning()
+    }
+
     /// Transcribe or translate; segments come out of the returned iterator as soon as they are final.
     ///
     /// Silent, very short and empty audio gives no segments.
@@ -213,7 +224,11 @@ impl Transcriber {
             timings.vad = started.elapsed().as_secs_f64();
             Some(spans)
         } else if batched {
-            Some(clip_spans(&options.clip_timestamps, audio.samples().len()))
+            Some(clip_spans(
+                &options.clip_timestamps,
+                audio.samples().len(),
+                SAMPLE_RATE,
+            ))
         } else {
             None
         };
@@ -224,7 +239,10 @@ impl Transcriber {
         let n_windows = chunks
             .as_ref()
             .map_or(1, |chunks| chunks.len().min(options.batch_size));
-        let mut workspace = self.take_workspace()?;
+        let mut workspace = match self.take_workspace() {
+            Err(error) => self.rescue(error, control)?,
+            taken => taken?,
+        };
         let held = workspace.decoder.n_sequences();
         let weight_type = self.model.weight_type();
         check_states(
@@ -262,13 +280,19 @@ impl Transcriber {
 
         let started = Instant::now();
         let span = trace::span("language");
-        let (language, language_probability, all_language_probs) = self.choose_language(
-            &mel,
-            content_frames,
-            &options,
-            &mut workspace,
-            &mut warnings,
-        )?;
+        let n_warnings = warnings.len();
+        let choose = |workspace: &mut Workspace, warnings: &mut Vec<String>| {
+            self.choose_language(&mel, content_frames, &options, workspace, warnings)
+        };
+        let chosen = match choose(&mut workspace, &mut warnings) {
+            Err(error) => {
+                workspace = self.rescue(error, control)?;
+                warnings.truncate(n_warnings);
+                choose(&mut workspace, &mut warnings)
+            }
+            chosen => chosen,
+        };
+        let (language, language_probability, all_language_probs) = chosen?;
         drop(span);
         timings.language = started.elapsed().as_secs_f64();
 
@@ -630,10 +654,30 @@ impl Transcriber {
         if let Some(workspace) = idle {
             return Ok(workspace);
         }
-        Workspace::new(&self.model, self.tokenizer.timestamp_begin())
+        let rescued = self.rescue.as_ref().and_then(Rescue::model);
+        let model = rescued.as_ref().unwrap_or(&self.model);
+        Workspace::new(model, self.tokenizer.timestamp_begin())
+    }
+
+    /// Somewhere to go on after `error`; the error itself if there is nowhere.
+    fn rescue(&self, error: Error, control: &Control) -> Result<Workspace> {
+        let Some(rescue) = self.rescue.as_ref().filter(|_| is_device_failure(&error)) else {
+            return Err(error);
+        };
+        let model = rescue.load(&error, control)?;
+        // What is left of the failed device is of no use.
+        self.idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|workspace| Arc::ptr_eq(workspace.session.model(), &model));
+        Workspace::new(&model, self.tokenizer.timestamp_begin())
     }
 
     fn give_back(&self, mut workspace: Workspace) {
+        let rescued = self.rescue.as_ref().and_then(Rescue::model);
+        if rescued.is_some_and(|model| !Arc::ptr_eq(workspace.session.model(), &model)) {
+            return;
+        }
         workspace.forget();
         self.idle
             .lock()
@@ -678,10 +722,19 @@ impl Transcription<'_> {
         let Some(workspace) = &mut self.workspace else {
             return Ok(false);
         };
-        let segments = match &mut self.engine {
-            Engine::Sequential(long_form) => long_form.next_window(workspace, &mut self.timings)?,
-            Engine::Batched(batched) => batched.next_batch(workspace, &mut self.timings)?,
+        let before = self.timings;
+        let mut next = |workspace: &mut Workspace, timings: &mut Timings| match &mut self.engine {
+            Engine::Sequential(long_form) => long_form.next_window(workspace, timings),
+            Engine::Batched(batched) => batched.next_batch(workspace, timings),
         };
+        let segments = match next(workspace, &mut self.timings) {
+            Err(error) if !is_on_processor(self.transcriber, workspace) => {
+                *workspace = self.transcriber.rescue(error, &self.control)?;
+                self.timings = before;
+                next(workspace, &mut self.timings)
+            }
+            segments => segments,
+        }?;
         let Some(segments) = segments else {
             return Ok(false);
         };
@@ -734,31 +787,13 @@ impl Drop for Transcription<'_> {
     }
 }
 
+/// Whether a transcription was brought to the processor already.
+fn is_on_processor(transcriber: &Transcriber, workspace: &Workspace) -> bool {
+    !Arc::ptr_eq(workspace.session.model(), &transcriber.model)
+}
+
 /// The language, if it is not to be detected.
 fn given_language(options: &TranscribeOptions) -> Option<&str> {
     let name = options.language.as_deref()?;
     (!name.eq_ignore_ascii_case("auto")).then_some(name)
-}
-
-fn unknown_language(name: &str) -> Error {
-    Error::InvalidOption {
-        option: "language",
-        message: format!("`{name}` is no language code or English name that this model knows"),
-    }
-}
-
-/// Clip times as spans of samples.
-fn clip_spans(clip_timestamps: &[f64], n_samples: usize) -> Vec<Span> {
-    let sample = |seconds: f64| ((seconds * f64::from(SAMPLE_RATE)) as usize).min(n_samples);
-    let mut points: Vec<usize> = clip_timestamps.iter().map(|&t| sample(t)).collect();
-    if points.is_empty() {
-        points.push(0);
-    }
-    if points.len() % 2 == 1 {
-        points.push(n_samples);
-    }
-    points
-        .chunks_exact(2)
-        .map(|pair| Span::from_samples(pair[0], pair[1], SAMPLE_RATE))
-        .collect()
 }

@@ -254,6 +254,22 @@ pub fn spans_of_probabilities(
         .collect()
 }
 
+/// Clip times as spans of samples.
+pub(super) fn clip_spans(clip_timestamps: &[f64], n_samples: usize, sample_rate: u32) -> Vec<Span> {
+    let sample = |seconds: f64| ((seconds * f64::from(sample_rate)) as usize).min(n_samples);
+    let mut points: Vec<usize> = clip_timestamps.iter().map(|&t| sample(t)).collect();
+    if points.is_empty() {
+        points.push(0);
+    }
+    if points.len() % 2 == 1 {
+        points.push(n_samples);
+    }
+    points
+        .chunks_exact(2)
+        .map(|pair| Span::from_samples(pair[0], pair[1], sample_rate))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

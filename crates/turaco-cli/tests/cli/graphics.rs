@@ -1,0 +1,71 @@
+//! Graphics processors that are not there, fail, or have too little memory.
+
+use crate::support::{Home, Run, SHORT, model, run, wav};
+
+/// Whether this machine has one, in software at least.
+fn has_graphics() -> bool {
+    let found = Home::new().run(["doctor"]).stdout.contains("\ngraphics ");
+    if !found {
+        eprintln!("SKIPPED: no graphics processor");
+    }
+    found
+}
+
+/// Transcribe two windows of a tone.
+fn transcribe(device: &str, environment: &[(&str, &str)]) -> Run {
+    let home = Home::new();
+    home.write("a.wav", wav(35.0));
+    let mut command = home.command(["transcribe", "a.wav", "-f", "tsv", "--device", device]);
+    command.args(["--compute-type", "f32", "--no-speech-threshold", "1"]);
+    command.args(SHORT).arg("-m").arg(model());
+    run(command.envs(environment.iter().copied()))
+}
+
+#[test]
+fn one_that_is_not_there_is_6() {
+    transcribe("vulkan:99", &[]).fails(6, &["vulkan:99", "no such graphics processor"]);
+    if cfg!(target_os = "linux") {
+        let nowhere = [
+            ("VK_ICD_FILENAMES", "nowhere.json"),
+            ("VK_DRIVER_FILES", "nowhere.json"),
+        ];
+        transcribe("vulkan", &nowhere).fails(6, &["no graphics processor"]);
+    }
+}
+
+#[test]
+fn one_with_too_little_memory_is_6() {
+    if has_graphics() {
+        transcribe("wgpu", &[("TURACO_GPU_FAULT", "memory:1000")])
+            .fails(6, &["out of memory", "bytes for"]);
+    }
+}
+
+#[test]
+fn one_that_is_lost_is_6() {
+    if has_graphics() {
+        let run = transcribe("wgpu", &[("TURACO_GPU_FAULT", "lost:2")]);
+        assert_eq!(run.code, 6, "{run:?}");
+        assert!(run.stderr.contains("it was lost"), "{run:?}");
+    }
+}
+
+#[test]
+fn the_processor_goes_on_where_auto_was_wrong_and_no_text_is_lost() {
+    if !has_graphics() {
+        return;
+    }
+    let expected = transcribe("cpu", &[]);
+    expected.succeeds();
+    // At once, between the windows, and while memory is taken for the first one.
+    for fault in ["lost:0", "lost:38", "memory:1500000"] {
+        let run = transcribe(
+            "auto",
+            &[("TURACO_GPU_AUTO", "1"), ("TURACO_GPU_FAULT", fault)],
+        );
+        assert_eq!(run.code, 0, "{fault}: {run:?}");
+        assert_eq!(run.stdout, expected.stdout, "{fault}");
+        let warnings = run.stderr.matches("the processor is used").count();
+        assert_eq!(warnings, 1, "{fault}: {}", run.stderr);
+    }
+}
