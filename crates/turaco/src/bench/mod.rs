@@ -41,8 +41,8 @@ pub use chart::{html, svg};
 pub use clip::Clip;
 pub use kernels::{KernelProtocol, kernel_subject, kernels};
 pub use report::{
-    ClipReport, FORMAT, KernelRow, Kind, Limits, MachineFacts, Measure, ModelFacts, Peak, Report,
-    Role, StepRow, TranscriptionReport,
+    ClipReport, DeviceReport, FORMAT, KernelRow, Kind, Limits, MachineFacts, Measure, ModelFacts,
+    Peak, Report, Role, StepRow, TranscriptionReport,
 };
 pub use run::{Outcome, Protocol, transcription};
 pub use statistics::Percentiles;

@@ -200,12 +200,35 @@ pub struct TranscriptionReport {
     pub pass_seconds: Percentiles,
     /// Tokens of the text per second of decoder (prefills, steps, token choice, attempts that were thrown away).
     pub tokens_per_second: f64,
+    /// What a graphics processor did, if the model ran on one.
+    #[serde(default)]
+    pub device: Option<DeviceReport>,
     /// Word errors over words of all clips that have a reference.
     pub word_error_rate: Option<f64>,
     /// Per step of the list A to L.
     pub steps: Vec<StepRow>,
     /// Per clip.
     pub clips: Vec<ClipReport>,
+}
+
+/// What a graphics processor did: means over the runs of a step of the model. Times are by its own clock, 0 if it has none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DeviceReport {
+    /// Milliseconds of an encoder run.
+    pub encoder_ms: f64,
+    /// Milliseconds of a prefill.
+    pub prefill_ms: f64,
+    /// Milliseconds of a decode step.
+    pub step_ms: f64,
+    /// Command buffers that a decode step submits.
+    pub step_submissions: f64,
+    /// Times that the host waits for numbers in a decode step.
+    pub step_readbacks: f64,
+    /// Bytes of them.
+    pub step_read_bytes: f64,
+    /// Bytes of device memory that a decode step allocates.
+    pub step_allocated_bytes: f64,
 }
 
 /// A row of the table of steps; times are of one pass over all clips, medians of the passes.

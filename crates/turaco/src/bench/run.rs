@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use turaco_compute::measure::{Machine, peak_memory};
-use turaco_compute::{WeightType, Work};
+use turaco_compute::{Activity, WeightType, Work};
 
 use super::clip::Clip;
 use super::limits::{self, Measured};
@@ -138,6 +138,10 @@ pub(super) struct Run {
     pub encoder_work: Vec<Arc<Work>>,
     pub prefill_work: Vec<Arc<Work>>,
     pub step_work: Vec<Arc<Work>>,
+    /// What a graphics processor did in encoder runs, prefills and steps.
+    pub encoder_activity: Vec<Activity>,
+    pub prefill_activity: Vec<Activity>,
+    pub step_activity: Vec<Activity>,
     pub first_token: Option<f64>,
     pub first_text: Option<f64>,
     pub tokens: usize,
@@ -269,6 +273,12 @@ impl Run {
             .map_or(0, |span| span.begin);
         for span in spans {
             let seconds = span.seconds();
+            match &*span.name {
+                "encoder" => self.encoder_activity.extend(span.activity),
+                "decoder.prefill" => self.prefill_activity.extend(span.activity),
+                "decoder.step" => self.step_activity.extend(span.activity),
+                _ => {}
+            }
             match (&*span.name, &span.work) {
                 ("encoder", Some(work)) => {
                     self.encoder_work.push(Arc::clone(work));

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use turaco_compute::Work;
+use turaco_compute::{Activity, Work};
 
 use super::baseline::Subject;
 use super::clip::Clip;
 use super::limits::{Measured, machine_facts};
 use super::report::{
-    ClipReport, FORMAT, Kind, Measure, ModelFacts, Report, Role, StepRow, TranscriptionReport,
+    ClipReport, DeviceReport, FORMAT, Kind, Measure, ModelFacts, Report, Role, StepRow,
+    TranscriptionReport,
 };
 use super::run::{Bench, Protocol, Run};
 use super::statistics::{Percentiles, mean, median};
@@ -149,6 +150,7 @@ impl Bench<'_> {
             } else {
                 0.0
             },
+            device: device_report(&runs),
             word_error_rate: errors.map(|errors| errors.rate()),
             steps: step_rows(
                 passes,
@@ -438,4 +440,25 @@ pub fn now() -> u64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |time| time.as_secs())
+}
+/// What a graphics processor did, if one did anything.
+fn device_report(runs: &[&Run]) -> Option<DeviceReport> {
+    let mean = |of: fn(&Run) -> &[Activity], what: fn(&Activity) -> u64| {
+        let values = runs.iter().flat_map(|run| of(run)).map(what);
+        let (sum, count) = values.fold((0, 0_u64), |(sum, n), value| (sum + value, n + 1));
+        sum as f64 / count.max(1) as f64
+    };
+    let milliseconds = |of| mean(of, |activity| activity.device_nanoseconds) * 1e-6;
+    let steps: fn(&Run) -> &[Activity] = |run| &run.step_activity;
+    runs.iter()
+        .any(|run| !run.encoder_activity.is_empty())
+        .then(|| DeviceReport {
+            encoder_ms: milliseconds(|run| &run.encoder_activity),
+            prefill_ms: milliseconds(|run| &run.prefill_activity),
+            step_ms: milliseconds(steps),
+            step_submissions: mean(steps, |activity| activity.submissions),
+            step_readbacks: mean(steps, |activity| activity.readbacks),
+            step_read_bytes: mean(steps, |activity| activity.read_bytes),
+            step_allocated_bytes: mean(steps, |activity| activity.allocated_bytes),
+        })
 }

@@ -244,6 +244,22 @@ fn corpus(text: &mut String, report: &Report, summary: &TranscriptionReport) {
             "tokens of the text per second of decoder".into(),
         ],
     ];
+    if let Some(device) = &summary.device {
+        rows.push(vec![
+            "device step".into(),
+            format!("{:.2} ms", device.step_ms),
+            format!(
+                "by its own clock; {:.2} submissions, {:.2} reads of {:.0} bytes, {:.0} bytes allocated; encoder {} ms, \
+                 prefill {} ms",
+                device.step_submissions,
+                device.step_readbacks,
+                device.step_read_bytes,
+                device.step_allocated_bytes,
+                number(device.encoder_ms),
+                number(device.prefill_ms)
+            ),
+        ]);
+    }
     if let Some(bytes) = report.peak_memory {
         let limit = report
             .memory_limit
