@@ -106,6 +106,30 @@ impl Bytes {
         &self.storage.as_slice()[self.start..self.start + self.len]
     }
 
+    /// Say that these bytes are not needed soon: what of them was read from a mapped file no longer counts as this
+    /// process's memory, and is read again if it is needed after all. Without effect on bytes in memory.
+    pub fn release(&self) {
+        #[cfg(unix)]
+        if let Storage::Mapped(map) = &*self.storage {
+            // Only whole pages: their neighbours may belong to another view that is in use.
+            const PAGE: usize = 4096;
+            let start = self.start.next_multiple_of(PAGE);
+            let end = (self.start + self.len) / PAGE * PAGE;
+            if start < end {
+                // SAFETY: the pages of a read-only file mapping are unchanged copies of the file; when they are
+                // dropped, the next access reads the same bytes again. A refusal changes nothing.
+                let advised = unsafe {
+                    map.unchecked_advise_range(
+                        memmap2::UncheckedAdvice::DontNeed,
+                        start,
+                        end - start,
+                    )
+                };
+                drop(advised);
+            }
+        }
+    }
+
     /// Whether the bytes lie in a mapped file (and may have to be read from disk on first access).
     #[must_use]
     pub fn is_mapped(&self) -> bool {

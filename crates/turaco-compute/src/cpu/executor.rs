@@ -16,7 +16,7 @@ use crate::cpu::kernels::{
     Rows, activation, conv1d, elementwise, lstm, norm, over_rows, rope, softmax, transpose,
 };
 use crate::cpu::matrix::CpuMatrix;
-use crate::cpu::packed::Shared;
+use crate::cpu::packed::{PANEL, Shared};
 use crate::cpu::plan::{Details, IdsPlace, Plan};
 use crate::cpu::pool::Pool;
 use crate::cpu::simd::dispatch;
@@ -559,10 +559,15 @@ impl Machine<'_, '_, '_> {
         let ids = &list[place.offset..][..place.len];
         let ([target], _) = self.arena.split([self.plan.views[out.id as usize]]);
         let cols = table.cols().max(1);
+        // In panels the rows of a small table lie among each other: each costs the way through all of them.
+        let small = table.rows() <= PANEL;
         for (target, &id) in target.chunks_exact_mut(cols).zip(ids) {
-            storage
-                .packed()
-                .row_f32(index_in("token ids", id, table.rows())?, target);
+            let row = index_in("token ids", id, table.rows())?;
+            if small {
+                target.copy_from_slice(&storage.table()[row * cols..][..cols]);
+            } else {
+                storage.packed().row_f32(row, target);
+            }
         }
         let Some((table, positions)) = positional else {
             return Ok(());
