@@ -174,16 +174,7 @@ impl LogMel {
             self.stft
                 .power_tile(signal, first + begin, width, &mut scratch, &mut power);
             for (mel, row) in rows.iter_mut().enumerate() {
-                let (first_bin, weights) = self.filters.band(mel);
-                let mut energies = [0.0_f32; TILE];
-                for (powers, weight) in power[first_bin * TILE..].chunks_exact(TILE).zip(weights) {
-                    for (energy, power) in energies.iter_mut().zip(powers) {
-                        *energy += weight * power;
-                    }
-                }
-                for energy in &mut energies {
-                    *energy = log10(energy.max(ENERGY_FLOOR));
-                }
+                let energies = log_energies(self.filters.band(mel), &power);
                 for (maximum, energy) in maximum.iter_mut().zip(&energies[..width]) {
                     *maximum = maximum.max(*energy);
                 }
@@ -192,6 +183,20 @@ impl LogMel {
         }
         maximum.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
+}
+
+/// Logarithms of the energies that one filter takes from a tile of power spectra.
+pub(super) fn log_energies((first_bin, weights): (usize, &[f32]), power: &[f32]) -> [f32; TILE] {
+    let mut energies = [0.0_f32; TILE];
+    for (powers, weight) in power[first_bin * TILE..].chunks_exact(TILE).zip(weights) {
+        for (energy, power) in energies.iter_mut().zip(powers) {
+            *energy += weight * power;
+        }
+    }
+    for energy in &mut energies {
+        *energy = log10(energy.max(ENERGY_FLOOR));
+    }
+    energies
 }
 
 /// Decimal logarithm of a positive normal number, within 2e-7 relative or absolute; unlike the library's it vectorises.
@@ -226,7 +231,7 @@ mod tests {
     /// The definition in double precision, for the frames asked for.
     fn reference(samples: &[f32], padding: usize, n_mels: usize) -> Vec<Vec<f64>> {
         let bank = MelFilterBank::new(SAMPLE_RATE, N_FFT, n_mels, 0.0, 8000.0);
-        let stft = Stft::new(N_FFT, HOP_LENGTH);
+        let stft = Stft::<f32>::new(N_FFT, HOP_LENGTH);
         let mut padded = samples.to_vec();
         padded.resize(samples.len() + padding, 0.0);
         let n_frames = padded.len() / HOP_LENGTH;

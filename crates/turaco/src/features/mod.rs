@@ -1,12 +1,15 @@
 //! Mel spectrograms: what the recognisers hear.
 //!
-//! [`LogMel`] turns 16 kHz samples into the features of Whisper and its relatives; [`MelFilterBank`] and
+//! [`LogMel`] turns 16 kHz samples into the features of Whisper and its relatives, [`LogMelStreamer`] does so while the
+//! sound is still arriving; [`MelFilterBank`] and
 //! [`Stft`] are the parts it is made of, for models with other sizes.
 
 mod log_mel;
+mod log_mel_stream;
 mod mel;
 mod stft;
 
 pub use log_mel::{HOP_LENGTH, LogMel, Mel, N_FFT, SAMPLE_RATE};
+pub use log_mel_stream::{LogMelSettings, LogMelStream, LogMelStreamer};
 pub use mel::MelFilterBank;
 pub use stft::{PaddedSignal, Stft};

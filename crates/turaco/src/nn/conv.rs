@@ -79,11 +79,27 @@ impl Conv1d {
         n_sequences: usize,
         activation: Activation,
     ) -> Result<Value> {
+        let padding = (self.padding, self.padding);
+        self.forward_padded(step, x, n_sequences, activation, padding)
+    }
+
+    /// The same with other numbers of zero rows before and after.
+    ///
+    /// # Errors
+    /// `x` has another width or is too short.
+    pub fn forward_padded(
+        &self,
+        step: &mut StepBuilder,
+        x: Value,
+        n_sequences: usize,
+        activation: Activation,
+        padding: (usize, usize),
+    ) -> Result<Value> {
         let shape = ConvShape {
             n_sequences,
             kernel: self.kernel,
             stride: self.stride,
-            padding: (self.padding, self.padding),
+            padding,
         };
         Ok(step.conv1d(x, &self.weight, self.bias.as_ref(), activation, shape)?)
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use turaco_compute::{Device, HostMatrix, Matrix, Vector, WeightType};
+use turaco_compute::{Device, Matrix, Vector, WeightType};
 
 use crate::Result;
 use crate::weights::{DType, Tensor, Weights};
@@ -14,6 +14,7 @@ pub struct Loader<'a> {
     weights: &'a Weights,
     device: &'a Device,
     weight_type: WeightType,
+    checking: bool,
     prefix: String,
 }
 
@@ -24,7 +25,18 @@ impl<'a> Loader<'a> {
             weights,
             device,
             weight_type,
+            checking: false,
             prefix: String::new(),
+        }
+    }
+
+    /// A loader that looks for values that are no numbers when it reads a tensor, so that a file of many gigabytes is
+    /// read once and not twice.
+    #[must_use]
+    pub fn checking(self) -> Self {
+        Self {
+            checking: true,
+            ..self
         }
     }
 
@@ -59,9 +71,26 @@ impl<'a> Loader<'a> {
     /// A tensor of the checkpoint.
     ///
     /// # Errors
-    /// It is missing or has another shape.
+    /// It is missing or has another shape; with [`checking`](Self::checking), also if it holds a value that is no number.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        self.weights.get(&format!("{}{name}", self.prefix), shape)
+        let name = format!("{}{name}", self.prefix);
+        let tensor = self.weights.get(&name, shape)?;
+        if self.checking && !tensor.is_finite() {
+            return Err(crate::weights::invalid(
+                self.weights.path(),
+                format!("tensor `{name}` holds infinite values or NaN"),
+            ));
+        }
+        Ok(tensor)
+    }
+
+    /// The first size of a tensor whose shape is not known from elsewhere.
+    ///
+    /// # Errors
+    /// It is missing.
+    pub fn first_size(&self, name: &str) -> Result<usize> {
+        let name = format!("{}{name}", self.prefix);
+        Ok(self.weights.require(&name)?.n_rows())
     }
 
     /// Whether the checkpoint holds this tensor.
@@ -80,14 +109,29 @@ impl<'a> Loader<'a> {
             .iter()
             .map(|name| self.tensor(name, &[rows, cols]))
             .collect::<Result<Vec<_>>>()?;
-        let sources: Vec<_> = tensors.iter().map(|t| host_matrix(t, rows, cols)).collect();
+        self.stacked(&tensors)
+    }
+
+    /// Matrices that were read by [`tensor`](Self::tensor), stacked by rows into one, in the loader's weight type.
+    ///
+    /// # Errors
+    /// Different widths, or the device has no memory.
+    pub fn stacked(&self, tensors: &[Tensor]) -> Result<Arc<Matrix>> {
+        let sources: Vec<_> = tensors.iter().map(Tensor::matrix).collect();
         // Bytes with a scale per row stay what they are; blocks of them would be rounded again.
         let are_rows = |t: &Tensor| t.dtype == DType::I8 && t.row_scales.is_some();
         let weight_type = match self.weight_type {
             WeightType::Q8 if tensors.iter().all(are_rows) => WeightType::Int8,
             weight_type => weight_type,
         };
-        Ok(self.device.matrix(&sources, weight_type)?)
+        let matrix = self.device.matrix(&sources, weight_type)?;
+        // The device has a copy now, except of what it can use where it is.
+        for tensor in tensors {
+            if !matches!(tensor.dtype, DType::Panels(_)) {
+                tensor.bytes.release();
+            }
+        }
+        Ok(matrix)
     }
 
     /// A vector of `len` values.
@@ -111,17 +155,5 @@ impl<'a> Loader<'a> {
             }
         }
         Ok(self.device.vector(&values)?)
-    }
-}
-
-/// A tensor as the row-major matrix that devices take.
-fn host_matrix(tensor: &Tensor, rows: usize, cols: usize) -> HostMatrix<'_> {
-    HostMatrix {
-        dtype: tensor.dtype,
-        rows,
-        cols,
-        bytes: &tensor.bytes,
-        row_scales: tensor.row_scales.as_deref(),
-        storage: Some(&tensor.bytes),
     }
 }

@@ -147,9 +147,10 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
 }
 
 fn open_folder(folder: &Path) -> Result<Checkpoint> {
-    const KNOWN: [&str; 4] = [
+    const KNOWN: [&str; 5] = [
         "model.safetensors",
         "model.safetensors.index.json",
+        "consolidated.safetensors",
         "model.bin",
         "pytorch_model.bin",
     ];

@@ -13,6 +13,7 @@ mod cursor;
 pub mod detect;
 mod finite;
 pub mod ggml;
+pub mod new_folder;
 mod pickle;
 pub mod safetensors;
 pub mod torch;

@@ -48,7 +48,7 @@ impl WhisperCheckpoint {
     /// # Errors
     /// When it is no Whisper model, or lacks anything; names file, tensor or key.
     pub fn from_checkpoint(checkpoint: Checkpoint) -> Result<Self> {
-        let name = display_name(&checkpoint.path);
+        let name = crate::models::display_name(&checkpoint.path);
         let path = checkpoint.weights.path().to_path_buf();
         let (scheme, config) = config(&checkpoint)?;
         let weights = names::rename(&checkpoint.weights, scheme, &config)?;
@@ -276,39 +276,6 @@ fn ct2_config(weights: &Weights, scheme: Scheme) -> Result<WhisperConfig> {
     Ok(config)
 }
 
-/// A name for people: `org/name` for a path in the hub's cache, else the name of the folder or file without what every
-/// such name has (`ggml-`, the ending).
-fn display_name(path: &Path) -> String {
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-    let hub_id = absolute.components().find_map(|component| {
-        let name = component.as_os_str().to_str()?;
-        Some(name.strip_prefix("models--")?.replacen("--", "/", 1))
-    });
-    if let Some(id) = hub_id {
-        return id;
-    }
-    let file_name = |path: &Path| {
-        path.file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default()
-    };
-    let name = file_name(&absolute);
-    let is_usual = [
-        "model.safetensors",
-        "model.safetensors.index.json",
-        "model.bin",
-        "pytorch_model.bin",
-    ]
-    .contains(&name.as_str());
-    if is_usual {
-        return absolute.parent().map(file_name).unwrap_or_default();
-    }
-    let stem = [".safetensors", ".bin", ".pt", ".apr"]
-        .iter()
-        .find_map(|ending| name.strip_suffix(ending))
-        .unwrap_or(&name);
-    stem.strip_prefix("ggml-").unwrap_or(stem).to_owned()
-}
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -437,22 +404,6 @@ mod tests {
             assert_eq!(found.generation, reference.generation);
             let is_listed = matches!(&found.vocab, Some(VocabularySource::TokenList { .. }));
             assert_eq!(is_listed, matches!(format, Format::Ggml | Format::Apr));
-        }
-    }
-
-    #[test]
-    fn names_for_people() {
-        for (path, name) in [
-            (
-                "/cache/models--openai--whisper-tiny/snapshots/abc",
-                "openai/whisper-tiny",
-            ),
-            ("/models/ggml-base.en.bin", "base.en"),
-            ("/models/small.pt", "small"),
-            ("/models/faster-tiny/model.bin", "faster-tiny"),
-            ("/models/tiny.en", "tiny.en"),
-        ] {
-            assert_eq!(display_name(Path::new(path)), name);
         }
     }
 

@@ -1,0 +1,97 @@
+//! Reading the settings files of models (`config.json`, `params.json`): nested JSON objects with clear errors.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::Result;
+use crate::weights::{Sidecars, invalid};
+
+/// A JSON object of a model's folder, or one inside it.
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    path: PathBuf,
+    /// Where in the file this object is, for messages: empty or `a.b.`.
+    place: String,
+    object: Map<String, Value>,
+}
+
+impl Settings {
+    /// The file `name` of a folder; `None` if there is none.
+    pub fn read(sidecars: &Sidecars, name: &str) -> Result<Option<Self>> {
+        let object = sidecars.json(name)?;
+        Ok(object.map(|object| Self {
+            path: sidecars.path(name),
+            place: String::new(),
+            object,
+        }))
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// An object inside; empty if there is none.
+    pub fn at(&self, key: &str) -> Self {
+        let object = self.object.get(key).and_then(Value::as_object);
+        Self {
+            path: self.path.clone(),
+            place: format!("{}{key}.", self.place),
+            object: object.cloned().unwrap_or_default(),
+        }
+    }
+
+    /// A text, if the key is there.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.object.get(key).and_then(Value::as_str)
+    }
+
+    /// A size: a positive whole number that is not absurd.
+    ///
+    /// # Errors
+    /// The key is missing without a `default`, or holds something else.
+    pub fn size(&self, key: &str, default: Option<usize>) -> Result<usize> {
+        match (self.present(key), default) {
+            (None, Some(default)) => Ok(default),
+            (None, None) => Err(self.missing(key)),
+            (Some(value), _) => value
+                .as_u64()
+                .and_then(|size| usize::try_from(size).ok())
+                .filter(|&size| (1..=1 << 30).contains(&size))
+                .ok_or_else(|| self.wrong(key, value, "a positive whole number")),
+        }
+    }
+
+    /// A positive number.
+    ///
+    /// # Errors
+    /// As [`size`](Self::size).
+    pub fn number(&self, key: &str, default: Option<f64>) -> Result<f64> {
+        match (self.present(key), default) {
+            (None, Some(default)) => Ok(default),
+            (None, None) => Err(self.missing(key)),
+            (Some(value), _) => value
+                .as_f64()
+                .filter(|number| number.is_finite() && *number > 0.0)
+                .ok_or_else(|| self.wrong(key, value, "a positive number")),
+        }
+    }
+
+    /// The value of a key that is there and not null.
+    fn present(&self, key: &str) -> Option<&Value> {
+        self.object.get(key).filter(|value| !value.is_null())
+    }
+
+    fn missing(&self, key: &str) -> crate::Error {
+        invalid(&self.path, format!("key `{}{key}` is missing", self.place))
+    }
+
+    fn wrong(&self, key: &str, value: &Value, expected: &str) -> crate::Error {
+        let found: String = value.to_string().chars().take(60).collect();
+        invalid(
+            &self.path,
+            format!("key `{}{key}` is {found}, expected {expected}", self.place),
+        )
+    }
+}

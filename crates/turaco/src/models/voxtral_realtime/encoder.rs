@@ -1,0 +1,167 @@
+//! The causal audio encoder and the adapter behind it.
+
+use std::sync::Arc;
+
+use turaco_compute::{
+    Activation, ConvShape, Epilogue, Ids, Matrix, Slot, StepBuilder, Value, WeightType,
+};
+
+use super::attention;
+use super::config::{FRAMES_PER_POSITION, StackConfig, VoxtralRealtimeConfig};
+use crate::Result;
+use crate::nn::{
+    CacheAt, CachedSelfAttention, Conv1d, Linear, Loader, RmsNorm, RotaryPairs, SwiGluMlp,
+};
+
+/// Taps of both convolutions.
+const KERNEL: usize = 3;
+
+/// Frames before a chunk that its first position is made of: the second convolution looks back on one output of the first,
+/// that one on two frames more.
+pub(super) const FRAMES_BEFORE: usize = KERNEL;
+
+/// Log-mel frames to audio vectors.
+#[derive(Debug)]
+pub(super) struct Encoder {
+    conv1: Conv1d,
+    conv2: Conv1d,
+    layers: Vec<Layer>,
+    norm: RmsNorm,
+    /// Neighbouring positions side by side to the decoder's width.
+    linear_1: Arc<Matrix>,
+    linear_2: Linear,
+    downsample: usize,
+}
+
+/// `x += attention(norm(x)); x += mlp(norm(x))`.
+#[derive(Debug)]
+struct Layer {
+    attn_norm: RmsNorm,
+    attention: CachedSelfAttention,
+    ffn_norm: RmsNorm,
+    mlp: SwiGluMlp,
+}
+
+/// The values at the end of every stage.
+pub(super) struct EncoderStages {
+    /// After the second convolution.
+    pub conv_stem: Value,
+    /// After each layer.
+    pub layers: Vec<Value>,
+    /// After the final norm.
+    pub states: Value,
+    /// One vector for each audio token.
+    pub audio: Value,
+}
+
+impl Encoder {
+    pub fn load(
+        loader: &Loader<'_>,
+        config: &VoxtralRealtimeConfig,
+        pairs: RotaryPairs,
+        next_layer: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Self> {
+        let (stack, dim) = (&config.encoder, config.decoder.dim);
+        let tower = loader.at("audio_tower");
+        // The stem sees raw features and is a small part of the work: fewer bits would cost accuracy for nothing.
+        let stem = match loader.weight_type() {
+            WeightType::Int8 | WeightType::Q8 | WeightType::Q4 => {
+                tower.with_weight_type(WeightType::Bf16)
+            }
+            _ => tower.clone(),
+        };
+        let stem = stem.at("embedder");
+        let d = stack.dim;
+        let projector = loader.at("multi_modal_projector");
+        Ok(Self {
+            conv1: Conv1d::load(&stem, "conv1", (config.n_mels, d), (KERNEL, 1, 0))?,
+            conv2: Conv1d::load(&stem, "conv2", (d, d), (KERNEL, FRAMES_PER_POSITION, 0))?,
+            layers: (0..stack.n_layers)
+                .map(|layer| {
+                    next_layer()?;
+                    Layer::load(&tower.at("layers").at(layer), stack, pairs)
+                })
+                .collect::<Result<_>>()?,
+            norm: RmsNorm::load(&tower, "norm", d, stack.norm_eps)?,
+            linear_1: projector.matrix(&["linear_1.weight"], dim, config.downsample * d)?,
+            linear_2: Linear::load_stacked(&projector, &[("linear_2", false)], dim, dim)?,
+            downsample: config.downsample,
+        })
+    }
+
+    /// `mel [frames, n_mels]` of one stream to one audio vector for each of its tokens. Unless the stream starts here
+    /// (`is_first`), the frames of the chunk come after the [`FRAMES_BEFORE`] frames before it.
+    pub fn forward(
+        &self,
+        step: &mut StepBuilder,
+        mel: Value,
+        is_first: bool,
+        positions: Ids,
+        slot: Slot,
+    ) -> Result<EncoderStages> {
+        // In front of the first frame come zeros, not silence, for each convolution.
+        let (before_1, before_2) = if is_first { (2, 1) } else { (0, 0) };
+        let conv_stem = step.scope("encoder.stem", |step| {
+            let gelu = Activation::Gelu;
+            let x = self
+                .conv1
+                .forward_padded(step, mel, 1, gelu, (before_1, 0))?;
+            self.conv2.forward_padded(step, x, 1, gelu, (before_2, 0))
+        })?;
+        let mut x = conv_stem;
+        let mut layers = Vec::with_capacity(self.layers.len());
+        for (index, layer) in self.layers.iter().enumerate() {
+            let at = CacheAt {
+                positions,
+                slot,
+                n_sequences: 1,
+                layer: index,
+            };
+            x = step.scope(&format!("encoder.layer.{index}"), |step| {
+                layer.forward(step, x, at)
+            })?;
+            layers.push(x);
+        }
+        let states = step.scope("encoder.norm", |step| self.norm.forward(step, x))?;
+        let audio = step.scope("adapter", |step| -> Result<_> {
+            // Oldest position first: a convolution whose stride is its width.
+            let side_by_side = ConvShape {
+                n_sequences: 1,
+                kernel: self.downsample,
+                stride: self.downsample,
+                padding: (0, 0),
+            };
+            let gelu = Activation::Gelu;
+            let h = step.conv1d(states, &self.linear_1, None, gelu, side_by_side)?;
+            self.linear_2.forward_with(step, h, Epilogue::default())
+        })?;
+        Ok(EncoderStages {
+            conv_stem,
+            layers,
+            states,
+            audio,
+        })
+    }
+}
+
+impl Layer {
+    fn load(loader: &Loader<'_>, config: &StackConfig, pairs: RotaryPairs) -> Result<Self> {
+        let (d, eps) = (config.dim, config.norm_eps);
+        Ok(Self {
+            attn_norm: RmsNorm::load(loader, "self_attn_layer_norm", d, eps)?,
+            attention: CachedSelfAttention::load(
+                &loader.at("self_attn"),
+                attention(config, pairs),
+            )?,
+            ffn_norm: RmsNorm::load(loader, "final_layer_norm", d, eps)?,
+            mlp: SwiGluMlp::load(&loader.at("mlp"), d, config.ffn_dim)?,
+        })
+    }
+
+    fn forward(&self, step: &mut StepBuilder, x: Value, at: CacheAt) -> Result<Value> {
+        let h = self.attn_norm.forward(step, x)?;
+        let x = self.attention.forward(step, h, at, x)?;
+        let h = self.ffn_norm.forward(step, x)?;
+        self.mlp.forward(step, h, x)
+    }
+}

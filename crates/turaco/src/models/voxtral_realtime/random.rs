@@ -1,0 +1,350 @@
+//! Checkpoints with random weights: the exact files of the published model for measurements without it, and tiny ones for
+//! tests.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use half::bf16;
+use serde_json::json;
+
+use super::config::{StackConfig, VoxtralRealtimeConfig};
+use crate::{Control, Error, Result};
+
+/// Control tokens of the vocabulary.
+const N_SPECIAL: usize = 1000;
+
+/// Width of the network that maps a delay to factors.
+const DELAY_DIM: usize = 32;
+
+/// The sizes of `mistralai/Voxtral-Mini-4B-Realtime-2602`.
+pub fn published() -> VoxtralRealtimeConfig {
+    VoxtralRealtimeConfig {
+        n_mels: 128,
+        sample_rate: 16_000,
+        hop_length: 160,
+        n_fft: 400,
+        log_mel_max: 1.5,
+        encoder: StackConfig {
+            dim: 1280,
+            n_layers: 32,
+            n_heads: 32,
+            n_kv_heads: 32,
+            head_dim: 64,
+            ffn_dim: 5120,
+            window: 750,
+            rope_theta: 1e6,
+            norm_eps: 1e-5,
+        },
+        downsample: 4,
+        decoder: StackConfig {
+            dim: 3072,
+            n_layers: 26,
+            n_heads: 32,
+            n_kv_heads: 8,
+            head_dim: 128,
+            ffn_dim: 9216,
+            window: 8192,
+            rope_theta: 1e6,
+            norm_eps: 1e-5,
+        },
+        n_vocab: 131_072,
+        default_delay: 6,
+        n_left_pad: 32,
+    }
+}
+
+/// Two small layers on each side, with windows that a few seconds fill.
+pub fn tiny() -> VoxtralRealtimeConfig {
+    let published = published();
+    let stack = StackConfig {
+        dim: 64,
+        n_layers: 2,
+        n_heads: 4,
+        n_kv_heads: 2,
+        head_dim: 16,
+        ffn_dim: 96,
+        window: 100,
+        ..published.encoder
+    };
+    VoxtralRealtimeConfig {
+        n_mels: 32,
+        encoder: StackConfig {
+            n_kv_heads: 4,
+            ..stack
+        },
+        decoder: StackConfig {
+            dim: 48,
+            window: 40,
+            ..stack
+        },
+        n_vocab: 600,
+        ..published
+    }
+}
+
+/// What a tensor is, for the spread of its values.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    /// Spread so that a product keeps its input's size.
+    Matrix,
+    /// Around 1.
+    Gain,
+    /// Around 0.
+    Bias,
+}
+
+/// Writes a checkpoint in Mistral's layout (`consolidated.safetensors`, `params.json`, `tekken.json`) into an existing
+/// folder: bf16 weights that depend on `seed` alone, and a vocabulary of bytes and made-up words.
+///
+/// # Errors
+/// When the file system refuses, or on cancellation.
+pub fn write_random(
+    config: &VoxtralRealtimeConfig,
+    folder: &Path,
+    seed: u64,
+    control: &Control,
+) -> Result<()> {
+    let file = |name: &str, write: &mut dyn FnMut(&mut BufWriter<File>) -> io::Result<()>| {
+        let path = folder.join(name);
+        let mut attempt = || {
+            let mut out = BufWriter::with_capacity(1 << 20, File::create(&path)?);
+            write(&mut out)?;
+            out.flush()
+        };
+        attempt().map_err(|source| Error::Io {
+            action: "write",
+            path: path.clone(),
+            source,
+        })
+    };
+    file("params.json", &mut |out| {
+        serde_json::to_writer_pretty(out, &params(config)).map_err(io::Error::from)
+    })?;
+    file("tekken.json", &mut |out| {
+        serde_json::to_writer(out, &tekken(config)).map_err(io::Error::from)
+    })?;
+    let mut cancelled = false;
+    let written = file("consolidated.safetensors", &mut |out| {
+        let tensors = tensors(config);
+        let mut end = 0;
+        let mut header = serde_json::Map::new();
+        for (name, shape, _) in &tensors {
+            let begin = end;
+            end += 2 * shape.iter().product::<usize>();
+            header.insert(
+                name.clone(),
+                json!({"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}),
+            );
+        }
+        let mut header = serde_json::to_vec(&header)?;
+        header.resize(header.len().next_multiple_of(8), b' ');
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(&header)?;
+        let mut random = Random(seed ^ 0x9e37_79b9_7f4a_7c15);
+        let mut done = 0;
+        for (_, shape, kind) in &tensors {
+            if control.is_cancelled() {
+                cancelled = true;
+                return Err(io::Error::other("cancelled"));
+            }
+            let len: usize = shape.iter().product();
+            let width = len / shape[0].max(1);
+            let (center, spread) = match kind {
+                Kind::Matrix => (0.0, 1.0 / (width as f32).sqrt()),
+                Kind::Gain => (1.0, 0.1),
+                Kind::Bias => (0.0, 0.02),
+            };
+            for _ in 0..len {
+                let value = center + spread * random.next();
+                out.write_all(&bf16::from_f32(value).to_le_bytes())?;
+            }
+            done += 2 * len;
+            control.report(done as f64, Some(end as f64));
+        }
+        Ok(())
+    });
+    if cancelled {
+        return Err(Error::Cancelled);
+    }
+    written
+}
+
+/// Sums of four uniform numbers: nearly normal, variance 1.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> f32 {
+        // Xorshift (Marsaglia 2003) with Vigna's multiplier.
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let bits = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d);
+        let sum: u32 = (0..4)
+            .map(|part| (bits >> (16 * part)) as u32 & 0xffff)
+            .sum();
+        // Four numbers of variance 1/12 each around 2.
+        (sum as f32 / 65_536.0 - 2.0) * 3.0f32.sqrt()
+    }
+}
+
+/// All tensors in the order of the file.
+fn tensors(config: &VoxtralRealtimeConfig) -> Vec<(String, Vec<usize>, Kind)> {
+    const EMBEDDING: &str = "mm_streams_embeddings.embedding_module";
+    let whisper = format!("{EMBEDDING}.whisper_encoder");
+    let mut all: Vec<(String, Vec<usize>, Kind)> = Vec::new();
+    let mut add = |name: String, shape: &[usize], kind| all.push((name, shape.to_vec(), kind));
+    let (encoder, decoder) = (&config.encoder, &config.decoder);
+    add(
+        format!("{EMBEDDING}.tok_embeddings.weight"),
+        &[config.n_vocab, decoder.dim],
+        Kind::Matrix,
+    );
+    for (index, c_in) in [config.n_mels, encoder.dim].into_iter().enumerate() {
+        let conv = format!("{whisper}.conv_layers.{index}.conv");
+        add(
+            format!("{conv}.weight"),
+            &[encoder.dim, c_in, 3],
+            Kind::Matrix,
+        );
+        add(format!("{conv}.bias"), &[encoder.dim], Kind::Bias);
+    }
+    let mut stack = |prefix: &str, stack: &StackConfig, is_encoder: bool| {
+        let (d, q, kv) = (
+            stack.dim,
+            stack.n_heads * stack.head_dim,
+            stack.n_kv_heads * stack.head_dim,
+        );
+        let ffn = stack.ffn_dim;
+        for layer in 0..stack.n_layers {
+            let matrices = [
+                ("attention.wq", [q, d], true),
+                ("attention.wk", [kv, d], false),
+                ("attention.wv", [kv, d], true),
+                ("attention.wo", [d, q], true),
+                ("feed_forward.w1", [ffn, d], false),
+                ("feed_forward.w2", [d, ffn], true),
+                ("feed_forward.w3", [ffn, d], false),
+            ];
+            for (name, shape, has_bias) in matrices {
+                let name = format!("{prefix}layers.{layer}.{name}");
+                add(format!("{name}.weight"), &shape, Kind::Matrix);
+                if is_encoder && has_bias {
+                    add(format!("{name}.bias"), &shape[..1], Kind::Bias);
+                }
+            }
+            for norm in ["attention_norm", "ffn_norm"] {
+                add(
+                    format!("{prefix}layers.{layer}.{norm}.weight"),
+                    &[d],
+                    Kind::Gain,
+                );
+            }
+            if !is_encoder {
+                let ada = format!("{prefix}layers.{layer}.ada_rms_norm_t_cond");
+                add(format!("{ada}.0.weight"), &[DELAY_DIM, d], Kind::Matrix);
+                add(format!("{ada}.2.weight"), &[d, DELAY_DIM], Kind::Matrix);
+            }
+        }
+        add(format!("{prefix}norm.weight"), &[d], Kind::Gain);
+    };
+    stack(&format!("{whisper}.transformer."), encoder, true);
+    stack("", decoder, false);
+    let adapter = format!("{EMBEDDING}.audio_language_projection");
+    let side_by_side = config.downsample * encoder.dim;
+    add(
+        format!("{adapter}.0.weight"),
+        &[decoder.dim, side_by_side],
+        Kind::Matrix,
+    );
+    add(
+        format!("{adapter}.2.weight"),
+        &[decoder.dim, decoder.dim],
+        Kind::Matrix,
+    );
+    all
+}
+
+fn params(config: &VoxtralRealtimeConfig) -> serde_json::Value {
+    let stack = |stack: &StackConfig| {
+        json!({
+            "dim": stack.dim,
+            "n_layers": stack.n_layers,
+            "head_dim": stack.head_dim,
+            "hidden_dim": stack.ffn_dim,
+            "n_heads": stack.n_heads,
+            "n_kv_heads": stack.n_kv_heads,
+            "rope_theta": stack.rope_theta,
+            "norm_eps": stack.norm_eps,
+            "sliding_window": stack.window,
+            "vocab_size": config.n_vocab,
+        })
+    };
+    let mut encoder = stack(&config.encoder);
+    encoder["pos_embed"] = json!("rope");
+    encoder["audio_encoding_args"] = json!({
+        "sampling_rate": config.sample_rate,
+        "frame_rate": 1.0 / config.token_seconds(),
+        "num_mel_bins": config.n_mels,
+        "hop_length": config.hop_length,
+        "window_size": config.n_fft,
+        "global_log_mel_max": config.log_mel_max,
+        "transcription_format": "streaming",
+    });
+    let mut params = stack(&config.decoder);
+    params["tied_embeddings"] = json!(true);
+    params["ada_rms_norm_t_cond"] = json!(true);
+    params["ada_rms_norm_t_cond_dim"] = json!(DELAY_DIM);
+    params["multimodal"] = json!({
+        "whisper_model_args": {
+            "encoder_args": encoder,
+            "downsample_args": {"downsample_factor": config.downsample},
+        }
+    });
+    params
+}
+
+fn tekken(config: &VoxtralRealtimeConfig) -> serde_json::Value {
+    let n_special = N_SPECIAL.min(config.n_vocab / 2);
+    let vocab: Vec<_> = (0..config.n_vocab - n_special)
+        .map(|rank| {
+            let bytes = match u8::try_from(rank) {
+                Ok(byte) => vec![byte],
+                Err(_) => format!(" w{rank}").into_bytes(),
+            };
+            json!({"rank": rank, "token_bytes": STANDARD.encode(bytes), "token_str": null})
+        })
+        .collect();
+    let special: Vec<_> = (0..n_special)
+        .map(|rank| {
+            let name = match rank {
+                1 => "<s>".to_owned(),
+                2 => "</s>".to_owned(),
+                32 => "[STREAMING_PAD]".to_owned(),
+                33 => "[STREAMING_WORD]".to_owned(),
+                _ => format!("<SPECIAL_{rank}>"),
+            };
+            json!({"rank": rank, "token_str": name, "is_control": true})
+        })
+        .collect();
+    json!({
+        "config": {
+            "pattern": "\\s+|\\S+",
+            "num_vocab_tokens": vocab.len(),
+            "default_vocab_size": config.n_vocab,
+            "default_num_special_tokens": n_special,
+            "version": "v13",
+        },
+        "vocab": vocab,
+        "special_tokens": special,
+        "audio": {
+            "sampling_rate": config.sample_rate,
+            "frame_rate": 1.0 / config.token_seconds(),
+            "transcription_format": "streaming",
+            "transcription_delay_ms": config.default_delay as f64 * config.token_seconds() * 1000.0,
+            "streaming_n_left_pad_tokens": config.n_left_pad,
+        },
+    })
+}

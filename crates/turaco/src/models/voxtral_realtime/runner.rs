@@ -1,0 +1,508 @@
+//! Running a loaded [`VoxtralRealtime`]: compiled steps, and the states that change while a stream runs.
+
+use std::mem::take;
+use std::sync::Arc;
+
+use turaco_compute::{
+    Bindings, CacheShape, ChooseTokens, DType, KvCache, SlotBinding, Step, StepBuilder, Value,
+    WeightType, trace,
+};
+
+use super::VoxtralRealtime;
+use super::config::StackConfig;
+use super::decoder::DecoderInputs;
+use super::encoder::FRAMES_BEFORE;
+use crate::Result;
+use crate::recycle::recycle;
+
+/// Steps with several rows per sequence come in many sizes; this many compiled ones are kept.
+const KEPT_STEPS: usize = 8;
+
+/// The audio side of one stream.
+#[derive(Debug)]
+pub struct EncoderState {
+    cache: KvCache,
+    /// The last [`FRAMES_BEFORE`] frames that were encoded.
+    frames_before: Vec<f32>,
+}
+
+impl EncoderState {
+    /// Encoder positions so far.
+    pub fn n_positions(&self) -> usize {
+        self.cache.len()
+    }
+}
+
+/// The text side of one stream.
+#[derive(Debug)]
+pub struct DecoderState {
+    cache: KvCache,
+    delay: usize,
+}
+
+impl DecoderState {
+    /// Positions so far.
+    pub fn position(&self) -> usize {
+        self.cache.len()
+    }
+
+    /// Tokens by which the text follows the audio.
+    pub fn delay(&self) -> usize {
+        self.delay
+    }
+
+    /// Forget the last `count` positions: what went in there turned out to be wrong.
+    pub fn forget(&mut self, count: usize) {
+        self.cache.truncate(self.cache.len().saturating_sub(count));
+    }
+
+    /// Begin anew.
+    pub fn restart(&mut self) {
+        self.cache.truncate(0);
+    }
+}
+
+/// What goes through the decoder in one step: for each of several streams the same number of positions.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<'a> {
+    /// Audio vectors, `[streams * positions, dim]`.
+    pub audio: &'a [f32],
+    /// The token before each position, `[streams * positions]`.
+    pub tokens: &'a [u32],
+    /// Candidates for the token behind the last position of each stream; 0 = none is wanted (a part of a prompt).
+    pub candidates: usize,
+    /// Candidates behind every position, not only the last.
+    pub every: bool,
+}
+
+/// The candidates for the next token of each stream (or behind each position), best first.
+#[derive(Debug, Clone, Copy)]
+pub struct Chosen<'a> {
+    /// `[streams, candidates]`, or `[streams, positions, candidates]`.
+    pub tokens: &'a [u32],
+    /// Their log-probabilities, of the same shape.
+    pub logprobs: &'a [f32],
+}
+
+/// Named values of a forward pass, for comparison with the reference.
+pub type Stages = Vec<(String, Vec<f32>)>;
+
+/// Runs a model for one thread; holds the compiled steps and their scratch memory.
+#[derive(Debug)]
+pub struct Runner {
+    model: Arc<VoxtralRealtime>,
+    encoders: Vec<(EncoderKey, EncoderStep)>,
+    decoders: Vec<(DecoderKey, DecoderStep)>,
+}
+
+/// Audio tokens, and whether they are a stream's first.
+type EncoderKey = (usize, bool);
+
+/// Streams, positions of each, candidates, whether behind every position.
+type DecoderKey = (usize, usize, usize, bool);
+
+#[derive(Debug)]
+struct EncoderStep {
+    step: Step,
+    /// Host side of the inputs, reused by every run.
+    mel: Vec<f32>,
+    positions: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct DecoderStep {
+    step: Step,
+    positions: Vec<u32>,
+    delays: Vec<u32>,
+    /// The last row of each stream.
+    lasts: Vec<u32>,
+    allowed: Vec<u32>,
+    controls: Vec<f32>,
+    seeds: Vec<u32>,
+    /// Whether tokens are chosen behind every position.
+    is_step: bool,
+    /// Always empty between runs.
+    caches: Vec<&'static mut KvCache>,
+}
+
+impl Runner {
+    /// A runner without compiled steps.
+    pub fn new(model: &Arc<VoxtralRealtime>) -> Self {
+        Self {
+            model: Arc::clone(model),
+            encoders: Vec::new(),
+            decoders: Vec::new(),
+        }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<VoxtralRealtime> {
+        &self.model
+    }
+
+    /// The audio side of a new stream that is encoded in chunks of at most `max_tokens`.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn new_encoder_state(&self, max_tokens: usize) -> Result<EncoderState> {
+        let config = &self.model.config;
+        let rows = max_tokens * config.downsample;
+        Ok(EncoderState {
+            cache: self.ring(&config.encoder, rows)?,
+            frames_before: Vec::new(),
+        })
+    }
+
+    /// The text side of a new stream; at most `max_rows` positions go through the decoder at once.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn new_decoder_state(&self, delay: usize, max_rows: usize) -> Result<DecoderState> {
+        Ok(DecoderState {
+            cache: self.ring(&self.model.config.decoder, max_rows)?,
+            delay,
+        })
+    }
+
+    fn ring(&self, stack: &StackConfig, rows: usize) -> Result<KvCache> {
+        let shape = CacheShape {
+            n_layers: stack.n_layers,
+            capacity: stack.window + rows.max(1) - 1,
+            kv_dim: stack.n_kv_heads * stack.head_dim,
+            dtype: match self.model.weight_type {
+                WeightType::F32 => DType::F32,
+                _ => DType::F16,
+            },
+        };
+        Ok(self.model.device.ring_cache(shape)?)
+    }
+
+    /// Make `to` what `from` is.
+    ///
+    /// # Errors
+    /// States of different models or sizes.
+    pub fn copy_encoder_state(&self, from: &EncoderState, to: &mut EncoderState) -> Result<()> {
+        self.model
+            .device
+            .copy_cache(&from.cache, &mut to.cache, 0)?;
+        to.frames_before.clone_from(&from.frames_before);
+        Ok(())
+    }
+
+    /// Make `to` what `from` is.
+    ///
+    /// # Errors
+    /// States of different models or sizes.
+    pub fn copy_decoder_state(&self, from: &DecoderState, to: &mut DecoderState) -> Result<()> {
+        self.model
+            .device
+            .copy_cache(&from.cache, &mut to.cache, 0)?;
+        to.delay = from.delay;
+        Ok(())
+    }
+
+    /// Encode the next frames of a stream, `[tokens * frames_per_token][n_mels]`, to audio vectors `[tokens, dim]`.
+    ///
+    /// # Errors
+    /// Frames that are no whole tokens or more than the state was made for, or a failed device.
+    pub fn encode(&mut self, state: &mut EncoderState, frames: &[f32]) -> Result<&[f32]> {
+        let config = &self.model.config;
+        let per_token = config.frames_per_token() * config.n_mels;
+        let n_tokens = frames.len() / per_token;
+        if n_tokens * per_token != frames.len() || n_tokens == 0 {
+            return Err(turaco_compute::Error::Shape {
+                what: "frames to encode".into(),
+                expected: format!("whole tokens of {per_token} values"),
+                found: format!("{}", frames.len()),
+            }
+            .into());
+        }
+        let is_first = state.cache.is_empty();
+        let key = (n_tokens, is_first);
+        let index = match self.encoders.iter().position(|(k, _)| *k == key) {
+            Some(index) => index,
+            None => {
+                let step = EncoderStep::compile(&self.model, key, None)?;
+                make_room(&mut self.encoders);
+                self.encoders.push((key, step));
+                self.encoders.len() - 1
+            }
+        };
+        let n_mels = config.n_mels;
+        let step = &mut self.encoders[index].1;
+        step.run(state, frames, n_mels)?;
+        Ok(step.step.output(0)?)
+    }
+
+    /// Feed the next positions of several streams, and choose the token behind the last one of each.
+    ///
+    /// # Errors
+    /// Rows that are not the same number for every stream, more than a state was made for, or a failed device.
+    pub fn decode(
+        &mut self,
+        states: &mut [&mut DecoderState],
+        rows: Rows<'_>,
+    ) -> Result<Chosen<'_>> {
+        let n = states.len();
+        let n_positions = rows.tokens.len() / n.max(1);
+        let every = rows.every && n_positions > 1;
+        let key = (n, n_positions, rows.candidates, every);
+        let index = match self.decoders.iter().position(|(k, _)| *k == key) {
+            Some(index) => index,
+            None => {
+                let step = DecoderStep::compile(&self.model, key, None)?;
+                make_room(&mut self.decoders);
+                self.decoders.push((key, step));
+                self.decoders.len() - 1
+            }
+        };
+        let step = &mut self.decoders[index].1;
+        step.run(states, rows)?;
+        if rows.candidates == 0 {
+            return Ok(Chosen {
+                tokens: &[],
+                logprobs: &[],
+            });
+        }
+        Ok(Chosen {
+            tokens: step.step.output_ids(0)?,
+            logprobs: step.step.output(0)?,
+        })
+    }
+
+    /// [`encode`](Self::encode), and the values after every stage: `conv_stem`, `enc_layer.{i}`, `enc_out`, `adapter_out`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn encoder_stages(&mut self, state: &mut EncoderState, frames: &[f32]) -> Result<Stages> {
+        let config = &self.model.config;
+        let n_tokens = frames.len() / (config.frames_per_token() * config.n_mels);
+        let mut names = Vec::new();
+        let key = (n_tokens, state.cache.is_empty());
+        let mut step = EncoderStep::compile(&self.model, key, Some(&mut names))?;
+        step.run(state, frames, config.n_mels)?;
+        let values = names.into_iter().enumerate();
+        values
+            .map(|(index, name)| Ok((name, step.step.output(index + 1)?.to_vec())))
+            .collect()
+    }
+
+    /// [`decode`](Self::decode) of one stream, and the values after every stage, for all positions: `dec_layer.{i}`,
+    /// `dec_final_hidden`, `logits`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn decoder_stages(
+        &mut self,
+        state: &mut DecoderState,
+        audio: &[f32],
+        tokens: &[u32],
+    ) -> Result<Stages> {
+        let mut names = Vec::new();
+        let key = (1, tokens.len(), 0, false);
+        let mut step = DecoderStep::compile(&self.model, key, Some(&mut names))?;
+        let rows = Rows {
+            audio,
+            tokens,
+            candidates: 0,
+            every: false,
+        };
+        step.run(&mut [state], rows)?;
+        let values = names.into_iter().enumerate();
+        values
+            .map(|(index, name)| Ok((name, step.step.output(index)?.to_vec())))
+            .collect()
+    }
+}
+
+/// Drop the oldest compiled step if there are too many.
+fn make_room<K, S>(steps: &mut Vec<(K, S)>) {
+    if steps.len() >= KEPT_STEPS {
+        steps.remove(0);
+    }
+}
+
+impl EncoderStep {
+    /// With `names`, every stage is an output too.
+    fn compile(
+        model: &VoxtralRealtime,
+        (n_tokens, is_first): EncoderKey,
+        names: Option<&mut Vec<String>>,
+    ) -> Result<Self> {
+        let _span = trace::span("compile");
+        let config = &model.config;
+        let before = if is_first { 0 } else { FRAMES_BEFORE };
+        let n_frames = n_tokens * config.frames_per_token() + before;
+        let n_positions = n_tokens * config.downsample;
+        let mut step = StepBuilder::new(&model.device).named("encoder");
+        let mel = step.input(n_frames, config.n_mels);
+        let positions = step.input_ids(n_positions, 1);
+        let slot = step.cache_slot();
+        let stages = model
+            .encoder
+            .forward(&mut step, mel, is_first, positions, slot)?;
+        step.output(stages.audio);
+        if let Some(names) = names {
+            let mut named = |name: String, value: Value| {
+                step.output(value);
+                names.push(name);
+            };
+            named("conv_stem".into(), stages.conv_stem);
+            for (index, value) in stages.layers.iter().enumerate() {
+                named(format!("enc_layer.{index}"), *value);
+            }
+            named("enc_out".into(), stages.states);
+            named("adapter_out".into(), stages.audio);
+        }
+        Ok(Self {
+            step: step.finish()?,
+            mel: Vec::with_capacity(n_frames * config.n_mels),
+            positions: vec![0; n_positions],
+        })
+    }
+
+    fn run(&mut self, state: &mut EncoderState, frames: &[f32], n_mels: usize) -> Result<()> {
+        self.mel.clear();
+        if !state.cache.is_empty() {
+            self.mel.extend_from_slice(&state.frames_before);
+        }
+        self.mel.extend_from_slice(frames);
+        count_from(&mut self.positions, state.cache.len());
+        let mut caches = [&mut state.cache];
+        self.step.run(&mut Bindings {
+            inputs: &[&self.mel],
+            ids: &[&self.positions],
+            slots: &mut [SlotBinding::Write(&mut caches)],
+        })?;
+        // A token has more frames than are looked back on.
+        let kept = frames.len().min(FRAMES_BEFORE * n_mels);
+        state.frames_before.clear();
+        state
+            .frames_before
+            .extend_from_slice(&frames[frames.len() - kept..]);
+        Ok(())
+    }
+}
+
+impl DecoderStep {
+    /// With `names`, the stages of all positions are the outputs.
+    fn compile(
+        model: &VoxtralRealtime,
+        (n_sequences, n_positions, candidates, every): DecoderKey,
+        names: Option<&mut Vec<String>>,
+    ) -> Result<Self> {
+        let _span = trace::span("compile");
+        let config = &model.config;
+        let n_rows = n_sequences * n_positions;
+        let is_step = candidates > 0 && (n_positions == 1 || every);
+        let name = if is_step {
+            "decoder.step"
+        } else {
+            "decoder.prefill"
+        };
+        let mut step = StepBuilder::new(&model.device).named(name);
+        let given = DecoderInputs {
+            audio: step.input(n_rows, config.decoder.dim),
+            tokens: step.input_ids(n_rows, 1),
+            positions: step.input_ids(n_rows, 1),
+            delays: step.input_ids(n_sequences, 1),
+            n_sequences,
+            slot: step.cache_slot(),
+        };
+        let hidden_states = model.decoder.forward(&mut step, given)?;
+        let last_layer = hidden_states.last().copied().unwrap_or(given.audio);
+        let mut n_choices = 0;
+        if candidates > 0 {
+            let wanted = if is_step {
+                last_layer
+            } else {
+                let rows = step.input_ids(n_sequences, 1);
+                step.gather_rows(last_layer, rows)?
+            };
+            n_choices = wanted.rows();
+            let (_, logits) = model.decoder.logits(&mut step, wanted)?;
+            let choose = ChooseTokens {
+                allowed: step.input_ids(n_choices, config.n_vocab.div_ceil(32)),
+                seen: None,
+                controls: step.input(n_choices, 3),
+                seeds: step.input_ids(n_choices, 2),
+                prefer_from: 0,
+                k: candidates.min(config.n_vocab),
+            };
+            let (tokens, logprobs) = step.choose_tokens(logits, choose)?;
+            step.output_ids(tokens);
+            step.output(logprobs);
+        }
+        if let Some(names) = names {
+            let (states, logits) = model.decoder.logits(&mut step, last_layer)?;
+            let layers = hidden_states.iter().enumerate();
+            let named = layers
+                .map(|(index, value)| (format!("dec_layer.{index}"), *value))
+                .chain([
+                    ("dec_final_hidden".into(), states),
+                    ("logits".into(), logits),
+                ]);
+            for (name, value) in named {
+                step.output(value);
+                names.push(name);
+            }
+        }
+        Ok(Self {
+            step: step.finish()?,
+            positions: vec![0; n_rows],
+            delays: vec![0; n_sequences],
+            lasts: (1..=n_sequences)
+                .map(|n| (n * n_positions - 1) as u32)
+                .collect(),
+            allowed: vec![u32::MAX; n_choices * config.n_vocab.div_ceil(32)],
+            controls: [0.0, 1.0, 0.0].repeat(n_choices),
+            seeds: vec![0; 2 * n_choices],
+            is_step,
+            caches: Vec::with_capacity(n_sequences),
+        })
+    }
+
+    fn run(&mut self, states: &mut [&mut DecoderState], rows: Rows<'_>) -> Result<()> {
+        let n_positions = self.positions.len() / states.len().max(1);
+        let each = self.positions.chunks_exact_mut(n_positions.max(1));
+        for ((state, positions), delay) in states.iter().zip(each).zip(&mut self.delays) {
+            count_from(positions, state.cache.len());
+            *delay = (state.delay - 1) as u32;
+        }
+        let mut caches: Vec<&mut KvCache> = recycle(take(&mut self.caches));
+        caches.extend(states.iter_mut().map(|state| &mut state.cache));
+        let common: [&[u32]; 3] = [rows.tokens, &self.positions, &self.delays];
+        let [tokens, positions, delays] = common;
+        let ids: &[&[u32]] = match (rows.candidates, self.is_step) {
+            (0, _) => &common,
+            (_, true) => &[tokens, positions, delays, &self.allowed, &self.seeds],
+            _ => &[
+                tokens,
+                positions,
+                delays,
+                &self.lasts,
+                &self.allowed,
+                &self.seeds,
+            ],
+        };
+        let inputs: &[&[f32]] = match rows.candidates {
+            0 => &[rows.audio],
+            _ => &[rows.audio, &self.controls],
+        };
+        let mut slots = [SlotBinding::Write(&mut caches)];
+        let ran = self.step.run(&mut Bindings {
+            inputs,
+            ids,
+            slots: &mut slots,
+        });
+        self.caches = recycle(caches);
+        Ok(ran?)
+    }
+}
+
+/// `first, first + 1, …`
+fn count_from(positions: &mut [u32], first: usize) {
+    for (position, number) in positions.iter_mut().zip(first as u32..) {
+        *position = number;
+    }
+}
