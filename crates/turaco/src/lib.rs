@@ -20,7 +20,8 @@ pub mod tokenizer;
 pub mod weights;
 
 pub use asr::{
-    ComputeType, LoadOptions, Segment, Task, TranscribeOptions, Transcriber, Transcription, Word,
+    ComputeType, LoadOptions, Recognizer, Segment, Task, TranscribeOptions, Transcriber,
+    Transcription, Word,
 };
 pub use audio::Audio;
 pub use control::{Control, Progress};

@@ -176,14 +176,27 @@ impl Sizes {
     }
 }
 
-fn weight_bytes(config: &WhisperConfig, weight_type: WeightType) -> u64 {
-    let bits: u64 = match weight_type {
+/// Refuse a model of so many weights, nearly all in matrices, that do not fit.
+pub(super) fn check_model(name: &str, n_weights: usize, weight_type: WeightType) -> Result<()> {
+    let needed = (n_weights as u64).saturating_mul(bits(weight_type)) / 8;
+    refuse(needed, available(), || {
+        ("model", format!("{name} ({})", weight_type.name()))
+    })
+}
+
+/// Bits of a weight, its share of the scales included.
+fn bits(weight_type: WeightType) -> u64 {
+    match weight_type {
         WeightType::F16 | WeightType::Bf16 => 16,
         WeightType::Int8 => 8,
         WeightType::Q8 => 9,
         WeightType::Q4 => 5,
         _ => 32,
-    };
+    }
+}
+
+fn weight_bytes(config: &WhisperConfig, weight_type: WeightType) -> u64 {
+    let bits = bits(weight_type);
     expected_tensors(config)
         .iter()
         .map(|(_, shape)| {

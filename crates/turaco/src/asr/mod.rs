@@ -1,6 +1,8 @@
 //! Speech recognition: what is common to all recognisers.
 //!
-//! [`Transcriber`] is what users load. Inside, from the outside in: `long_form` and `batched` cut a file into windows,
+//! [`Recognizer`] loads a model of any family. [`RealtimeRecognizer`] is one for sound that is still arriving.
+//!
+//! [`Transcriber`] is Whisper. Inside, from the outside in: `long_form` and `batched` cut a file into windows,
 //! `fallback` decodes a window until the text is plausible, `window_decoder` searches for the best tokens under the
 //! rules of `token_rules`, `words` finds the time of each word.
 
@@ -14,6 +16,8 @@ pub mod load_options;
 mod long_form;
 mod memory_guard;
 pub mod options;
+pub mod realtime;
+pub mod recognizer;
 mod rescue;
 pub mod segment;
 pub mod timings;
@@ -31,6 +35,8 @@ mod workspace;
 pub use compute_type::ComputeType;
 pub use load_options::LoadOptions;
 pub use options::{Task, TranscribeOptions, VadOptions};
+pub use realtime::{RealtimeOptions, RealtimeRecognizer, RealtimeSession};
+pub use recognizer::{Recognizer, Running};
 pub use segment::{Info, Segment, Word};
 pub use timings::Timings;
 pub use transcriber::{Transcriber, Transcription};

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::realtime::RealtimeOptions;
+
 /// What to do with speech.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -132,6 +134,8 @@ pub struct TranscribeOptions {
     pub batch_size: usize,
     /// Seed of sampling.
     pub seed: u64,
+    /// For models that hear a stream.
+    pub realtime: RealtimeOptions,
 }
 
 impl Default for TranscribeOptions {
@@ -175,6 +179,8 @@ impl Default for TranscribeOptions {
             vad_parameters: VadOptions::default(),
             batch_size: 1,
             seed: 0,
+            // As the reference does with a file; a text that ends early brings a warning.
+            realtime: RealtimeOptions::default().continuous(false),
         }
     }
 }

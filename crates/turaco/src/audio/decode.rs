@@ -19,6 +19,8 @@ pub struct DecodeOptions {
     pub offset: f64,
     /// Read at most this many seconds.
     pub duration: Option<f64>,
+    /// Give out what arrives in blocks of this many seconds (WAV and raw samples): for sound that is listened to live.
+    pub block_seconds: Option<f64>,
     /// Do not ask an installed `ffmpeg` for what the built-in decoders cannot read.
     pub built_in_only: bool,
 }
@@ -61,6 +63,13 @@ impl DecodeOptions {
     #[must_use]
     pub fn duration(mut self, seconds: f64) -> Self {
         self.duration = Some(seconds);
+        self
+    }
+
+    /// Give out blocks of `seconds`.
+    #[must_use]
+    pub fn block_seconds(mut self, seconds: f64) -> Self {
+        self.block_seconds = Some(seconds);
         self
     }
 

@@ -147,6 +147,7 @@ pub(super) struct PcmReader<R> {
     channels: usize,
     channel: Option<usize>,
     buffer: Vec<u8>,
+    block_bytes: usize,
     /// Float samples that were not finite or absurdly large, and so became zero.
     pub(super) damaged: u64,
 }
@@ -165,14 +166,21 @@ impl<R: Read> PcmReader<R> {
             channels,
             channel,
             buffer: Vec::new(),
+            block_bytes: BLOCK_BYTES,
             damaged: 0,
         }
+    }
+
+    /// Read at most this many frames at a time.
+    pub(super) fn limit_block(&mut self, frames: usize) {
+        let bytes = frames.saturating_mul(self.format.bytes() * self.channels);
+        self.block_bytes = bytes.clamp(1, BLOCK_BYTES);
     }
 
     /// Append the next block to `mono`; gives the number of frames, 0 at the end. An incomplete last frame is dropped.
     pub(super) fn next_block(&mut self, mono: &mut Vec<f32>) -> io::Result<usize> {
         let frame_bytes = self.format.bytes() * self.channels;
-        let block_bytes = (BLOCK_BYTES / frame_bytes).max(1) * frame_bytes;
+        let block_bytes = (self.block_bytes / frame_bytes).max(1) * frame_bytes;
         self.buffer.clear();
         // `read_to_end` grows the buffer with what is really there, whatever a header says.
         (&mut self.reader)

@@ -208,7 +208,11 @@ impl<'a> AudioSource<'a> {
         options: &DecodeOptions,
     ) -> crate::Result<Self> {
         check_channel(options.channel, usize::from(header.channels))?;
-        let decoder = PcmDecoder::new(reader, header, options.channel, name);
+        let rate = f64::from(header.sample_rate);
+        let mut decoder = PcmDecoder::new(reader, header, options.channel, name);
+        if let Some(seconds) = options.block_seconds {
+            decoder.limit_block((seconds * rate) as usize);
+        }
         Self::new(Box::new(decoder), name, options)
     }
 

@@ -211,6 +211,11 @@ impl<R: Read> PcmDecoder<R> {
             notices: Vec::new(),
         }
     }
+
+    /// Give out at most this many frames at a time.
+    pub(super) fn limit_block(&mut self, frames: usize) {
+        self.pcm.limit_block(frames);
+    }
 }
 
 impl<R: Read + Send> Decoder for PcmDecoder<R> {

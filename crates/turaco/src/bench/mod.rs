@@ -8,7 +8,7 @@
 //! use turaco::bench::{Clip, Protocol, compare, table, transcription};
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let control = turaco::Control::new();
-//! let model = turaco::Transcriber::load_path("models/base".as_ref(), &Default::default(), &control)?;
+//! let model = turaco::Recognizer::load_path("models/base".as_ref(), &Default::default(), &control)?;
 //! let clips = [Clip::file("talk.wav")];
 //! let outcome = transcription(&model, &clips, &Protocol::default(), &control, &mut |_| {})?;
 //! print!("{}", table(&outcome.report));
@@ -23,6 +23,7 @@ mod chart;
 mod clip;
 mod kernels;
 mod limits;
+mod live;
 mod report;
 mod run;
 mod statistics;
@@ -40,6 +41,7 @@ pub use baseline::{
 pub use chart::{html, svg};
 pub use clip::Clip;
 pub use kernels::{KernelProtocol, kernel_subject, kernels};
+pub use live::{LiveReport, live};
 pub use report::{
     ClipReport, DeviceReport, FORMAT, KernelRow, Kind, Limits, MachineFacts, Measure, ModelFacts,
     Peak, Report, Role, StepRow, TranscriptionReport,

@@ -15,7 +15,7 @@ use super::targets::Amount;
 use crate::asr::TranscribeOptions;
 use crate::output::{OutputFormat, Transcript, WriteOptions};
 use crate::trace::{self, Detail, Recorder, Span};
-use crate::{Control, Error, Result, Transcriber};
+use crate::{Control, Error, Recognizer, Result};
 
 /// Samples per second of models.
 const SAMPLE_RATE: u32 = 16_000;
@@ -61,14 +61,14 @@ pub struct Outcome {
     pub spans: Vec<Span>,
 }
 
-/// Transcribe `clips` with `transcriber` by the protocol. `pass` is called before every pass with what is about to
+/// Transcribe `clips` with `recognizer` by the protocol. `pass` is called before every pass with what is about to
 /// happen.
 ///
 /// # Errors
 /// A clip that cannot be read, options that the model cannot honour, no clip at all, another recording on this thread,
 /// or cancellation.
 pub fn transcription(
-    transcriber: &Transcriber,
+    recognizer: &Recognizer,
     clips: &[Clip],
     protocol: &Protocol,
     control: &Control,
@@ -81,11 +81,11 @@ pub fn transcription(
         });
     }
     let mut bench = Bench {
-        transcriber,
+        recognizer,
         clips,
         protocol,
         control,
-        machine: Machine::new(transcriber.threads(), None),
+        machine: Machine::new(recognizer.threads(), None),
         recorder: Some(start(Detail::Stages)?),
     };
     let mut warm_up = Vec::new();
@@ -150,7 +150,7 @@ pub(super) struct Run {
 }
 
 pub(super) struct Bench<'a> {
-    pub transcriber: &'a Transcriber,
+    pub recognizer: &'a Recognizer,
     pub clips: &'a [Clip],
     pub protocol: &'a Protocol,
     control: &'a Control,
@@ -205,7 +205,7 @@ impl Bench<'_> {
         let span = trace::span("transcribe");
         let mut segments = Vec::new();
         let options = &self.protocol.options;
-        let mut running = self.transcriber.transcribe(&audio, options, self.control)?;
+        let mut running = self.recognizer.transcribe(&audio, options, self.control)?;
         for segment in &mut running {
             segments.push(segment?);
             run.first_text

@@ -15,7 +15,7 @@ use super::run::{Bench, Protocol, Run};
 use super::statistics::{Percentiles, mean, median};
 use super::steps::{Extra, Shares, Step};
 use super::targets::{self, Amount, ModelTargets};
-use crate::Transcriber;
+use crate::Recognizer;
 use crate::asr::TranscribeOptions;
 use crate::text::Errors;
 
@@ -31,10 +31,9 @@ impl Bench<'_> {
         limits: &Measured,
         memory: Option<u64>,
     ) -> Report {
-        let load_seconds = self.transcriber.load_seconds();
+        let load_seconds = self.recognizer.load_seconds();
         let summary = self.summary(warm_up, passes, limits, load_seconds);
-        let model = self.transcriber.model();
-        let subject = subject(self.transcriber, self.clips, self.protocol);
+        let subject = subject(self.recognizer, self.clips, self.protocol);
         Report {
             format: FORMAT,
             kind: subject.kind,
@@ -51,7 +50,7 @@ impl Bench<'_> {
             memory_limit: memory.map(|bytes| (bytes as f64 * MEMORY_HEADROOM) as u64),
             measures: measures(
                 &summary,
-                &ModelTargets::new(model.config()),
+                &ModelTargets::new(self.recognizer.whisper_config()),
                 limits,
                 passes,
                 self.rows(),
@@ -155,7 +154,7 @@ impl Bench<'_> {
             steps: step_rows(
                 passes,
                 limits,
-                &ModelTargets::new(self.transcriber.model().config()),
+                &ModelTargets::new(self.recognizer.whisper_config()),
                 self.rows(),
             ),
             clips,
@@ -408,17 +407,17 @@ fn measures(
 }
 
 /// What [`transcription`](super::transcription) of these would measure.
-pub fn subject(transcriber: &Transcriber, clips: &[Clip], protocol: &Protocol) -> Subject {
+pub fn subject(recognizer: &Recognizer, clips: &[Clip], protocol: &Protocol) -> Subject {
     Subject {
         kind: Kind::Transcription,
         model: Some(ModelFacts {
-            name: transcriber.model_name().into(),
-            weights: transcriber.weight_type().name().into(),
-            device: transcriber.device_description(),
+            name: recognizer.model_name().into(),
+            weights: recognizer.weight_type().name().into(),
+            device: recognizer.device_description(),
         }),
         options: differing_options(&protocol.options),
         inputs: clips.iter().map(|clip| clip.name().to_owned()).collect(),
-        threads: transcriber.threads(),
+        threads: recognizer.threads(),
     }
 }
 

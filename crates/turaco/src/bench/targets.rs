@@ -36,16 +36,18 @@ pub struct ModelTargets {
 }
 
 impl ModelTargets {
-    /// Of a model of these sizes.
-    pub fn new(config: &WhisperConfig) -> Self {
-        let sizes = (
-            config.n_audio_state,
-            config.n_audio_layers,
-            config.n_text_layers,
-        );
+    /// Of a Whisper of these sizes; other models have only the floor.
+    pub fn new(config: Option<&WhisperConfig>) -> Self {
+        let sizes = config.map(|config| {
+            (
+                config.n_audio_state,
+                config.n_audio_layers,
+                config.n_text_layers,
+            )
+        });
         let (encoder, step, first_token) = match sizes {
-            (384, 4, 4) => (Some(0.110), Some(0.001), Some(0.120)),
-            (512, 6, 6) => (Some(0.250), Some(0.0018), None),
+            Some((384, 4, 4)) => (Some(0.110), Some(0.001), Some(0.120)),
+            Some((512, 6, 6)) => (Some(0.250), Some(0.0018), None),
             _ => (None, None, None),
         };
         Self {

@@ -5,14 +5,14 @@ use turaco::bench::{
     transcription,
 };
 use turaco::trace::{Detail, Recorder};
-use turaco::{Control, LoadOptions, Transcriber};
+use turaco::{Control, LoadOptions, Recognizer};
 
 use crate::support::{real_model, testdata};
 
 #[test]
 fn a_real_run_has_every_number() {
     let control = Control::new();
-    let model = Transcriber::load_path(&real_model("tiny.en"), &LoadOptions::new(), &control)
+    let model = Recognizer::load_path(&real_model("tiny.en"), &LoadOptions::new(), &control)
         .expect("the model loads");
     let clips = [Clip::file(testdata("audio/jfk.wav"))];
     let mut protocol = Protocol::default();

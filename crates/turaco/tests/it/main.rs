@@ -4,12 +4,14 @@
 mod allocations;
 #[cfg(feature = "hub")]
 mod bench;
+mod golden_voxtral_realtime;
 #[cfg(feature = "hub")]
 mod golden_whisper;
 #[cfg(feature = "hub")]
 mod hub;
 #[cfg(feature = "hub")]
 mod mock_hub;
+mod realtime_sessions;
 #[cfg(feature = "hub")]
 mod support;
 #[cfg(feature = "hub")]

@@ -1,0 +1,129 @@
+//! A whole recording through a session.
+
+use std::collections::VecDeque;
+
+use crate::asr::{Info, Segment, Timings, TranscribeOptions};
+use crate::trace;
+use crate::{Audio, Control, Result};
+
+use super::events::RealtimeEvent;
+use super::session::RealtimeSession;
+
+/// Seconds of sound that are pushed at a time: the next look at the control.
+const PIECE_SECONDS: f64 = 2.0;
+
+/// Segments of a recording, in order, as they become final.
+#[derive(Debug)]
+pub struct RealtimeTranscription {
+    session: RealtimeSession,
+    samples: Vec<f32>,
+    sample_rate: u32,
+    done: usize,
+    ended: bool,
+    keep_words: bool,
+    ready: VecDeque<Segment>,
+    control: Control,
+    info: Info,
+}
+
+impl RealtimeTranscription {
+    pub(crate) fn new(
+        session: RealtimeSession,
+        audio: &Audio,
+        options: &TranscribeOptions,
+        warnings: Vec<String>,
+        control: &Control,
+    ) -> Self {
+        let duration = audio.duration();
+        Self {
+            session,
+            samples: audio.samples().to_vec(),
+            sample_rate: audio.sample_rate(),
+            done: 0,
+            ended: false,
+            keep_words: options.word_timestamps,
+            ready: VecDeque::new(),
+            control: control.clone(),
+            info: Info {
+                // The model does not say which it heard.
+                language: options.language.clone().unwrap_or_default(),
+                language_probability: if options.language.is_some() { 1.0 } else { 0.0 },
+                duration,
+                duration_after_vad: duration,
+                all_language_probs: None,
+                warnings,
+            },
+        }
+    }
+
+    /// Facts that are known from the start.
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// Where the time went so far.
+    pub fn timings(&self) -> Timings {
+        self.session.timings().into()
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        self.control.check()?;
+        let piece = (PIECE_SECONDS * f64::from(self.sample_rate)) as usize;
+        let end = self.samples.len().min(self.done + piece);
+        let events = if self.done < end {
+            self.session
+                .push(&self.samples[self.done..end], self.sample_rate)?
+        } else {
+            self.ended = true;
+            self.session.finish()?
+        };
+        self.done = end;
+        let _span = trace::span("assemble");
+        for event in events {
+            match event {
+                RealtimeEvent::Segment(mut segment) => {
+                    if !self.keep_words {
+                        segment.words = None;
+                    }
+                    // Text may come a moment after the sound has ended.
+                    segment.end = segment.end.min(self.info.duration);
+                    segment.start = segment.start.min(segment.end);
+                    self.ready.push_back(segment);
+                }
+                RealtimeEvent::End {
+                    time,
+                    continues: false,
+                    ..
+                } if time + 1.0 < self.info.duration => {
+                    self.info.warnings.push(format!(
+                        "the model ended its text at {time:.1} s of {:.1} s; `continuous` goes on",
+                        self.info.duration
+                    ));
+                }
+                _ => {}
+            }
+        }
+        let done = self.done as f64 / f64::from(self.sample_rate.max(1));
+        self.control.report(done, Some(self.info.duration));
+        Ok(())
+    }
+}
+
+impl Iterator for RealtimeTranscription {
+    type Item = Result<Segment>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(segment) = self.ready.pop_front() {
+                return Some(Ok(segment));
+            }
+            if self.ended {
+                return None;
+            }
+            if let Err(error) = self.advance() {
+                self.ended = true;
+                return Some(Err(error));
+            }
+        }
+    }
+}

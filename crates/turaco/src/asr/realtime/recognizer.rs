@@ -1,0 +1,280 @@
+//! The loaded model that sessions share.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use turaco_compute::WeightType;
+
+use crate::asr::device_choice::Devices;
+use crate::asr::load_options::LoadOptions;
+use crate::features::LogMelStreamer;
+use crate::models::voxtral_realtime::{
+    DecoderState, Runner, VoxtralRealtime, VoxtralRealtimeCheckpoint, VoxtralRealtimeConfig,
+};
+use crate::tokenizer::Tekken;
+use crate::weights::{DType, invalid};
+use crate::{Control, Error, Result};
+
+use super::options::{Plan, RealtimeOptions};
+use super::prefix::{MAX_ROWS, SilentPrompt, SilentStart};
+use super::session::RealtimeSession;
+
+/// A loaded Voxtral Realtime model; any number of sessions share its weights.
+#[derive(Debug)]
+pub struct RealtimeRecognizer {
+    name: String,
+    model: Arc<VoxtralRealtime>,
+    tokenizer: Tekken,
+    control: ControlTokens,
+    log_mel: LogMelStreamer,
+    prefixes: Mutex<Prefixes>,
+    /// Compiled steps that no session uses at the moment.
+    idle: Mutex<Vec<Runner>>,
+    load_seconds: f64,
+    threads: usize,
+    warnings: Vec<String>,
+}
+
+/// Tokens that stand for no text.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ControlTokens {
+    pub start: u32,
+    pub end: u32,
+    pub pad: u32,
+    /// Comes before words.
+    pub word: u32,
+}
+
+#[derive(Debug, Default)]
+struct Prefixes {
+    /// By the number of tokens that are encoded at a time.
+    starts: Vec<(usize, Arc<SilentStart>)>,
+    /// By the delay.
+    prompts: Vec<(usize, Arc<SilentPrompt>)>,
+}
+
+/// Prefixes of different intervals that are kept: each has a cache of its own.
+const KEPT_STARTS: usize = 2;
+
+impl ControlTokens {
+    fn new(tokenizer: &Tekken, path: &Path) -> Result<Self> {
+        let find = |name: &str, usual: u32| {
+            let id = tokenizer.special(name).unwrap_or(usual);
+            if (id as usize) < tokenizer.n_special() {
+                return Ok(id);
+            }
+            Err(invalid(
+                path,
+                format!("the vocabulary has no token `{name}`"),
+            ))
+        };
+        Ok(Self {
+            start: find("<s>", 1)?,
+            end: find("</s>", 2)?,
+            pad: find("[STREAMING_PAD]", 32)?,
+            word: find("[STREAMING_WORD]", 33)?,
+        })
+    }
+}
+
+impl RealtimeRecognizer {
+    /// Load a model folder in either layout.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for files that are broken or of another model, [`Error::Memory`] for a model that is larger than
+    /// the memory that is left, [`Error::Compute`] for a device that is not there or has no memory.
+    pub fn load_path(path: &Path, options: &LoadOptions, control: &Control) -> Result<Arc<Self>> {
+        let checkpoint = VoxtralRealtimeCheckpoint::open(path)?;
+        Self::load(&checkpoint, options, control)
+    }
+
+    /// Load an opened checkpoint.
+    ///
+    /// # Errors
+    /// As [`load_path`](Self::load_path).
+    pub fn load(
+        checkpoint: &VoxtralRealtimeCheckpoint,
+        options: &LoadOptions,
+        control: &Control,
+    ) -> Result<Arc<Self>> {
+        let devices = options.open_devices()?;
+        match Self::load_on(&devices, checkpoint, options, control) {
+            // What `auto` chose may turn out to be too small for the model.
+            Err(error @ Error::Compute(_))
+                if devices.graphics && options.device_name() == "auto" =>
+            {
+                let processor = Devices::instead(options.threads, &error);
+                Self::load_on(&processor, checkpoint, options, control)
+            }
+            loaded => loaded,
+        }
+    }
+
+    fn load_on(
+        devices: &Devices,
+        checkpoint: &VoxtralRealtimeCheckpoint,
+        options: &LoadOptions,
+        control: &Control,
+    ) -> Result<Arc<Self>> {
+        let started = Instant::now();
+        let weight_type = options
+            .compute_type
+            .weight_type(&checkpoint.weights, devices.graphics);
+        let packed = DType::Panels(weight_type);
+        // What is mapped takes no memory that others could not have back.
+        if !checkpoint
+            .weights
+            .iter()
+            .any(|(_, tensor)| tensor.dtype == packed)
+        {
+            let values = checkpoint
+                .weights
+                .iter()
+                .map(|(_, tensor)| tensor.len())
+                .sum();
+            crate::asr::memory_guard::check_model(&checkpoint.name, values, weight_type)?;
+        }
+        let model = VoxtralRealtime::load(checkpoint, &devices.model, weight_type, control)?;
+        let tokenizer = checkpoint.tokenizer.clone();
+        Ok(Arc::new(Self {
+            name: checkpoint.name.clone(),
+            control: ControlTokens::new(&tokenizer, &checkpoint.path)?,
+            log_mel: LogMelStreamer::new(model.config().log_mel()),
+            model,
+            tokenizer,
+            prefixes: Mutex::default(),
+            idle: Mutex::default(),
+            load_seconds: started.elapsed().as_secs_f64(),
+            threads: match options.threads {
+                0 => turaco_compute::cpu::physical_cores(),
+                n => n,
+            },
+            warnings: devices.note.iter().cloned().collect(),
+        }))
+    }
+
+    /// A new stream of sound.
+    ///
+    /// # Errors
+    /// Options that the model does not have, no memory, or a failed device.
+    pub fn session(self: &Arc<Self>, options: &RealtimeOptions) -> Result<RealtimeSession> {
+        let plan = Plan::new(options, self.config())?;
+        RealtimeSession::new(Arc::clone(self), plan)
+    }
+
+    /// The model's name, for people.
+    pub fn model_name(&self) -> &str {
+        &self.name
+    }
+
+    /// The network.
+    pub fn model(&self) -> &Arc<VoxtralRealtime> {
+        &self.model
+    }
+
+    /// Sizes of the network.
+    pub fn config(&self) -> &VoxtralRealtimeConfig {
+        self.model.config()
+    }
+
+    /// The vocabulary.
+    pub fn tokenizer(&self) -> &Tekken {
+        &self.tokenizer
+    }
+
+    /// Where the model runs.
+    pub fn device_description(&self) -> String {
+        self.model.device().description()
+    }
+
+    /// How the weights are kept.
+    pub fn weight_type(&self) -> WeightType {
+        self.model.weight_type()
+    }
+
+    /// Threads that compute.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Seconds that loading took.
+    pub fn load_seconds(&self) -> f64 {
+        self.load_seconds
+    }
+
+    /// What users should know about how the model was loaded.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    pub(super) fn control(&self) -> ControlTokens {
+        self.control
+    }
+
+    pub(super) fn log_mel(&self) -> &LogMelStreamer {
+        &self.log_mel
+    }
+
+    pub(super) fn prompt_len(&self, delay: usize) -> usize {
+        self.config().prompt_len(delay)
+    }
+
+    /// Compiled steps, new ones if all are in use.
+    pub(super) fn take_runner(&self) -> Runner {
+        let idle = self
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        idle.unwrap_or_else(|| Runner::new(&self.model))
+    }
+
+    pub(super) fn give_back(&self, runner: Runner) {
+        self.idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(runner);
+    }
+
+    /// The silence in front of a stream, computed when it is first needed.
+    pub(super) fn silent_start(
+        &self,
+        runner: &mut Runner,
+        chunk_tokens: usize,
+    ) -> Result<Arc<SilentStart>> {
+        let mut prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, start)) = prefixes.starts.iter().find(|(n, _)| *n == chunk_tokens) {
+            return Ok(Arc::clone(start));
+        }
+        let start = Arc::new(SilentStart::new(self, runner, chunk_tokens)?);
+        if prefixes.starts.len() == KEPT_STARTS {
+            prefixes.starts.remove(0);
+        }
+        prefixes.starts.push((chunk_tokens, Arc::clone(&start)));
+        Ok(start)
+    }
+
+    /// A decoder that has heard this silence.
+    pub(super) fn silent_decoder(
+        &self,
+        runner: &mut Runner,
+        delay: usize,
+        vectors: &[f32],
+    ) -> Result<DecoderState> {
+        let mut prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = prefixes.prompts.iter().find(|(d, _)| *d == delay);
+        let prompt = match known {
+            Some((_, prompt)) => Arc::clone(prompt),
+            None => {
+                let prompt = Arc::new(SilentPrompt::new(self, runner, delay, vectors)?);
+                prefixes.prompts.push((delay, Arc::clone(&prompt)));
+                prompt
+            }
+        };
+        drop(prefixes);
+        let mut decoder = runner.new_decoder_state(delay, MAX_ROWS)?;
+        runner.copy_decoder_state(&prompt.decoder, &mut decoder)?;
+        Ok(decoder)
+    }
+}

@@ -1,0 +1,234 @@
+//! The order of the work: encode what is ready, then bring every text as far as its sound goes, sessions side by side.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::models::voxtral_realtime::{DecoderState, Rows, Runner};
+use crate::trace;
+use crate::{Error, Result};
+
+use super::prefix::MAX_ROWS;
+use super::recognizer::RealtimeRecognizer;
+use super::session::RealtimeSession;
+use super::track::{CANDIDATES, Candidates};
+
+/// Positions of all texts that go through the decoder in one step: beyond this, reading the weights is no longer what
+/// takes the time.
+const MAX_BATCH: usize = 8;
+
+/// Advances several sessions of one model together: each step of the decoder reads the weights once for all of them.
+#[derive(Debug)]
+pub struct RealtimeBatch {
+    recognizer: Arc<RealtimeRecognizer>,
+}
+
+impl RealtimeBatch {
+    /// For sessions of this model.
+    pub fn new(recognizer: &Arc<RealtimeRecognizer>) -> Self {
+        Self {
+            recognizer: Arc::clone(recognizer),
+        }
+    }
+
+    /// Do all the work that the sound fed so far allows; the sessions hold the events.
+    ///
+    /// # Errors
+    /// A session of another model, or a failed device.
+    pub fn advance(&self, sessions: &mut [&mut RealtimeSession]) -> Result<()> {
+        if let Some(stranger) = sessions
+            .iter()
+            .find(|session| !Arc::ptr_eq(&session.recognizer, &self.recognizer))
+        {
+            return Err(Error::InvalidOption {
+                option: "sessions",
+                message: format!(
+                    "one is of the model {}, not of {}",
+                    stranger.recognizer.model_name(),
+                    self.recognizer.model_name()
+                ),
+            });
+        }
+        let mut runner = self.recognizer.take_runner();
+        let done = advance(&mut runner, sessions);
+        self.recognizer.give_back(runner);
+        done
+    }
+
+    /// The end of one session's sound: its rest, while the others advance too.
+    ///
+    /// # Errors
+    /// As [`advance`](Self::advance).
+    pub fn finish(&self, sessions: &mut [&mut RealtimeSession], which: usize) -> Result<()> {
+        sessions[which].feed_end()?;
+        self.advance(sessions)?;
+        sessions[which].close_texts();
+        Ok(())
+    }
+}
+
+/// Everything that can be done now.
+pub(super) fn advance(runner: &mut Runner, sessions: &mut [&mut RealtimeSession]) -> Result<()> {
+    let mut buffers = Buffers::default();
+    loop {
+        let mut worked = false;
+        for session in sessions.iter_mut() {
+            let ready = session.frames_ready();
+            if ready > 0 {
+                session.encode(runner, ready)?;
+                worked = true;
+            }
+        }
+        for session in sessions.iter_mut() {
+            worked |= feed_prompts(runner, session, &mut buffers)?;
+        }
+        while decode_batch(runner, sessions, &mut buffers)? {
+            worked = true;
+        }
+        if !worked {
+            return Ok(());
+        }
+    }
+}
+
+/// Host side of steps, used again for each.
+#[derive(Debug, Default)]
+struct Buffers {
+    audio: Vec<f32>,
+    tokens: Vec<u32>,
+    /// Session and track of each text of a batch.
+    texts: Vec<(usize, usize)>,
+}
+
+fn candidates(session: &RealtimeSession) -> usize {
+    match session.plan.alternatives {
+        Some(_) => CANDIDATES,
+        None => 1,
+    }
+}
+
+/// Prompts: the tokens are known, so many positions go in at once.
+fn feed_prompts(
+    runner: &mut Runner,
+    session: &mut RealtimeSession,
+    buffers: &mut Buffers,
+) -> Result<bool> {
+    let mut worked = false;
+    for index in 0..session.tracks.len() {
+        loop {
+            let track = &session.tracks[index];
+            let n_vectors = session.n_vectors();
+            let prompt_len = session.recognizer.prompt_len(track.decoder.delay());
+            let left = track.prompt_left(prompt_len);
+            if left == 0 || track.n_ready(n_vectors) == 0 {
+                break;
+            }
+            let started = Instant::now();
+            let _span = trace::span("prefill");
+            let count = left.min(track.n_ready(n_vectors)).min(MAX_ROWS);
+            buffers.tokens.clear();
+            track.tokens(count, &session.recognizer, &mut buffers.tokens);
+            buffers.audio.clear();
+            let audio = session.vectors_from(track.next, count);
+            buffers.audio.extend_from_slice(audio);
+            let is_last = count == left;
+            let rows = Rows {
+                audio: &buffers.audio,
+                tokens: &buffers.tokens,
+                candidates: if is_last { candidates(session) } else { 0 },
+                every: false,
+            };
+            let decoder: &mut DecoderState = &mut session.tracks[index].decoder;
+            let chosen = runner.decode(&mut [decoder], rows)?;
+            if is_last {
+                let candidates = Candidates {
+                    tokens: chosen.tokens,
+                    logprobs: chosen.logprobs,
+                };
+                session.choose(index, count, &candidates);
+            } else {
+                session.tracks[index].advance(count);
+            }
+            session.add_prefill(started.elapsed().as_secs_f64());
+            worked = true;
+        }
+    }
+    Ok(worked)
+}
+
+/// The next position of up to [`MAX_BATCH`] texts, and more where tokens can be guessed; false if there is none.
+fn decode_batch(
+    runner: &mut Runner,
+    sessions: &mut [&mut RealtimeSession],
+    buffers: &mut Buffers,
+) -> Result<bool> {
+    buffers.texts.clear();
+    let mut wanted = 1;
+    let mut each = MAX_BATCH;
+    for (which, session) in sessions.iter().enumerate() {
+        for (index, track) in session.tracks.iter().enumerate() {
+            let prompt_len = session.recognizer.prompt_len(track.decoder.delay());
+            let is_prompt = track.prompt_left(prompt_len) > 0;
+            let ready = track.n_ready(session.n_vectors());
+            if is_prompt || ready == 0 || buffers.texts.len() == MAX_BATCH {
+                continue;
+            }
+            buffers.texts.push((which, index));
+            each = each.min(ready).min(1 + track.n_guesses());
+            wanted = wanted.max(candidates(session));
+        }
+    }
+    if buffers.texts.is_empty() {
+        return Ok(false);
+    }
+    each = each.min((MAX_BATCH / buffers.texts.len()).max(1));
+    let started = Instant::now();
+    let _span = trace::span("step");
+    buffers.audio.clear();
+    buffers.tokens.clear();
+    for &(which, index) in &buffers.texts {
+        let session = &sessions[which];
+        let track = &session.tracks[index];
+        track.guesses(each - 1, &session.recognizer, &mut buffers.tokens);
+        let audio = session.vectors_from(track.next, each);
+        buffers.audio.extend_from_slice(audio);
+    }
+    let mut decoders: Vec<&mut DecoderState> = Vec::with_capacity(buffers.texts.len());
+    for (which, session) in sessions.iter_mut().enumerate() {
+        for (index, track) in session.tracks.iter_mut().enumerate() {
+            if buffers.texts.contains(&(which, index)) {
+                decoders.push(&mut track.decoder);
+            }
+        }
+    }
+    let rows = Rows {
+        audio: &buffers.audio,
+        tokens: &buffers.tokens,
+        candidates: wanted,
+        every: true,
+    };
+    let chosen = runner.decode(&mut decoders, rows)?;
+    let n_rows = buffers.tokens.len();
+    let per_row = chosen.tokens.len() / n_rows;
+    let best: Vec<u32> = chosen.tokens.iter().step_by(per_row).copied().collect();
+    let share = started.elapsed().as_secs_f64() / buffers.texts.len() as f64;
+    for (text, &(which, index)) in buffers.texts.iter().enumerate() {
+        let rows = text * each..(text + 1) * each;
+        let session = &mut sessions[which];
+        let recognizer = Arc::clone(&session.recognizer);
+        let track = &mut session.tracks[index];
+        let kept = track.verify(
+            &buffers.tokens[rows.clone()],
+            &best[rows.clone()],
+            &recognizer,
+        );
+        for row in rows.take(kept) {
+            let candidates = Candidates {
+                tokens: &chosen.tokens[row * per_row..][..per_row],
+                logprobs: &chosen.logprobs[row * per_row..][..per_row],
+            };
+            session.choose(index, 1, &candidates);
+        }
+        session.add_decoder_step(share);
+    }
+    Ok(true)
+}

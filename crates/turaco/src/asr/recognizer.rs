@@ -1,0 +1,247 @@
+//! A recogniser of any family, loaded from whatever the user has.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use turaco_compute::WeightType;
+
+use super::realtime::{RealtimeRecognizer, RealtimeTranscription};
+use super::{Info, LoadOptions, Segment, Task, Timings, TranscribeOptions};
+use super::{Transcriber, Transcription};
+use crate::models::voxtral_realtime::VoxtralRealtimeCheckpoint;
+use crate::models::whisper::WhisperConfig;
+use crate::{Audio, Control, Error, Result, weights};
+
+/// A loaded model that writes down what is said.
+#[derive(Debug)]
+pub enum Recognizer {
+    /// Whisper.
+    Whisper(Box<Transcriber>),
+    /// Voxtral Realtime.
+    Realtime(Arc<RealtimeRecognizer>),
+}
+
+impl Recognizer {
+    /// Load a model file or folder; which family it is of is found out from its settings.
+    ///
+    /// # Errors
+    /// As [`Transcriber::load_path`].
+    pub fn load_path(path: &Path, options: &LoadOptions, control: &Control) -> Result<Self> {
+        if path.is_dir() || path.is_file() {
+            let checkpoint = weights::open(path)?;
+            if VoxtralRealtimeCheckpoint::is_one(&checkpoint)? {
+                let checkpoint = VoxtralRealtimeCheckpoint::from_checkpoint(checkpoint)?;
+                let loaded = RealtimeRecognizer::load(&checkpoint, options, control)?;
+                return Ok(Self::Realtime(loaded));
+            }
+        }
+        let loaded = Transcriber::load_path(path, options, control)?;
+        Ok(Self::Whisper(Box::new(loaded)))
+    }
+
+    /// The Whisper inside.
+    pub fn whisper(&self) -> Option<&Transcriber> {
+        match self {
+            Self::Whisper(transcriber) => Some(transcriber),
+            Self::Realtime(_) => None,
+        }
+    }
+
+    /// The streaming model inside.
+    pub fn realtime(&self) -> Option<&Arc<RealtimeRecognizer>> {
+        match self {
+            Self::Whisper(_) => None,
+            Self::Realtime(recognizer) => Some(recognizer),
+        }
+    }
+
+    /// The model's name, for people.
+    pub fn model_name(&self) -> &str {
+        match self {
+            Self::Whisper(transcriber) => transcriber.model_name(),
+            Self::Realtime(recognizer) => recognizer.model_name(),
+        }
+    }
+
+    /// Where the model runs.
+    pub fn device_description(&self) -> String {
+        match self {
+            Self::Whisper(transcriber) => transcriber.device_description(),
+            Self::Realtime(recognizer) => recognizer.device_description(),
+        }
+    }
+
+    /// How the weights are kept.
+    pub fn weight_type(&self) -> WeightType {
+        match self {
+            Self::Whisper(transcriber) => transcriber.weight_type(),
+            Self::Realtime(recognizer) => recognizer.weight_type(),
+        }
+    }
+
+    /// Threads that compute.
+    pub fn threads(&self) -> usize {
+        match self {
+            Self::Whisper(transcriber) => transcriber.threads(),
+            Self::Realtime(recognizer) => recognizer.threads(),
+        }
+    }
+
+    /// Seconds that loading took.
+    pub fn load_seconds(&self) -> f64 {
+        match self {
+            Self::Whisper(transcriber) => transcriber.load_seconds(),
+            Self::Realtime(recognizer) => recognizer.load_seconds(),
+        }
+    }
+
+    /// What was noticed about the model files while loading.
+    pub fn notes(&self) -> &[String] {
+        match self {
+            Self::Whisper(transcriber) => transcriber.notes(),
+            Self::Realtime(_) => &[],
+        }
+    }
+
+    /// What users should know about how the model was loaded.
+    pub fn warnings(&self) -> &[String] {
+        match self {
+            Self::Whisper(transcriber) => transcriber.warnings(),
+            Self::Realtime(recognizer) => recognizer.warnings(),
+        }
+    }
+
+    /// Sizes, of a Whisper.
+    pub(crate) fn whisper_config(&self) -> Option<&WhisperConfig> {
+        self.whisper()
+            .map(|transcriber| transcriber.model().config())
+    }
+
+    /// Transcribe or translate; segments come out of the returned iterator as soon as they are final.
+    ///
+    /// # Errors
+    /// As [`Transcriber::transcribe`]; also a task that this family does not know.
+    pub fn transcribe(
+        &self,
+        audio: &Audio,
+        options: &TranscribeOptions,
+        control: &Control,
+    ) -> Result<Running<'_>> {
+        match self {
+            Self::Whisper(transcriber) => transcriber
+                .transcribe(audio, options, control)
+                .map(|running| Running::Whisper(Box::new(running))),
+            Self::Realtime(recognizer) => {
+                let warnings = check_realtime(recognizer, options)?;
+                let session = recognizer.session(&options.realtime)?;
+                let running =
+                    RealtimeTranscription::new(session, audio, options, warnings, control);
+                Ok(Running::Realtime(Box::new(running)))
+            }
+        }
+    }
+
+    /// Probabilities of all languages that come into question, best first.
+    ///
+    /// # Errors
+    /// As [`Transcriber::detect_language`]; a family that does not tell.
+    pub fn detect_language(
+        &self,
+        audio: &Audio,
+        options: &TranscribeOptions,
+        control: &Control,
+    ) -> Result<Vec<(String, f64)>> {
+        match self {
+            Self::Whisper(transcriber) => transcriber.detect_language(audio, options, control),
+            Self::Realtime(recognizer) => Err(Error::UnsupportedTask {
+                model: recognizer.model_name().into(),
+                task: "name the language".into(),
+                message: "it writes what it hears in any of its languages; a Whisper model tells"
+                    .into(),
+            }),
+        }
+    }
+}
+
+/// A transcription that is under way.
+#[derive(Debug)]
+pub enum Running<'a> {
+    /// By a Whisper.
+    Whisper(Box<Transcription<'a>>),
+    /// By a streaming model.
+    Realtime(Box<RealtimeTranscription>),
+}
+
+impl Running<'_> {
+    /// Facts that are known from the start.
+    pub fn info(&self) -> &Info {
+        match self {
+            Self::Whisper(running) => running.info(),
+            Self::Realtime(running) => running.info(),
+        }
+    }
+
+    /// Where the time went so far.
+    pub fn timings(&self) -> Timings {
+        match self {
+            Self::Whisper(running) => running.timings(),
+            Self::Realtime(running) => running.timings(),
+        }
+    }
+}
+
+impl Iterator for Running<'_> {
+    type Item = Result<Segment>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::Whisper(running) => running.next(),
+            Self::Realtime(running) => running.next(),
+        }
+    }
+}
+
+/// What a streaming model cannot do is an error where the text would be another, else a warning.
+fn check_realtime(
+    recognizer: &RealtimeRecognizer,
+    options: &TranscribeOptions,
+) -> Result<Vec<String>> {
+    if options.task == Task::Translate {
+        return Err(Error::UnsupportedTask {
+            model: recognizer.model_name().into(),
+            task: "translate".into(),
+            message:
+                "it writes what is said in its own language; a multilingual Whisper translates"
+                    .into(),
+        });
+    }
+    if !options.clip_timestamps.is_empty() && options.clip_timestamps != [0.0] {
+        return Err(Error::InvalidOption {
+            option: "clip_timestamps",
+            message: "a streaming model hears the whole recording; give --offset and --duration"
+                .into(),
+        });
+    }
+    let default = TranscribeOptions::default();
+    let without_effect = [
+        ("language", options.language.is_some()),
+        ("languages", !options.languages.is_empty()),
+        ("initial_prompt", options.initial_prompt.is_some()),
+        ("prefix", options.prefix.is_some()),
+        ("hotwords", options.hotwords.is_some()),
+        ("vad_filter", options.vad_filter == Some(true)),
+        ("batch_size", options.batch_size != default.batch_size),
+        ("max_new_tokens", options.max_new_tokens.is_some()),
+        ("chunk_length", options.chunk_length.is_some()),
+        (
+            "suppress_tokens",
+            options.suppress_tokens != default.suppress_tokens,
+        ),
+        ("multilingual", options.multilingual),
+    ];
+    let warnings = without_effect
+        .into_iter()
+        .filter(|(_, given)| *given)
+        .map(|(option, _)| format!("{option} has no effect on this model"));
+    Ok(warnings.collect())
+}
