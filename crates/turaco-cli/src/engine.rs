@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use turaco::cache::{Lookup, ModelCache, ModelName};
+use turaco::cache::{Alias, Lookup, ModelCache, ModelName};
 use turaco::hub::Hub;
-use turaco::{Error, LoadOptions, Transcriber};
+use turaco::{Error, LoadOptions, Recognizer};
 
 use crate::args::GlobalArgs;
 use crate::commands::Context;
@@ -51,10 +51,11 @@ pub fn find(name: &str, context: &Context) -> Result<PathBuf, Failure> {
     if let Lookup::Found(found) = cache.find(name)? {
         return Ok(found.path);
     }
-    if matches!(ModelName::parse(name), Ok(ModelName::Alias(alias)) if !alias.is_whisper()) {
+    let usable = |alias: &Alias| alias.is_whisper() || alias.names.contains(&"voxtral-realtime");
+    if matches!(ModelName::parse(name), Ok(ModelName::Alias(alias)) if !usable(alias)) {
         // Gigabytes that nothing could be done with.
         return Err(Failure::model(format!(
-            "model `{name}` cannot be used yet: this version runs Whisper models"
+            "model `{name}` cannot be used yet: this version runs Whisper and Voxtral Realtime"
         ))
         .hint("`turaco models list` shows all names"));
     }
@@ -85,26 +86,28 @@ pub fn model_failure(error: Error) -> Failure {
 }
 
 /// Load the model of the command line, downloaded if it is not here.
-pub fn load(options: &LoadOptions, context: &Context) -> Result<Transcriber, Failure> {
+pub fn load(options: &LoadOptions, context: &Context) -> Result<Recognizer, Failure> {
     let printer = &context.printer;
     let path = find(&context.global.model, context)?;
-    let transcriber =
-        Transcriber::load_path(&path, options, &context.control).map_err(model_failure)?;
-    for warning in transcriber.warnings() {
+    let bar = Bar::new(printer, &context.global.model, Unit::Layers);
+    let control = bar.watch(&context.control);
+    let recognizer = Recognizer::load_path(&path, options, &control).map_err(model_failure)?;
+    bar.finish();
+    for warning in recognizer.warnings() {
         printer.warning(warning);
     }
-    for note in transcriber.notes() {
+    for note in recognizer.notes() {
         printer.message(Level::Verbose, note);
     }
     printer.message(
         Level::Verbose,
         &format!(
             "model {} ({:?}) on {}, loaded in {:.2} s",
-            transcriber.model_name(),
-            transcriber.weight_type(),
-            transcriber.device_description(),
-            transcriber.load_seconds()
+            recognizer.model_name(),
+            recognizer.weight_type(),
+            recognizer.device_description(),
+            recognizer.load_seconds()
         ),
     );
-    Ok(transcriber)
+    Ok(recognizer)
 }

@@ -15,6 +15,8 @@ pub enum Unit {
     Audio,
     /// Bytes of a download.
     Bytes,
+    /// Parts of a model.
+    Layers,
 }
 
 /// A bar that is drawn while work reports to its control; nothing where bars are not drawn.
@@ -60,7 +62,7 @@ impl Bar {
         // Milliseconds of audio, so that short files move too.
         let scale = match self.unit {
             Unit::Audio => 1000.0,
-            Unit::Bytes => 1.0,
+            Unit::Bytes | Unit::Layers => 1.0,
         };
         bar.set_length(((total * scale) as u64).max(1));
         bar.set_position((progress.done * scale) as u64);
@@ -119,6 +121,7 @@ fn message(unit: Unit, done: f64, total: f64, elapsed: Duration) -> String {
             size(total as u64),
             size(speed as u64)
         ),
+        Unit::Layers => format!("layers loaded, {left} left"),
     }
 }
 

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::stream::StreamArgs;
 use super::transcribe::{
     DecodingArgs, LanguageArgs, PromptArgs, Recognition, VadFilterArgs, WordArgs,
 };
-use super::values::{Number, parse_count};
+use super::values::{List, Number, parse_count};
 
 /// What `turaco bench` accepts.
 #[derive(Debug, Clone, Args)]
@@ -30,6 +31,8 @@ pub struct BenchArgs {
     pub words: WordArgs,
     #[command(flatten)]
     pub vad: VadFilterArgs,
+    #[command(flatten)]
+    pub stream: StreamArgs,
 }
 
 /// What is measured, and how often.
@@ -47,6 +50,14 @@ pub struct MeasuringArgs {
     /// Clips of this many seconds (rounded to whole ones) and more are long
     #[arg(long, value_name = "SEC", default_value_t = Number(60.0))]
     pub long_from: Number,
+
+    /// Let a streaming model hear the recordings in real time: how late its text is, and whether the machine keeps up
+    #[arg(long)]
+    pub live: bool,
+
+    /// Streams at once (needs --live)
+    #[arg(long, value_name = "N[,N...]", default_value = "1")]
+    pub sessions: List<usize>,
 
     /// Measure kernels by themselves instead of a model
     #[arg(long)]
@@ -103,6 +114,7 @@ impl BenchArgs {
             prompt: &self.prompt,
             words: &self.words,
             vad: &self.vad,
+            stream: &self.stream,
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Every option of the command line, declared once; help, completions, man pages and the reference are made from it.
 
 mod bench;
+mod listen;
 mod models;
+mod stream;
 mod transcribe;
 mod values;
 
@@ -14,7 +16,8 @@ use turaco::ComputeType;
 use crate::env;
 
 pub use bench::BenchArgs;
-pub use models::{ModelsArgs, ModelsCommand, PlainFormat, WeightFormat};
+pub use listen::ListenArgs;
+pub use models::{ModelsArgs, ModelsCommand, PlainFormat, RandomModel, WeightFormat};
 pub use transcribe::{InputArgs, Recognition, TranscribeArgs};
 use values::parse_bool;
 
@@ -141,6 +144,9 @@ pub enum Subcommands {
     Transcribe(Box<TranscribeArgs>),
     /// Speech in any language to English text (= transcribe --task translate)
     Translate(Box<TranscribeArgs>),
+    /// Speech to text while it is said: from the microphone, a pipe or a stream
+    #[command(after_help = LISTEN_EXAMPLES)]
+    Listen(Box<ListenArgs>),
     /// Find where there is speech
     Vad(VadArgs),
     /// List, download, inspect and convert models
@@ -163,6 +169,12 @@ const TRANSCRIBE_EXAMPLES: &str = "Examples:
   turaco transcribe -m large-v3-turbo -f srt,txt -o subtitles/ recordings/
   turaco transcribe --word-timestamps -f json interview.wav > interview.json
   ffmpeg -i film.mkv -f wav - | turaco transcribe --timestamps -";
+
+const LISTEN_EXAMPLES: &str = "Examples:
+  turaco listen -m voxtral-realtime --compute-type q4
+  arecord -f S16_LE -r 16000 -c 1 -t raw | turaco listen -m voxtral-realtime -
+  ffmpeg -i https://example.org/radio -ac 1 -ar 16000 -f wav - | turaco listen -m voxtral-realtime --jsonl
+  turaco listen -m voxtral-realtime --delay 960 --draft-delay 160 --partial --save meeting.wav";
 
 const BENCH_EXAMPLES: &str = "Examples:
   turaco bench -m base --beam-size 1 -n 10
@@ -290,6 +302,18 @@ pub fn parse_for_test(line: &[&str]) -> TranscribeArgs {
     }
 }
 
+/// The options of a `listen` line without the program's name.
+#[cfg(test)]
+pub fn listen_for_test(line: &[&str]) -> ListenArgs {
+    use clap::FromArgMatches;
+    let line = std::iter::once("turaco").chain(line.iter().copied());
+    let matches = command().try_get_matches_from(line).unwrap();
+    match Cli::from_arg_matches(&matches).unwrap().command {
+        Subcommands::Listen(args) => *args,
+        other => panic!("not listening: {other:?}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -306,13 +330,21 @@ mod tests {
         let transcribe = command.find_subcommand("transcribe").unwrap();
         let options = serde_json::to_value(turaco::asr::TranscribeOptions::default()).unwrap();
         for name in options.as_object().unwrap().keys() {
-            if name == "vad_parameters" {
+            if ["vad_parameters", "realtime"].contains(&name.as_str()) {
                 continue;
             }
             assert!(
                 transcribe
                     .get_arguments()
                     .any(|arg| arg.get_id() == name.as_str()),
+                "no option for `{name}`"
+            );
+        }
+        let listen = command.find_subcommand("listen").unwrap();
+        for name in options["realtime"].as_object().unwrap().keys() {
+            let name = name.trim_end_matches("_ms");
+            assert!(
+                listen.get_arguments().any(|arg| arg.get_id() == name),
                 "no option for `{name}`"
             );
         }

@@ -59,6 +59,18 @@ pub enum ModelsCommand {
         #[arg(long = "type", value_name = "TYPE", value_enum, default_value = "q8")]
         weight_type: WeightFormat,
     },
+    /// Write a model of known sizes with random weights, to measure with when the real ones are not at hand
+    Random {
+        /// What to imitate
+        #[arg(value_name = "NAME", value_enum)]
+        name: RandomModel,
+        /// Folder to write; must not exist or be empty
+        #[arg(value_name = "OUT")]
+        output: PathBuf,
+        /// The weights depend on this alone
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        seed: u64,
+    },
     /// Remove downloaded models from the cache
     Remove {
         /// Names, or Hugging Face ids org/name
@@ -82,6 +94,15 @@ pub struct ConvertArgs {
     /// Number format of the weights; `models quantize` writes smaller ones
     #[arg(long, value_name = "TYPE", value_enum, default_value = "f32")]
     pub dtype: PlainFormat,
+}
+
+/// Models that can be written with random weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RandomModel {
+    /// The published sizes, 8.9 GB.
+    VoxtralRealtime,
+    /// Two layers each, for tests.
+    VoxtralRealtimeTiny,
 }
 
 /// File formats that can be written.

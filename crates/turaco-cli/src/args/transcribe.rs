@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use turaco::asr::{Task, TranscribeOptions, VadOptions};
 
+use super::stream::StreamArgs;
 use super::values::{List, Number, OrNone, Seconds, parse_bool, parse_count, parse_limit};
 
 /// What `turaco transcribe` accepts.
@@ -29,6 +30,8 @@ pub struct TranscribeArgs {
     pub words: WordArgs,
     #[command(flatten)]
     pub vad: VadFilterArgs,
+    #[command(flatten)]
+    pub stream: StreamArgs,
     #[command(flatten)]
     pub ignored: IgnoredArgs,
 }
@@ -371,6 +374,7 @@ impl TranscribeArgs {
             prompt: &self.prompt,
             words: &self.words,
             vad: &self.vad,
+            stream: &self.stream,
         }
     }
 
@@ -390,6 +394,7 @@ pub struct Recognition<'a> {
     pub prompt: &'a PromptArgs,
     pub words: &'a WordArgs,
     pub vad: &'a VadFilterArgs,
+    pub stream: &'a StreamArgs,
 }
 
 impl Recognition<'_> {
@@ -410,6 +415,7 @@ impl Recognition<'_> {
             prompt,
             words,
             vad,
+            stream,
         } = self;
         let mut options = TranscribeOptions::default();
         options.language = self.given_language().map(str::to_owned);
@@ -460,6 +466,7 @@ impl Recognition<'_> {
 
         options.vad_filter = vad.vad_filter;
         options.vad_parameters = vad.speech.options();
+        stream.apply(&mut options.realtime);
         options
     }
 }

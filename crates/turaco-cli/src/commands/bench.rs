@@ -28,6 +28,9 @@ const BUILT_IN_TEXT: &str = include_str!("../../../../testdata/audio/jfk.txt");
 /// Measure, print, save and compare.
 pub fn run(args: &BenchArgs, context: &Context) -> Outcome {
     check(args)?;
+    if args.measuring.live {
+        return live(args, context);
+    }
     // A baseline that cannot be read shows before minutes of work.
     let baseline = args.results.against.as_deref().map(read).transpose()?;
     let mut report = if args.measuring.kernels {
@@ -75,6 +78,28 @@ fn incomparable(args: &BenchArgs, mismatch: &Mismatch) -> Failure {
 fn check(args: &BenchArgs) -> Result<(), Failure> {
     let measuring = &args.measuring;
     check_recognition(args.recognition())?;
+    if measuring.live {
+        let results = &args.results;
+        let other = [
+            ("--kernels", measuring.kernels),
+            ("--save", results.save.is_some()),
+            ("--against", results.against.is_some()),
+            ("--trace", results.trace.is_some()),
+            ("--plot", results.plot.is_some()),
+        ];
+        if let Some((option, _)) = other.into_iter().find(|(_, given)| *given) {
+            return Err(Failure::usage(format!(
+                "`{option}` cannot be used with `--live`"
+            )));
+        }
+        if measuring.sessions.0.contains(&0) {
+            return Err(Failure::usage("`--sessions` has to be at least 1"));
+        }
+        return Ok(());
+    }
+    if measuring.sessions.0 != [1] {
+        return Err(Failure::usage("`--sessions` needs `--live`"));
+    }
     if measuring.kernels {
         if !args.audio.is_empty() {
             return Err(Failure::usage("`--kernels` cannot be used with recordings"));
@@ -146,21 +171,80 @@ fn transcription(
     protocol.trace = args.results.trace.as_ref().map(|_| Detail::Operations);
     protocol.commit = commit();
 
-    let transcriber = engine::load(&load_options, context)?;
+    let recognizer = engine::load(&load_options, context)?;
     // One of something else shows before minutes of work.
     if let Some(before) = baseline {
-        turaco::bench::subject(&transcriber, &clips, &protocol)
+        turaco::bench::subject(&recognizer, &clips, &protocol)
             .check(before)
             .map_err(|mismatch| incomparable(args, &mismatch))?;
     }
     let mut say = |what: &str| printer.note(&format!("{what}…"));
     let outcome =
-        turaco::bench::transcription(&transcriber, &clips, &protocol, &context.control, &mut say)?;
+        turaco::bench::transcription(&recognizer, &clips, &protocol, &context.control, &mut say)?;
     if let Some(path) = &args.results.trace {
         let trace = chrome_trace(&outcome.spans, &outcome.report);
         files::write_all_or_keep(&[(path.clone(), trace.into_bytes())])?;
     }
     Ok(outcome.report)
+}
+
+/// Listen against the clock.
+fn live(args: &BenchArgs, context: &Context) -> Outcome {
+    let printer = &context.printer;
+    let clips = clips(args)?;
+    let recognizer = engine::load(&engine::load_options(&context.global), context)?;
+    let Some(realtime) = recognizer.realtime() else {
+        return Err(Failure::model(format!(
+            "model `{}` needs whole recordings and cannot listen",
+            recognizer.model_name()
+        ))
+        .hint("`turaco bench --live -m voxtral-realtime` measures one that can")
+        .into());
+    };
+    let task = args.language.task.unwrap_or(Task::Transcribe);
+    let mut options = args.recognition().options(task).realtime;
+    options.continuous = args.stream.continuous.unwrap_or(true);
+    if !args.results.json {
+        printer.result_line(
+            "streams  seconds  factor  encoder  ms/step  steps/s  tokens/s  text ms p50    p95  word ms p50    p95  behind s",
+        )?;
+    }
+    for &sessions in &args.measuring.sessions.0 {
+        let mut runs = Vec::new();
+        for index in 0..args.measuring.repeats {
+            printer.note(&format!("{sessions} at once, pass {}…", index + 1));
+            runs.push(turaco::bench::live(
+                realtime,
+                &clips,
+                &options,
+                sessions,
+                &context.control,
+            )?);
+        }
+        // The middle one by its factor stands for all.
+        runs.sort_by(|a, b| a.factor.total_cmp(&b.factor));
+        let run = &runs[runs.len() / 2];
+        if args.results.json {
+            printer.result_line(&serde_json::to_string(run).unwrap_or_default())?;
+            continue;
+        }
+        printer.result_line(&format!(
+            "{:>7}  {:>7.1}  {:>6.3}  {:>7.3}  {:>7.1}  {:>7.1}  {:>8.1}  {:>11.0}  {:>5.0}  {:>11.0}  {:>5.0}  {:>8.2}",
+            run.sessions,
+            run.seconds,
+            run.factor,
+            run.encoder_factor,
+            run.step_ms,
+            run.steps_per_second,
+            run.tokens_per_second,
+            run.latency_ms.p50,
+            run.latency_ms.p95,
+            run.word_latency_ms.p50,
+            run.word_latency_ms.p95,
+            run.behind,
+        ))?;
+    }
+    Ok(Exit::Success)
 }
 
 /// The named recordings, or the built-in one.

@@ -32,14 +32,14 @@ const DOUBTFUL: f64 = 0.66;
 
 impl<'a> Lines<'a> {
     /// What the plan asks for, if it is more than plain text.
-    pub fn new(plan: &Plan, tokenizer: &'a WhisperTokenizer, colors: bool) -> Option<Self> {
+    pub fn new(plan: &Plan, tokenizer: Option<&'a WhisperTokenizer>, colors: bool) -> Option<Self> {
         let words = match (plan.print_colors && colors, plan.print_confidence) {
             (true, _) => Some(Marks::Colors),
             (false, true) if colors => Some(Marks::Styles),
             (false, true) => Some(Marks::Numbers),
             (false, false) => None,
         };
-        let special = plan.print_special.then_some(tokenizer);
+        let special = tokenizer.filter(|_| plan.print_special);
         (plan.timestamps || special.is_some() || words.is_some()).then_some(Self {
             timestamps: plan.timestamps,
             special,

@@ -5,6 +5,7 @@ pub mod completions;
 pub mod doctor;
 pub mod help;
 pub mod lines;
+pub mod listen;
 pub mod man;
 pub mod models;
 pub mod plan;
@@ -41,6 +42,7 @@ pub fn run(cli: Cli, printer: &Arc<Printer>, control: &Control) -> Outcome {
     match cli.command {
         Subcommands::Transcribe(args) => transcribe::run(&args, Task::Transcribe, &context),
         Subcommands::Translate(args) => transcribe::run(&args, Task::Translate, &context),
+        Subcommands::Listen(args) => listen::run(&args, &context),
         Subcommands::Vad(args) => vad::run(&args, &context),
         Subcommands::Models(args) => models::run(&args, &context),
         Subcommands::Bench(args) => bench::run(&args, &context),

@@ -5,15 +5,16 @@ mod info;
 use std::path::Path;
 
 use serde_json::json;
-use turaco::Error;
 use turaco::cache::{ALIASES, CachedModel};
 use turaco::hub::Hub;
-use turaco::models::whisper::WhisperCheckpoint;
-use turaco::models::whisper::convert::{NewFolder, write_hugging_face};
-use turaco::weights::{DType, WeightType};
+use turaco::models::voxtral_realtime::{self, VoxtralRealtimeCheckpoint};
+use turaco::models::whisper::{self, WhisperCheckpoint};
+use turaco::weights::new_folder::NewFolder;
+use turaco::weights::{self, DType, WeightType};
+use turaco::{Control, Error};
 
 use super::Context;
-use crate::args::{ModelsArgs, ModelsCommand, PlainFormat, WeightFormat};
+use crate::args::{ModelsArgs, ModelsCommand, PlainFormat, RandomModel, WeightFormat};
 use crate::engine;
 use crate::exit::{Exit, Outcome, Stop};
 use crate::printer::Level;
@@ -35,6 +36,7 @@ pub fn run(args: &ModelsArgs, context: &Context) -> Outcome {
             output,
             weight_type,
         } => convert(input, output, packed_type(*weight_type), context),
+        ModelsCommand::Random { name, output, seed } => random(*name, output, *seed, context),
         ModelsCommand::Remove { models } => remove(models, context),
     }
 }
@@ -204,17 +206,56 @@ fn packed_type(format: WeightFormat) -> DType {
     })
 }
 
+/// Fills a folder.
+type WriteInto = Box<dyn FnOnce(NewFolder, &Control) -> turaco::Result<()>>;
+
 /// Write a copy as a Hugging Face folder with numbers of another type.
 fn convert(input: &str, output: &Path, dtype: DType, context: &Context) -> Outcome {
     let path = engine::find(input, context)?;
-    let checkpoint = WhisperCheckpoint::open(&path).map_err(engine::model_failure)?;
-    for note in &checkpoint.notes {
-        context.printer.message(Level::Verbose, note);
-    }
+    let opened = weights::open(&path).map_err(engine::model_failure)?;
+    let is_realtime = VoxtralRealtimeCheckpoint::is_one(&opened).map_err(engine::model_failure)?;
+    let write: WriteInto = if is_realtime {
+        let checkpoint =
+            VoxtralRealtimeCheckpoint::from_checkpoint(opened).map_err(engine::model_failure)?;
+        Box::new(move |folder, control| {
+            voxtral_realtime::convert::write_hugging_face(&checkpoint, folder, dtype, control)
+        })
+    } else {
+        let checkpoint =
+            WhisperCheckpoint::from_checkpoint(opened).map_err(engine::model_failure)?;
+        for note in &checkpoint.notes {
+            context.printer.message(Level::Verbose, note);
+        }
+        Box::new(move |folder, control| {
+            whisper::convert::write_hugging_face(&checkpoint, folder, dtype, control)
+        })
+    };
+    new_folder(output, write, context)
+}
+
+/// Write a model with random weights.
+fn random(name: RandomModel, output: &Path, seed: u64, context: &Context) -> Outcome {
+    let config = match name {
+        RandomModel::VoxtralRealtime => voxtral_realtime::random::published(),
+        RandomModel::VoxtralRealtimeTiny => voxtral_realtime::random::tiny(),
+    };
+    let write = |folder: NewFolder, control: &Control| {
+        voxtral_realtime::random::write_random(&config, folder.hidden(), seed, control)?;
+        folder.publish()
+    };
+    new_folder(output, write, context)
+}
+
+/// A folder that appears when it is complete, with a bar meanwhile.
+fn new_folder(
+    output: &Path,
+    write: impl FnOnce(NewFolder, &Control) -> turaco::Result<()>,
+    context: &Context,
+) -> Outcome {
     let folder = NewFolder::create(output)?;
     let _unfinished = Unfinished::new(folder.hidden());
     let bar = Bar::new(&context.printer, &output.display().to_string(), Unit::Bytes);
-    write_hugging_face(&checkpoint, folder, dtype, &bar.watch(&context.control))?;
+    write(folder, &bar.watch(&context.control))?;
     bar.finish();
     context.printer.result_line(&output.display().to_string())?;
     Ok(Exit::Success)

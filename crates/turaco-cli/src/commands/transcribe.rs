@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use serde_json::json;
-use turaco::asr::Task;
+use turaco::asr::{Info, Task};
 use turaco::output::{self, OutputFormat, Transcript, Writer};
-use turaco::{Audio, Error, LoadOptions, Segment, Transcriber};
+use turaco::{Audio, Error, LoadOptions, Recognizer, Segment};
 
 use super::Context;
 use super::lines::Lines;
@@ -37,7 +37,7 @@ pub fn run(args: &TranscribeArgs, task: Task, context: &Context) -> Outcome {
     let jobs = plan.jobs;
     let job = Job {
         several: inputs.found.len() + inputs.failures.len() > 1,
-        transcriber: Mutex::new(None),
+        recognizer: Mutex::new(None),
         plan,
         load_options,
         context,
@@ -52,7 +52,7 @@ struct Job<'a> {
     /// More than one input was named.
     several: bool,
     /// Loaded when the first input has turned out to be sound.
-    transcriber: Mutex<Option<Arc<Transcriber>>>,
+    recognizer: Mutex<Option<Arc<Recognizer>>>,
 }
 
 impl Job<'_> {
@@ -67,11 +67,11 @@ impl Job<'_> {
         for notice in audio.notices() {
             printer.warning(&format!("{name}: {notice}"));
         }
-        let transcriber = self.transcriber()?;
+        let recognizer = self.recognizer()?;
         match &self.plan.target {
-            Target::Language { json } => self.language(&transcriber, &audio, input, *json, sink),
+            Target::Language { json } => self.language(&recognizer, &audio, input, *json, sink),
             Target::Stdout(format) => {
-                let mut out = Stdout::new(self, *format, &transcriber, sink);
+                let mut out = Stdout::new(self, *format, &recognizer, sink);
                 if self.several && *format != OutputFormat::Txt {
                     let file = json!(input.path.to_string_lossy());
                     out.tag = Some(format!("{{\"file\": {file}, ").into_bytes());
@@ -79,15 +79,15 @@ impl Job<'_> {
                 if self.several && *format == OutputFormat::Txt {
                     out.heading(&name)?;
                 }
-                let transcript = self.transcribe(&transcriber, &audio, input, &mut out)?;
+                let transcript = self.transcribe(&recognizer, &audio, input, &mut out)?;
                 // What is finished stays, also when the rest was interrupted.
                 out.finish(&transcript.transcript)?;
                 transcript.end()
             }
             Target::Folder { path, formats, .. } => {
-                let mut out = Stdout::new(self, OutputFormat::Txt, &transcriber, sink);
+                let mut out = Stdout::new(self, OutputFormat::Txt, &recognizer, sink);
                 out.shown = self.plan.timestamps;
-                let transcript = self.transcribe(&transcriber, &audio, input, &mut out)?;
+                let transcript = self.transcribe(&recognizer, &audio, input, &mut out)?;
                 if transcript.interrupted {
                     return Err(interrupted());
                 }
@@ -123,29 +123,29 @@ impl Job<'_> {
         }
     }
 
-    fn transcriber(&self) -> Result<Arc<Transcriber>, Failure> {
-        let mut transcriber = self
-            .transcriber
+    fn recognizer(&self) -> Result<Arc<Recognizer>, Failure> {
+        let mut recognizer = self
+            .recognizer
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(transcriber) = &*transcriber {
-            return Ok(Arc::clone(transcriber));
+        if let Some(recognizer) = &*recognizer {
+            return Ok(Arc::clone(recognizer));
         }
         let loaded = Arc::new(engine::load(&self.load_options, self.context)?);
-        *transcriber = Some(Arc::clone(&loaded));
+        *recognizer = Some(Arc::clone(&loaded));
         Ok(loaded)
     }
 
     fn language(
         &self,
-        transcriber: &Transcriber,
+        recognizer: &Recognizer,
         audio: &Audio,
         input: &Input,
         as_json: bool,
         sink: &mut Sink<'_>,
     ) -> Result<(), Stop> {
         let probabilities =
-            transcriber.detect_language(audio, &self.plan.options, &self.context.control)?;
+            recognizer.detect_language(audio, &self.plan.options, &self.context.control)?;
         let (language, probability) = probabilities
             .first()
             .ok_or_else(|| Failure::model("the model names no language"))?;
@@ -168,7 +168,7 @@ impl Job<'_> {
     /// Run the recogniser over one input. Segments go to `out` as they become final.
     fn transcribe(
         &self,
-        transcriber: &Transcriber,
+        recognizer: &Recognizer,
         audio: &Audio,
         input: &Input,
         out: &mut Stdout<'_, '_>,
@@ -185,7 +185,7 @@ impl Job<'_> {
             duration: audio.duration(),
             ..Transcript::default()
         };
-        let mut running = match transcriber.transcribe(audio, &self.plan.options, &control) {
+        let mut running = match recognizer.transcribe(audio, &self.plan.options, &control) {
             Ok(running) => running,
             Err(Error::Cancelled) => {
                 return Ok(Finished {
@@ -251,8 +251,9 @@ impl Job<'_> {
             level,
             "file_done",
             &format!(
-                "{name}: {:.1} s audio in {seconds:.1} s (rtf {rtf:.3}), language {} ({:.2})",
-                info.duration, info.language, info.language_probability
+                "{name}: {:.1} s audio in {seconds:.1} s (rtf {rtf:.3}){}",
+                info.duration,
+                language_note(info)
             ),
             json!({
                 "path": input.path.to_string_lossy(),
@@ -284,6 +285,14 @@ impl Job<'_> {
             transcript,
             interrupted,
         })
+    }
+}
+
+/// The language, where the model tells.
+fn language_note(info: &Info) -> String {
+    match info.language.as_str() {
+        "" => String::new(),
+        language => format!(", language {language} ({:.2})", info.language_probability),
     }
 }
 
@@ -323,13 +332,13 @@ impl<'a, 'b> Stdout<'a, 'b> {
     fn new(
         job: &Job<'_>,
         format: OutputFormat,
-        transcriber: &'a Transcriber,
+        recognizer: &'a Recognizer,
         sink: &'a mut Sink<'b>,
     ) -> Self {
         let plan = &job.plan;
         let lines = Lines::new(
             plan,
-            transcriber.tokenizer(),
+            recognizer.whisper().map(turaco::Transcriber::tokenizer),
             job.context.printer.colors_on_request(),
         );
         Self {

@@ -6,6 +6,7 @@ mod documents;
 mod exit_codes;
 mod graphics;
 mod inputs;
+mod listen;
 mod models;
 mod output;
 mod support;

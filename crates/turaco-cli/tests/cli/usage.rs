@@ -17,7 +17,6 @@ fn mistakes_name_the_option_and_the_nearest_right_one() {
             "transcrbe a.wav",
             &["unknown command `transcrbe`", "`transcribe`?"],
         ),
-        ("listen", &["unknown command `listen`"]),
         ("serve --port 8000", &["unknown command `serve`"]),
         ("transcribe", &["missing <AUDIO>"]),
         (

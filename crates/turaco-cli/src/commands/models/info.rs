@@ -5,6 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use turaco::models::voxtral_realtime::VoxtralRealtimeCheckpoint;
+use turaco::models::voxtral_realtime::config::StackConfig;
 use turaco::models::whisper::WhisperCheckpoint;
 use turaco::weights;
 
@@ -66,7 +68,42 @@ fn facts(path: &Path) -> Result<Value, Failure> {
         "tensors": checkpoint.weights.len(),
         "dtypes": dtypes,
     });
-    let whisper = WhisperCheckpoint::from_checkpoint(checkpoint)?;
+    let more = if VoxtralRealtimeCheckpoint::is_one(&checkpoint)? {
+        realtime(&VoxtralRealtimeCheckpoint::from_checkpoint(checkpoint)?)
+    } else {
+        whisper(&WhisperCheckpoint::from_checkpoint(checkpoint)?)?
+    };
+    if let (Some(facts), Value::Object(more)) = (facts.as_object_mut(), more) {
+        facts.extend(more);
+    }
+    Ok(facts)
+}
+
+fn realtime(model: &VoxtralRealtimeCheckpoint) -> Value {
+    let config = &model.config;
+    let stack = |stack: &StackConfig| {
+        json!({
+            "layers": stack.n_layers,
+            "width": stack.dim,
+            "heads": stack.n_heads,
+            "window": stack.window,
+        })
+    };
+    let token_ms = config.token_seconds() * 1000.0;
+    json!({
+        "name": model.name,
+        "kind": "voxtral-realtime",
+        "parameters": model.weights.iter().map(|(_, tensor)| tensor.len()).sum::<usize>(),
+        "encoder": stack(&config.encoder),
+        "decoder": stack(&config.decoder),
+        "mels": config.n_mels,
+        "vocabulary": config.n_vocab,
+        "token_ms": token_ms,
+        "delay_ms": token_ms * config.default_delay as f64,
+    })
+}
+
+fn whisper(whisper: &WhisperCheckpoint) -> Result<Value, Failure> {
     let config = &whisper.config;
     let tokenizer = match &whisper.vocab {
         Some(source) => source.tokenizer(&whisper.path, config.n_vocab)?,
@@ -78,7 +115,7 @@ fn facts(path: &Path) -> Result<Value, Failure> {
     } else {
         vec!["en"]
     };
-    let more = json!({
+    Ok(json!({
         "name": whisper.name,
         "kind": "whisper",
         // Of the model: files may hold the token embedding twice, and numbers that belong to their format.
@@ -101,11 +138,7 @@ fn facts(path: &Path) -> Result<Value, Failure> {
         "vocabulary_source": if whisper.vocab.is_some() { "model files" } else { "built in" },
         "languages": languages,
         "notes": whisper.notes,
-    });
-    if let (Some(facts), Value::Object(more)) = (facts.as_object_mut(), more) {
-        facts.extend(more);
-    }
-    Ok(facts)
+    }))
 }
 
 /// Bytes of a file, or of the files of a folder (through links, as the hub cache has them).

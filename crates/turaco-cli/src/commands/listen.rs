@@ -1,0 +1,526 @@
+//! `turaco listen`: text while sound arrives.
+
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use turaco::Error;
+use turaco::asr::RealtimeSession;
+use turaco::asr::realtime::{Alternative, RealtimeEvent, TrackKind};
+use turaco::audio::{AudioSource, DecodeOptions, RawFormat, WavFormat, WavStream};
+use turaco::cache::ModelName;
+use turaco::output::format_timestamp;
+
+use super::Context;
+use crate::args::ListenArgs;
+use crate::engine;
+use crate::exit::{Exit, Failure, Outcome, Stop};
+use crate::inbox::{Inbox, WhenFull};
+use crate::inputs;
+use crate::printer::Level;
+
+/// Samples per second that the model works with.
+const SAMPLE_RATE: u32 = 16_000;
+
+/// Raw samples without a header, as `arecord -t raw` and voxtral.c have them.
+const RAW_DEFAULT: &str = "s16le:16000:1";
+
+/// Seconds of the blocks that are read from a pipe.
+const BLOCK_SECONDS: f64 = 0.02;
+
+/// Seconds of sound that are worked on at a time when there is more.
+const MOST_AT_ONCE: f64 = 2.0;
+
+/// Seconds behind the sound that are worth a word.
+const BEHIND: f64 = 3.0;
+
+/// Where sound comes from.
+#[derive(Debug, PartialEq)]
+enum Source {
+    Stdin,
+    File(PathBuf),
+    Microphone(String),
+}
+
+/// Listen until the sound ends or Ctrl-C.
+pub fn run(args: &ListenArgs, context: &Context) -> Outcome {
+    let printer = &context.printer;
+    let source = source(args, io::stdin().is_terminal())?;
+    let raw = args
+        .raw
+        .as_deref()
+        .map(str::parse::<RawFormat>)
+        .transpose()?;
+    let name = &context.global.model;
+    if matches!(ModelName::parse(name), Ok(ModelName::Alias(alias)) if alias.is_whisper()) {
+        return Err(not_streaming(name).into());
+    }
+    let recognizer = engine::load(&engine::load_options(&context.global), context)?;
+    let Some(realtime) = recognizer.realtime() else {
+        return Err(not_streaming(recognizer.model_name()).into());
+    };
+    let session = realtime.session(&args.options())?;
+    let save = args.save.as_deref().map(Recording::create).transpose()?;
+
+    let when_full = match source {
+        Source::Microphone(_) => WhenFull::DropOldest,
+        _ => WhenFull::Wait,
+    };
+    let inbox = Inbox::new(args.buffer * SAMPLE_RATE as usize, when_full);
+    // Lives as long as it is to be listened to.
+    let _hearing = hear(&source, raw, args.channel, &inbox)?;
+    if let Source::Microphone(_) = source {
+        printer.note("listening; Ctrl-C ends");
+    }
+    let mut listener = Listener {
+        args,
+        context,
+        session,
+        screen: Screen::new(args, io::stdout().is_terminal()),
+        save,
+        is_live: when_full == WhenFull::DropOldest,
+        worked: Duration::ZERO,
+        told_behind: false,
+    };
+    let ended = listener.listen(&inbox);
+    inbox.abandon();
+    ended?;
+    Ok(Exit::Success)
+}
+
+fn not_streaming(name: &str) -> Failure {
+    Failure::model(format!(
+        "model `{name}` needs whole recordings and cannot listen"
+    ))
+    .hint("`turaco listen -m voxtral-realtime` uses one that can; `turaco transcribe` is for recordings")
+}
+
+fn source(args: &ListenArgs, stdin_is_terminal: bool) -> Result<Source, Failure> {
+    match (&args.mic, &args.audio) {
+        (Some(name), _) => Ok(Source::Microphone(name.clone())),
+        (None, Some(path)) if path == Path::new("-") => Ok(Source::Stdin),
+        (None, Some(path)) => Ok(Source::File(path.clone())),
+        (None, None) if !stdin_is_terminal => Ok(Source::Stdin),
+        (None, None) => Ok(Source::Microphone(String::new())),
+    }
+}
+
+/// Bring sound into the inbox from elsewhere. What is returned keeps it coming.
+fn hear(
+    source: &Source,
+    raw: Option<RawFormat>,
+    channel: Option<usize>,
+    inbox: &Inbox,
+) -> Result<Option<crate::microphone::Microphone>, Failure> {
+    if let Source::Microphone(name) = source {
+        return crate::microphone::Microphone::open(name, SAMPLE_RATE, inbox).map(Some);
+    }
+    let mut options = DecodeOptions::new()
+        .target_rate(SAMPLE_RATE)
+        .block_seconds(BLOCK_SECONDS);
+    if let Some(channel) = channel {
+        options = options.channel(channel);
+    }
+    let path = match source {
+        Source::File(path) => Some(path.clone()),
+        _ => None,
+    };
+    if let Some(path) = &path {
+        // What cannot be opened is told before anything else happens.
+        File::open(path).map_err(|error| inputs::unreadable(path, &error))?;
+    }
+    let inbox = inbox.clone();
+    std::thread::spawn(move || {
+        let ended = read(path.as_deref(), raw, options, &inbox);
+        inbox.end(ended);
+    });
+    Ok(None)
+}
+
+/// Read a file or standard input to its end.
+fn read(
+    path: Option<&Path>,
+    raw: Option<RawFormat>,
+    mut options: DecodeOptions,
+    inbox: &Inbox,
+) -> Result<(), Failure> {
+    let failure = |error: Error| {
+        let mut failure = Failure::from(error);
+        failure.exit = Exit::NoInput;
+        failure
+    };
+    let source = match (path, raw) {
+        (Some(path), raw) => {
+            if let Some(raw) = raw {
+                options = options.raw(raw);
+            }
+            AudioSource::open(path, &options)
+        }
+        (None, Some(raw)) => {
+            AudioSource::from_reader(io::stdin(), "standard input", &options.raw(raw))
+        }
+        (None, None) => {
+            // A WAV file says so in its first four bytes; what does not is taken for samples.
+            let mut head = [0; 4];
+            let mut stdin = io::stdin();
+            let len = fill(&mut stdin, &mut head)
+                .map_err(|error| inputs::unreadable(Path::new("-"), &error))?;
+            let reader = io::Read::chain(io::Cursor::new(head[..len].to_vec()), stdin);
+            if !head.starts_with(b"RIFF") && !head.starts_with(b"RF64") {
+                options = options.raw(RAW_DEFAULT.parse::<RawFormat>().map_err(failure)?);
+            }
+            AudioSource::from_reader(reader, "standard input", &options)
+        }
+    };
+    let mut source = source.map_err(failure)?;
+    while let Some(block) = source.next_block().map_err(failure)? {
+        if !inbox.put(&block) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// As many bytes as there are, up to the whole of `buffer`.
+fn fill(reader: &mut impl io::Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut len = 0;
+    while len < buffer.len() {
+        match reader.read(&mut buffer[len..]) {
+            Ok(0) => break,
+            Ok(n) => len += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(len)
+}
+
+struct Listener<'a> {
+    args: &'a ListenArgs,
+    context: &'a Context,
+    session: RealtimeSession,
+    screen: Screen,
+    save: Option<Recording>,
+    /// The sound does not wait.
+    is_live: bool,
+    worked: Duration,
+    told_behind: bool,
+}
+
+impl Listener<'_> {
+    fn listen(&mut self, inbox: &Inbox) -> Result<(), Stop> {
+        let samples = |seconds: f64| (seconds * f64::from(SAMPLE_RATE)) as usize;
+        let wanted = samples(self.args.interval().min(0.08)).max(1);
+        let ended = loop {
+            let taken = inbox.take(wanted, samples(MOST_AT_ONCE), Duration::from_millis(200));
+            if taken.dropped > 0 {
+                let seconds = taken.dropped as f64 / f64::from(SAMPLE_RATE);
+                self.context.printer.warning(&format!(
+                    "{seconds:.1} s of sound were lost: this machine needs {:.2} s for each second, and the buffer of {} s was full",
+                    self.factor(),
+                    self.args.buffer
+                ));
+            }
+            if !taken.samples.is_empty() {
+                self.work(&taken.samples)?;
+                self.watch_pace(taken.waiting as f64 / f64::from(SAMPLE_RATE));
+            }
+            if let Some(end) = taken.end {
+                break end;
+            }
+            if self.context.control.is_cancelled() {
+                break Ok(());
+            }
+        };
+        // What was heard comes out, also when hearing more failed.
+        let started = Instant::now();
+        let events = self.session.finish()?;
+        self.worked += started.elapsed();
+        self.show(&events)?;
+        self.context.printer.result(self.screen.end().as_bytes())?;
+        if let Some(save) = self.save.take() {
+            save.finish()?;
+        }
+        self.summary();
+        Ok(ended?)
+    }
+
+    fn work(&mut self, samples: &[f32]) -> Result<(), Stop> {
+        if let Some(save) = &mut self.save {
+            save.write(samples)?;
+        }
+        let before = self.session.timings();
+        let started = Instant::now();
+        let events = self.session.push(samples, SAMPLE_RATE)?;
+        let took = started.elapsed();
+        self.worked += took;
+        if self.args.monitor {
+            let after = self.session.timings();
+            let sound = samples.len() as f64 / f64::from(SAMPLE_RATE);
+            let slow = took.as_secs_f64() > sound;
+            let mut marks = "\u{25b6}".repeat(after.chunks - before.chunks);
+            if after.steps > before.steps {
+                let text = after.text_tokens > before.text_tokens;
+                marks.push_str(match (text, slow) {
+                    (true, false) => "\u{25aa}",
+                    (true, true) => "\u{25b8}",
+                    (false, false) => "\u{25ab}",
+                    (false, true) => "\u{25b9}",
+                });
+            }
+            if events
+                .iter()
+                .any(|event| matches!(event, RealtimeEvent::End { .. }))
+            {
+                marks.push('\u{21ba}');
+            }
+            eprint!("{marks}");
+        }
+        self.show(&events)
+    }
+
+    fn show(&mut self, events: &[RealtimeEvent]) -> Result<(), Stop> {
+        let mut out = String::new();
+        for event in events {
+            self.screen.event(event, &mut out);
+        }
+        if out.is_empty() {
+            return Ok(());
+        }
+        self.context.printer.result(out.as_bytes())
+    }
+
+    /// Seconds of work for each second of sound.
+    fn factor(&self) -> f64 {
+        self.worked.as_secs_f64() / self.session.seconds().max(0.01)
+    }
+
+    fn watch_pace(&mut self, waiting: f64) {
+        if self.is_live && waiting > BEHIND && !self.told_behind {
+            self.told_behind = true;
+            self.context.printer.warning(&format!(
+                "{waiting:.1} s behind the sound: this machine needs {:.2} s for each second; up to {} s are kept waiting (--buffer), then the oldest is lost. A larger --interval or --compute-type q4 is faster",
+                self.factor(),
+                self.args.buffer
+            ));
+        } else if waiting < BEHIND / 2.0 {
+            self.told_behind = false;
+        }
+    }
+
+    fn summary(&self) {
+        let timings = self.session.timings();
+        let seconds = self.session.seconds();
+        let factor = self.factor();
+        self.context.printer.event(
+            Level::Verbose,
+            "listen_done",
+            &format!(
+                "{seconds:.1} s of sound, {:.2} s of work for each; {} tokens in {} steps of {:.1} ms",
+                factor,
+                timings.steps,
+                timings.passes,
+                1e3 * timings.decoder / timings.passes.max(1) as f64
+            ),
+            json!({
+                "duration": seconds,
+                "rtf": factor,
+                "encoder": timings.encoder,
+                "prefill": timings.prefill,
+                "decoder": timings.decoder,
+                "tokens": timings.steps,
+                "steps": timings.passes,
+            }),
+        );
+    }
+}
+
+/// How events look on stdout.
+struct Screen {
+    jsonl: bool,
+    partial: bool,
+    timestamps: bool,
+    /// Text stands in a line that has not ended.
+    open: bool,
+    /// The draft of what is not settled yet, on a terminal.
+    draft: Option<String>,
+}
+
+impl Screen {
+    fn new(args: &ListenArgs, is_terminal: bool) -> Self {
+        let draft = args.partial && args.draft_delay.is_some() && is_terminal && !args.jsonl;
+        Self {
+            jsonl: args.jsonl,
+            partial: args.partial,
+            timestamps: args.timestamps,
+            open: false,
+            draft: draft.then(String::new),
+        }
+    }
+
+    fn event(&mut self, event: &RealtimeEvent, out: &mut String) {
+        if self.jsonl {
+            let is_partial = match event {
+                RealtimeEvent::Text { .. } => true,
+                RealtimeEvent::Word { track, .. } => *track == TrackKind::Draft,
+                _ => false,
+            };
+            if !is_partial || self.partial {
+                out.push_str(&serde_json::to_string(event).unwrap_or_default());
+                out.push('\n');
+            }
+            return;
+        }
+        match event {
+            RealtimeEvent::Text {
+                track: TrackKind::Settled,
+                text,
+                alternatives,
+                ..
+            } if !self.timestamps => {
+                self.erase_draft(out);
+                out.push_str(&with_alternatives(text, alternatives));
+                self.open = true;
+            }
+            RealtimeEvent::Text {
+                track: TrackKind::Draft,
+                text,
+                ..
+            } => {
+                if let Some(draft) = &mut self.draft {
+                    draft.push_str(text);
+                    // Behind the settled text, and gone when more of that comes.
+                    out.push_str(&format!("\x1b7\x1b[2m{draft}\x1b[0m\x1b8"));
+                }
+            }
+            RealtimeEvent::Segment(segment) if self.timestamps => {
+                let time = |seconds| format_timestamp(seconds, false, '.');
+                out.push_str(&format!(
+                    "[{} --> {}] {}\n",
+                    time(segment.start),
+                    time(segment.end),
+                    segment.text.trim()
+                ));
+            }
+            _ => {}
+        }
+    }
+
+    fn erase_draft(&mut self, out: &mut String) {
+        if let Some(draft) = &mut self.draft
+            && !draft.is_empty()
+        {
+            draft.clear();
+            out.push_str("\x1b[J");
+        }
+    }
+
+    /// What ends the text.
+    fn end(&mut self) -> &'static str {
+        match std::mem::take(&mut self.open) {
+            true => "\n",
+            false => "",
+        }
+    }
+}
+
+/// `[best|other|other]` where there is more than one.
+fn with_alternatives(text: &str, alternatives: &[Alternative]) -> String {
+    if alternatives.len() < 2 {
+        return text.to_owned();
+    }
+    let names: Vec<&str> = alternatives.iter().map(|other| other.text.trim()).collect();
+    let blank = &text[..text.len() - text.trim_start().len()];
+    format!("{blank}[{}]", names.join("|"))
+}
+
+/// A WAV file that grows while sound is heard.
+struct Recording {
+    path: PathBuf,
+    stream: WavStream<BufWriter<File>>,
+}
+
+impl Recording {
+    fn create(path: &Path) -> Result<Self, Failure> {
+        let failed = |error: &io::Error| Failure::write(path, error);
+        let file = File::create(path).map_err(|error| failed(&error))?;
+        let stream = WavStream::new(BufWriter::new(file), SAMPLE_RATE, WavFormat::S16)
+            .map_err(|error| failed(&error))?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            stream,
+        })
+    }
+
+    fn write(&mut self, samples: &[f32]) -> Result<(), Failure> {
+        let written = self.stream.write(samples);
+        written.map_err(|error| Failure::write(&self.path, &error))
+    }
+
+    fn finish(self) -> Result<(), Failure> {
+        let finished = self.stream.finish();
+        finished
+            .map(drop)
+            .map_err(|error| Failure::write(&self.path, &error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(line: &[&str]) -> ListenArgs {
+        let line: Vec<&str> = ["listen"].iter().chain(line).copied().collect();
+        crate::args::listen_for_test(&line)
+    }
+
+    #[test]
+    fn sound_comes_from_where_it_is() {
+        let of = |line: &[&str], terminal| source(&args(line), terminal).unwrap();
+        assert_eq!(of(&[], false), Source::Stdin);
+        assert_eq!(of(&[], true), Source::Microphone(String::new()));
+        assert_eq!(of(&["-"], true), Source::Stdin);
+        assert_eq!(of(&["a.wav"], true), Source::File("a.wav".into()));
+        assert_eq!(of(&["--mic"], false), Source::Microphone(String::new()));
+        assert_eq!(
+            of(&["--mic", "usb"], false),
+            Source::Microphone("usb".into())
+        );
+    }
+
+    #[test]
+    fn text_comes_as_it_is_said() {
+        let text = |text: &str, alternatives: &[&str]| RealtimeEvent::Text {
+            track: TrackKind::Settled,
+            text: text.into(),
+            time: 0.0,
+            alternatives: alternatives
+                .iter()
+                .map(|text| Alternative {
+                    text: (*text).into(),
+                    probability: 0.5,
+                })
+                .collect(),
+        };
+        let mut screen = Screen::new(&args(&[]), false);
+        let mut out = String::new();
+        screen.event(&text("Hello", &[]), &mut out);
+        screen.event(&text(" wor", &[" wor", " war"]), &mut out);
+        screen.event(&text("ld", &["ld"]), &mut out);
+        assert_eq!(out, "Hello [wor|war]ld");
+        assert_eq!((screen.end(), screen.end()), ("\n", ""));
+
+        let mut screen = Screen::new(&args(&["--jsonl"]), false);
+        let mut out = String::new();
+        screen.event(&text("Hello", &[]), &mut out);
+        assert_eq!(out, "");
+        let mut screen = Screen::new(&args(&["--jsonl", "--partial"]), false);
+        screen.event(&text("Hello", &[]), &mut out);
+        assert_eq!(
+            out,
+            "{\"type\":\"text\",\"track\":\"settled\",\"text\":\"Hello\",\"time\":0.0}\n"
+        );
+    }
+}
