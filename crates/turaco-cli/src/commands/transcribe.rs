@@ -203,7 +203,7 @@ impl Job<'_> {
         out.begin()?;
         let mut interrupted = false;
         let late_warning = |transcript: &mut Transcript| {
-            if let Some(warning) = transcriber.take_late_warning() {
+            if let Some(warning) = recognizer.take_late_warning() {
                 printer.warning(&warning);
                 transcript.warnings.push(warning);
             }

@@ -111,6 +111,11 @@ impl Recognizer {
         }
     }
 
+    /// What users should know since the last call, such as a device that failed in the middle of the work.
+    pub fn take_late_warning(&self) -> Option<String> {
+        self.whisper()?.take_late_warning()
+    }
+
     /// Sizes, of a Whisper.
     pub(crate) fn whisper_config(&self) -> Option<&WhisperConfig> {
         self.whisper()

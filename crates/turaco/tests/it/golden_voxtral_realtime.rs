@@ -254,3 +254,26 @@ fn both_layouts_give_identical_numbers() {
     });
     assert_eq!(results[0], results[1]);
 }
+
+/// The same stages and tokens on a graphics processor (an imitated one counts).
+#[cfg(feature = "wgpu")]
+#[test]
+fn every_stage_on_a_graphics_processor() {
+    let options = turaco_compute::GpuOptions {
+        software: true,
+        ..turaco_compute::GpuOptions::default()
+    };
+    let gpu = match Device::gpu(options) {
+        Ok(gpu) => gpu,
+        Err(error) => {
+            eprintln!("SKIPPED on graphics processors: {error}");
+            return;
+        }
+    };
+    let fixtures = fixtures();
+    let cases = Case::all(&fixtures);
+    let model = load(&fixtures.join("mistral"), &gpu);
+    for case in &cases {
+        check_case(&model, case, &cases);
+    }
+}
