@@ -231,7 +231,13 @@ impl KvCache {
 
     /// An error unless positions from `from_position` on can be copied to `to`.
     pub(crate) fn check_copy(&self, to: &Self, from_position: usize) -> Result<()> {
-        let alike = self.shape == to.shape && self.ring == to.ring;
+        let room = CacheShape {
+            capacity: to.shape.capacity,
+            ..self.shape
+        };
+        // Where a ring has gone around decides its size.
+        let fits = self.first == 0 && self.len <= to.shape.capacity;
+        let alike = room == to.shape && self.ring == to.ring && (self.shape == to.shape || fits);
         if alike && from_position <= self.len && from_position <= to.len {
             return Ok(());
         }
@@ -447,8 +453,9 @@ impl Device {
         Ok(cache)
     }
 
-    /// Make `to` equal to `from`; both have the same shape. Positions before `from_position` are known to be equal
-    /// already (a common prompt) and are not copied.
+    /// Make `to` equal to `from`; both have the same shape, except that `to` may have another capacity as long as
+    /// everything that was ever appended to `from` fits. Positions before `from_position` are known to be equal already (a
+    /// common prompt) and are not copied.
     ///
     /// # Errors
     /// Caches of different shapes or devices.

@@ -21,6 +21,10 @@ pub struct StreamArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = super::values::parse_bool)]
     pub continuous: Option<bool>,
 
+    /// Guess at most N tokens ahead, 0 to 3: the same text, sooner where memory is the limit
+    #[arg(long, value_name = "N", default_value_t = RealtimeOptions::default().guesses)]
+    pub guesses: usize,
+
     /// Show what else a token could have been, [best|other], if it is less likely by at most this share (0 to 1)
     #[arg(long = "alt", value_name = "SHARE")]
     pub alternatives: Option<OrNone<Number>>,
@@ -31,6 +35,7 @@ impl StreamArgs {
     pub fn apply(&self, options: &mut RealtimeOptions) {
         options.delay_ms = self.delay;
         options.interval = self.interval.0;
+        options.guesses = self.guesses;
         options.alternatives = self
             .alternatives
             .and_then(|share| share.0)

@@ -169,7 +169,7 @@ impl CpuCache {
         })
     }
 
-    /// Copy these places of storage (`None` = all) of every layer from a cache of the same shape.
+    /// Copy these places of storage (`None` = all) of every layer from a cache of the same shape, or of another capacity that holds them.
     pub(crate) fn copy_from(&mut self, source: &Self, places: Option<Range<usize>>) -> Result<()> {
         match (self, source) {
             (Self::F32(target), Self::F32(source)) => target.copy_from(source, places),
@@ -255,7 +255,7 @@ impl<T: CacheNumber> Planes<T> {
     }
 
     fn copy_from(&mut self, source: &Self, places: Option<Range<usize>>) {
-        if self.layer == 0 {
+        if self.layer == 0 || source.layer == 0 {
             return;
         }
         // Whole blocks: the positions before are equal already, those after hold nothing.
@@ -266,7 +266,7 @@ impl<T: CacheNumber> Planes<T> {
             (&mut self.values, &source.values),
         ] {
             let layers = to.as_slice_mut::<T>().chunks_exact_mut(self.layer);
-            for (to, from) in layers.zip(from.as_slice::<T>().chunks_exact(self.layer)) {
+            for (to, from) in layers.zip(from.as_slice::<T>().chunks_exact(source.layer)) {
                 to[range.clone()].copy_from_slice(&from[range.clone()]);
             }
         }

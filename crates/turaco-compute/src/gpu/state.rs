@@ -74,7 +74,7 @@ impl GpuCache {
         })
     }
 
-    /// Copy positions `from..to` of every layer from a cache of the same shape.
+    /// Copy positions `from..to` of every layer from a cache of the same shape, or of another capacity that holds them.
     pub fn copy_from(&mut self, source: &Self, from: usize, to: usize) -> Result<()> {
         if !Arc::ptr_eq(&self.context, &source.context) {
             return Err(Error::Unsupported {
@@ -90,14 +90,14 @@ impl GpuCache {
             .context
             .device
             .create_command_encoder(&Default::default());
+        let source_values = source.values;
         for (source, target) in source.layers.iter().zip(&self.layers) {
-            for start in [start, start + 4 * self.values] {
-                let start = start as u64;
+            for (from, to) in [(0, 0), (source_values, self.values)] {
                 encoder.copy_buffer_to_buffer(
                     &source.buffer,
-                    start,
+                    (start + 4 * from) as u64,
                     &target.buffer,
-                    start,
+                    (start + 4 * to) as u64,
                     Some(len as u64),
                 );
             }

@@ -93,6 +93,30 @@ fn a_copy_of_a_ring_goes_on_like_the_ring() {
             }
             let mut other = device.kv_cache(shape).unwrap();
             assert!(device.copy_cache(&ring, &mut other, 0).is_err());
+            // Another capacity will do as long as nothing has gone around.
+            let mut large = device.ring_cache(cache_shape(300, DType::F16)).unwrap();
+            assert_eq!(
+                device.copy_cache(&ring, &mut large, 0).is_ok(),
+                before == 20
+            );
+        }
+    }
+}
+
+#[test]
+fn a_short_beginning_can_be_kept_in_a_small_cache() {
+    for device in all_devices() {
+        let mut beginning = device.ring_cache(cache_shape(20, DType::F16)).unwrap();
+        feed(&device, &mut [&mut beginning], 20, &mut Numbers::new(5)).unwrap();
+        let mut ring = device.ring_cache(cache_shape(70, DType::F16)).unwrap();
+        device.copy_cache(&beginning, &mut ring, 0).unwrap();
+        let mut alone = device.ring_cache(cache_shape(70, DType::F16)).unwrap();
+        feed(&device, &mut [&mut alone], 20, &mut Numbers::new(5)).unwrap();
+        let (mut a, mut b) = (Numbers::new(6), Numbers::new(6));
+        for rows in [1, 30, 25] {
+            let found = feed(&device, &mut [&mut ring], rows, &mut a).unwrap();
+            let expected = feed(&device, &mut [&mut alone], rows, &mut b).unwrap();
+            assert_eq!(found, expected, "{device:?} {rows}");
         }
     }
 }

@@ -63,6 +63,7 @@ fn texts_are_the_references_however_the_sound_is_cut() {
             let options = RealtimeOptions::new()
                 .delay_ms(delay)
                 .continuous(false)
+                .guesses(if interval < 1.0 { 3 } else { 0 })
                 .interval(interval);
             let session = || recognizer.session(&options).unwrap();
             let (whole, steps) = run(session(), &audio, audio.len());

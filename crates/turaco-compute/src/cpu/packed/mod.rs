@@ -18,15 +18,18 @@ pub(crate) mod blocks;
 mod panels;
 mod rows;
 
+use super::isa::Isa;
 use super::memory::Buffer;
 use super::pool::Pool;
+use super::simd::dispatch;
 use panels::Panels;
 
 use crate::{DType, Error, Result};
 use blocks::{BLOCK, Q4, Q4_BYTES, Q8, Q8_BYTES};
 use half::{bf16, f16};
 pub use panels::{panels_len, stored_values};
-use rows::Rows;
+use rows::{PackBlocks, Rows};
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Outputs per panel.
@@ -163,6 +166,7 @@ impl PackedMatrix {
         let finite = AtomicBool::new(true);
         let to = Shared::new(data.as_bytes_mut());
         let (to_scales, to_sums) = (Shared::new(&mut scales), Shared::new(&mut sums));
+        let isa = Isa::best();
         let one_panel = |panel: usize| {
             // SAFETY: panel `panel` is `panel_bytes` bytes within the buffer and belongs to this task alone.
             let out = unsafe {
@@ -194,12 +198,14 @@ impl PackedMatrix {
                     }
                 }
                 WeightType::Q8 => {
-                    if !rows.pack_blocks::<Q8>(out) {
+                    let block = PhantomData::<Q8>;
+                    if !dispatch(isa, PackBlocks { rows, out, block }) {
                         finite.store(false, Ordering::Relaxed);
                     }
                 }
                 WeightType::Q4 => {
-                    if !rows.pack_blocks::<Q4>(out) {
+                    let block = PhantomData::<Q4>;
+                    if !dispatch(isa, PackBlocks { rows, out, block }) {
                         finite.store(false, Ordering::Relaxed);
                     }
                 }

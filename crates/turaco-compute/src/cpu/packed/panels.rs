@@ -5,12 +5,18 @@
 //! whole panels. All sizes are multiples of 64 bytes.
 
 use super::blocks::{Q4_BYTES, Q8_BYTES, SCALE_BYTES};
-use super::{PANEL, PackedMatrix, WeightType};
+use super::{PANEL, PackedMatrix, Shared, WeightType};
 use crate::cpu::memory::Buffer;
 use crate::cpu::pool::Pool;
 use crate::storage::Bytes;
 use crate::{Error, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Bytes of a matrix from which on it is worth pages of 2 MiB.
+const WORTH_HUGE_PAGES: usize = 4 << 20;
+
+/// Bytes that one task copies.
+const COPY_PIECE: usize = 2 << 20;
 
 /// Where the panels of a matrix are.
 #[derive(Debug)]
@@ -108,7 +114,8 @@ impl PackedMatrix {
         parts: &[(usize, Bytes)],
         pool: &Pool,
     ) -> Result<Self> {
-        let matrix = Self::from_stored_unchecked(weight_type, k, parts)?;
+        let mut matrix = Self::from_stored_unchecked(weight_type, k, parts)?;
+        matrix.move_to_huge_pages(pool)?;
         if !matrix.is_finite(pool) {
             return Err(Error::Unsupported {
                 what: format!("a stored {} matrix", weight_type.name()),
@@ -116,6 +123,37 @@ impl PackedMatrix {
             });
         }
         Ok(matrix)
+    }
+
+    /// Copy a large matrix out of its file, whose pages are small: they cost a walk through the page table every 4 KiB
+    /// of a stream, each time the matrix is used (in a virtual machine 135 ms instead of 90 for the 2.1 GB of a decode
+    /// step). What the file had in memory is let go.
+    fn move_to_huge_pages(&mut self, pool: &Pool) -> Result<()> {
+        let Panels::Stored(parts) = &self.panels else {
+            return Ok(());
+        };
+        if self.panels.len() < WORTH_HUGE_PAGES || !cfg!(target_os = "linux") {
+            return Ok(());
+        }
+        let mut buffer = Buffer::zeroed(self.panels.len(), "weights")?;
+        let to = Shared::new(buffer.as_bytes_mut());
+        let mut start = 0;
+        for part in parts {
+            let pieces = part.bytes.len().div_ceil(COPY_PIECE);
+            pool.run(pieces, &|piece| {
+                let first = piece * COPY_PIECE;
+                let from = &part.bytes[first..part.bytes.len().min(first + COPY_PIECE)];
+                // SAFETY: parts follow each other in the buffer, and each piece of one belongs to one task.
+                let to = unsafe {
+                    std::slice::from_raw_parts_mut(to.get().add(start + first), from.len())
+                };
+                to.copy_from_slice(from);
+            });
+            part.bytes.release();
+            start += part.bytes.len();
+        }
+        self.panels = Panels::Owned(buffer);
+        Ok(())
     }
 
     /// As [`PackedMatrix::from_stored`], whatever the values are.

@@ -1,7 +1,10 @@
 //! From the rows of a file to a panel.
 
+use std::marker::PhantomData;
+
 use super::blocks::{BLOCK, Block};
 use super::{MatrixSource, PANEL, WeightType};
+use crate::cpu::simd::{Kernel, Simd};
 use crate::{DType, quant};
 
 /// Inputs converted at a time while packing: a whole number of ggml blocks, small enough for the first-level cache.
@@ -123,7 +126,8 @@ impl Rows<'_> {
 
     /// Packs blocks of 32 inputs: those that are stored as they are wanted are kept, others made from their values.
     /// False if one could not be made.
-    pub(super) fn pack_blocks<T: Block>(&self, out: &mut [u8]) -> bool {
+    #[inline(always)]
+    fn pack_blocks<T: Block>(&self, out: &mut [u8]) -> bool {
         for (index, out) in out.chunks_exact_mut(T::BYTES).enumerate() {
             let start = index * BLOCK;
             let len = BLOCK.min(self.k - start);
@@ -143,6 +147,27 @@ impl Rows<'_> {
             }
         }
         true
+    }
+}
+
+/// [`Rows::pack_blocks`] with the widest registers there are: the search for a q4 block is arithmetic on its 32 values.
+/// The same numbers come out with all of them.
+pub(super) struct PackBlocks<'a, T> {
+    pub rows: Rows<'a>,
+    pub out: &'a mut [u8],
+    pub block: PhantomData<T>,
+}
+
+impl<T: Block> Kernel for PackBlocks<'_, T> {
+    type Output = bool;
+
+    fn run_scalar(self) -> bool {
+        self.rows.pack_blocks::<T>(self.out)
+    }
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> bool {
+        self.rows.pack_blocks::<T>(self.out)
     }
 }
 

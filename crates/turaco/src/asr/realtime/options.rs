@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::guesser::MAX_GUESSES;
 use crate::models::voxtral_realtime::{MAX_DELAY, VoxtralRealtimeConfig};
 use crate::{Error, Result};
 
@@ -22,6 +23,8 @@ pub struct RealtimeOptions {
     pub alternatives: Option<f64>,
     /// Go on when the model ends its text in the middle of the sound.
     pub continuous: bool,
+    /// Tokens that are guessed ahead at most, 0 to 3: the text is the same, and comes sooner where memory is the limit.
+    pub guesses: usize,
 }
 
 impl Default for RealtimeOptions {
@@ -32,6 +35,7 @@ impl Default for RealtimeOptions {
             interval: 0.48,
             alternatives: None,
             continuous: true,
+            guesses: MAX_GUESSES,
         }
     }
 }
@@ -79,6 +83,13 @@ impl RealtimeOptions {
         self.continuous = continuous;
         self
     }
+
+    /// See [`guesses`](Self::guesses).
+    #[must_use]
+    pub fn guesses(mut self, most: usize) -> Self {
+        self.guesses = most;
+        self
+    }
 }
 
 /// The same in the units of a model.
@@ -91,6 +102,7 @@ pub(super) struct Plan {
     pub chunk_tokens: usize,
     pub alternatives: Option<f64>,
     pub continuous: bool,
+    pub guesses: usize,
 }
 
 impl Plan {
@@ -144,6 +156,7 @@ impl Plan {
             chunk_tokens: chunk_tokens.max(1),
             alternatives: options.alternatives,
             continuous: options.continuous,
+            guesses: options.guesses.min(MAX_GUESSES),
         })
     }
 

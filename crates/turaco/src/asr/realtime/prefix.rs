@@ -40,7 +40,7 @@ impl SilentStart {
         log_mel.push(&mut stream, &silence, &mut frames);
         let per_token = config.frames_per_token() * config.n_mels;
         let whole = frames.len() / per_token * per_token;
-        let mut encoder = runner.new_encoder_state(chunk_tokens)?;
+        let mut encoder = runner.new_encoder_beginning(whole / per_token)?;
         let mut vectors = Vec::new();
         for chunk in frames[..whole].chunks(chunk_tokens * per_token) {
             vectors.extend_from_slice(runner.encode(&mut encoder, chunk)?);
@@ -64,8 +64,8 @@ impl SilentPrompt {
     ) -> Result<Self> {
         let control = recognizer.control();
         let dim = recognizer.config().decoder.dim;
-        let mut decoder = runner.new_decoder_state(delay, MAX_ROWS)?;
         let mut tokens = vec![control.pad; vectors.len() / dim];
+        let mut decoder = runner.new_decoder_beginning(delay, tokens.len())?;
         if let Some(first) = tokens.first_mut() {
             *first = control.start;
         }

@@ -173,7 +173,8 @@ fn decode_batch(
                 continue;
             }
             buffers.texts.push((which, index));
-            each = each.min(ready).min(1 + track.n_guesses());
+            let guesses = track.n_guesses().min(session.plan.guesses);
+            each = each.min(ready).min(1 + guesses);
             wanted = wanted.max(candidates(session));
         }
     }

@@ -147,8 +147,22 @@ impl Runner {
     pub fn new_encoder_state(&self, max_tokens: usize) -> Result<EncoderState> {
         let config = &self.model.config;
         let rows = max_tokens * config.downsample;
+        // The silence in front fits too, however short the window is.
+        let silence = config.n_left_pad * config.downsample;
+        self.encoder_state((config.encoder.window + rows.max(1) - 1).max(silence))
+    }
+
+    /// The audio side of a stream that ends after `n_tokens`: the beginning of others.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn new_encoder_beginning(&self, n_tokens: usize) -> Result<EncoderState> {
+        self.encoder_state(n_tokens * self.model.config.downsample)
+    }
+
+    fn encoder_state(&self, capacity: usize) -> Result<EncoderState> {
         Ok(EncoderState {
-            cache: self.ring(&config.encoder, rows)?,
+            cache: self.ring(&self.model.config.encoder, capacity)?,
             frames_before: Vec::new(),
         })
     }
@@ -158,16 +172,30 @@ impl Runner {
     /// # Errors
     /// No memory.
     pub fn new_decoder_state(&self, delay: usize, max_rows: usize) -> Result<DecoderState> {
+        let config = &self.model.config;
+        let capacity = config.decoder.window + max_rows.max(1) - 1;
+        self.decoder_state(delay, capacity.max(config.n_left_pad))
+    }
+
+    /// The text side of a stream that ends after `n_positions`: the beginning of others.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn new_decoder_beginning(&self, delay: usize, n_positions: usize) -> Result<DecoderState> {
+        self.decoder_state(delay, n_positions)
+    }
+
+    fn decoder_state(&self, delay: usize, capacity: usize) -> Result<DecoderState> {
         Ok(DecoderState {
-            cache: self.ring(&self.model.config.decoder, max_rows)?,
+            cache: self.ring(&self.model.config.decoder, capacity)?,
             delay,
         })
     }
 
-    fn ring(&self, stack: &StackConfig, rows: usize) -> Result<KvCache> {
+    fn ring(&self, stack: &StackConfig, capacity: usize) -> Result<KvCache> {
         let shape = CacheShape {
             n_layers: stack.n_layers,
-            capacity: stack.window + rows.max(1) - 1,
+            capacity,
             kv_dim: stack.n_kv_heads * stack.head_dim,
             dtype: match self.model.weight_type {
                 WeightType::F32 => DType::F32,
