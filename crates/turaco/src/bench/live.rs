@@ -87,9 +87,8 @@ pub fn live(
             }
             batch.advance(&mut all)?;
         } else {
-            for which in 0..n_sessions {
-                batch.finish(&mut all, which)?;
-            }
+            let every: Vec<usize> = (0..n_sessions).collect();
+            batch.finish(&mut all, &every)?;
         }
         let took = started.elapsed().as_secs_f64();
         let arrived = heard as f64 / f64::from(rate);

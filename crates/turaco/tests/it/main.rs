@@ -11,6 +11,7 @@ mod golden_whisper;
 mod hub;
 #[cfg(feature = "hub")]
 mod mock_hub;
+#[cfg(feature = "hub")]
 mod realtime_sessions;
 #[cfg(feature = "hub")]
 mod support;

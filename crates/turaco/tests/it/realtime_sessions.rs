@@ -154,7 +154,7 @@ fn sessions_of_a_batch_say_what_they_say_alone() {
                     .unwrap();
             } else if open[index] {
                 let mut all: Vec<_> = sessions.iter_mut().collect();
-                batch.finish(&mut all, index).unwrap();
+                batch.finish(&mut all, &[index]).unwrap();
                 open[index] = false;
             }
         }
@@ -175,6 +175,7 @@ fn sessions_of_a_batch_say_what_they_say_alone() {
             "{name}"
         );
     }
+    assert!(batch.finish(&mut [], &[0]).is_err());
     // Another model's session is refused.
     let other = self::recognizer(&fixtures);
     let mut stranger = other.session(&options).unwrap();

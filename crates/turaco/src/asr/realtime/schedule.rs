@@ -54,14 +54,24 @@ impl RealtimeBatch {
         done
     }
 
-    /// The end of one session's sound: its rest, while the others advance too.
+    /// The end of the sound of some sessions (`which` are their places): their rest, while the others advance too.
     ///
     /// # Errors
-    /// As [`advance`](Self::advance).
-    pub fn finish(&self, sessions: &mut [&mut RealtimeSession], which: usize) -> Result<()> {
-        sessions[which].feed_end()?;
+    /// As [`advance`](Self::advance); a session that was finished, or a place where there is none.
+    pub fn finish(&self, sessions: &mut [&mut RealtimeSession], which: &[usize]) -> Result<()> {
+        for &index in which {
+            let session = sessions
+                .get_mut(index)
+                .ok_or_else(|| Error::InvalidOption {
+                    option: "sessions",
+                    message: format!("there is no session {index}"),
+                })?;
+            session.feed_end()?;
+        }
         self.advance(sessions)?;
-        sessions[which].close_texts();
+        for &index in which {
+            sessions[index].close_texts();
+        }
         Ok(())
     }
 }
