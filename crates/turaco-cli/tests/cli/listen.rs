@@ -167,6 +167,16 @@ fn broken_models_are_named() {
             "positive whole number",
         ),
         ("\"hidden_dim\": 96", "\"hidden_dim\": \"x\"", "hidden_dim"),
+        (
+            "\"hop_length\": 160",
+            "\"hop_length\": 900000000",
+            "900000000 samples between frames",
+        ),
+        (
+            "\"sliding_window\": 40",
+            "\"sliding_window\": 1000000000",
+            "attention window",
+        ),
     ] {
         assert!(params.contains(from), "{from}");
         std::fs::write(file("params.json"), params.replace(from, to)).unwrap();

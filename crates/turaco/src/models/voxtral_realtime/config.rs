@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::delay::MAX_DELAY;
 use crate::Result;
 use crate::features::LogMelSettings;
 use crate::models::settings::Settings;
@@ -195,6 +196,40 @@ impl VoxtralRealtimeConfig {
     }
 
     fn validated(self, path: &Path) -> Result<Self> {
+        // Far above every published model, and products of a few of them still fit into 64 bits.
+        let stacks = [&self.encoder, &self.decoder];
+        let largest = |of: fn(&StackConfig) -> usize| stacks.map(of).into_iter().max().unwrap_or(0);
+        for (what, size, most) in [
+            ("mel bands", self.n_mels, 4096),
+            ("samples between frames", self.hop_length, 1 << 16),
+            ("samples in a window", self.n_fft, 1 << 16),
+            ("positions in an audio token", self.downsample, 256),
+            ("layers", largest(|stack| stack.n_layers), 4096),
+            ("heads", largest(|stack| stack.n_heads), 4096),
+            (
+                "columns in a head",
+                largest(|stack| stack.head_dim),
+                1 << 14,
+            ),
+            (
+                "columns",
+                largest(|stack| stack.dim.max(stack.ffn_dim)),
+                1 << 20,
+            ),
+            (
+                "positions in an attention window",
+                largest(|stack| stack.window),
+                1 << 24,
+            ),
+            ("tokens of delay", self.default_delay, MAX_DELAY),
+        ] {
+            if size > most {
+                return Err(invalid(
+                    path,
+                    format!("{size} {what} are more than this program runs ({most})"),
+                ));
+            }
+        }
         for (name, stack) in [("encoder", &self.encoder), ("decoder", &self.decoder)] {
             if stack.n_heads % stack.n_kv_heads != 0 || stack.head_dim % 2 != 0 {
                 return Err(invalid(
