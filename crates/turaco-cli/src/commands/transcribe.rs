@@ -227,6 +227,17 @@ impl Job<'_> {
         }
         late_warning(&mut transcript);
         bar.finish();
+        // What turned out on the way.
+        let known = transcript.warnings.clone();
+        for warning in running
+            .info()
+            .warnings
+            .iter()
+            .filter(|w| !known.contains(w))
+        {
+            printer.warning(&format!("{name}: {warning}"));
+            transcript.warnings.push(warning.clone());
+        }
         if interrupted {
             return Ok(Finished {
                 transcript,

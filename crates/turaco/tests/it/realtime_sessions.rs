@@ -7,7 +7,7 @@ use turaco::asr::realtime::{
     RealtimeBatch, RealtimeEvent, RealtimeOptions, RealtimeRecognizer, RealtimeSession, TrackKind,
 };
 use turaco::models::voxtral_realtime::random;
-use turaco::{ComputeType, Control, LoadOptions};
+use turaco::{ComputeType, Control, LoadOptions, Recognizer, TranscribeOptions};
 
 use crate::golden_voxtral_realtime::fixtures;
 use crate::support::tensors;
@@ -217,6 +217,23 @@ fn after_an_end_of_text_the_sound_goes_on() {
     );
     let (cut, _) = run(recognizer.session(&going).unwrap(), &audio, 777);
     assert_eq!(cut, whole);
+}
+
+#[test]
+fn a_text_that_ends_before_its_recording_is_told() {
+    let fixtures = fixtures();
+    let recognizer = Recognizer::Realtime(recognizer(&fixtures));
+    let audio = turaco::Audio::from_samples(audio(&fixtures, "eos"), RATE).unwrap();
+    for continuous in [false, true] {
+        let mut options = TranscribeOptions::default();
+        options.realtime.continuous = continuous;
+        let control = Control::new();
+        let mut running = recognizer.transcribe(&audio, &options, &control).unwrap();
+        let segments: Vec<_> = running.by_ref().map(Result::unwrap).collect();
+        assert!(!segments.is_empty());
+        let warnings = &running.info().warnings;
+        assert_eq!(warnings.len(), usize::from(!continuous), "{warnings:?}");
+    }
 }
 
 #[test]

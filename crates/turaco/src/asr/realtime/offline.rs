@@ -12,6 +12,9 @@ use super::session::RealtimeSession;
 /// Seconds of sound that are pushed at a time: the next look at the control.
 const PIECE_SECONDS: f64 = 2.0;
 
+/// Seconds of sound without text behind the end of the text that are worth a warning.
+const UNHEARD: f64 = 0.2;
+
 /// Segments of a recording, in order, as they become final.
 #[derive(Debug)]
 pub struct RealtimeTranscription {
@@ -94,7 +97,7 @@ impl RealtimeTranscription {
                     time,
                     continues: false,
                     ..
-                } if time + 1.0 < self.info.duration => {
+                } if time + UNHEARD < self.info.duration => {
                     self.info.warnings.push(format!(
                         "the model ended its text at {time:.1} s of {:.1} s; `continuous` goes on",
                         self.info.duration
