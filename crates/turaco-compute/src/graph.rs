@@ -205,8 +205,8 @@ pub(crate) enum Op {
         k: Value,
         v: Value,
     },
-    /// Attention of `q` over layer `layer` of the caches bound to `slot`. For a written slot the new rows are part of
-    /// the keys and row `i` of a sequence sits at position `len + i`; for a read slot every query sees all keys
+    /// Attention of `q` over layer `layer` of the caches bound to `slot`. For a written slot the rows appended so far are
+    /// part of the keys, and row `i` of a sequence sits at the position of row `i` of the last append; for a read slot every query sees all keys
     /// (`Mask::Full`). `scores` gets the softmax input of the listed heads: `[heads * q rows, capacity]`.
     CachedAttention {
         q: Value,
@@ -260,6 +260,12 @@ pub(crate) enum Op {
         state: Slot,
         out: Value,
     },
+    /// What sampling may still choose from, see [`FilterTokens`].
+    FilterTokens {
+        logits: Value,
+        filter: FilterTokens,
+        out: Value,
+    },
     /// Constrained token choice, see [`ChooseTokens`].
     ChooseTokens {
         logits: Value,
@@ -296,6 +302,22 @@ pub struct ChooseTokens {
     pub prefer_from: u32,
     /// How many tokens per row.
     pub k: usize,
+}
+
+/// The logits that sampling may choose from, for every row by itself; the others become minus infinity.
+///
+/// In this order: penalty and mask as the first two rules of [`ChooseTokens`]; then, at a temperature above 0, top-k (the `k`
+/// highest logits and those equal to the last of them) and top-p (Holtzman et al. 2020: of what is left, by the
+/// probabilities at the temperature, the fewest tokens that together have more than `p`; equal logits stay together). The most probable
+/// token always stays. The result is not divided by the temperature.
+#[derive(Debug, Clone, Copy)]
+pub struct FilterTokens {
+    /// Bit set `[rows, ceil(vocab / 32)]`: bit `i % 32` of word `i / 32` is token `i`.
+    pub allowed: Ids,
+    /// Bit set of the same shape for the repetition penalty.
+    pub seen: Option<Ids>,
+    /// Per row: temperature, penalty, top-k (0 = all), top-p (1 = all). `[rows, 4]`.
+    pub controls: Value,
 }
 
 /// Operations `first..end` of a graph under one name, for [`crate::trace`].
@@ -413,6 +435,7 @@ impl Op {
             Self::Softmax { .. } => "softmax",
             Self::Magnitude { .. } => "magnitude",
             Self::Lstm { .. } => "lstm",
+            Self::FilterTokens { .. } => "filter_tokens",
             Self::ChooseTokens { .. } => "choose_tokens",
         }
     }
@@ -447,6 +470,11 @@ impl Op {
             ),
             Self::SwiGlu { gate, up, out } => (vec![*gate, *up], vec![*out]),
             Self::Add { a, b, out, .. } => (vec![*a, *b], vec![*out]),
+            Self::FilterTokens {
+                logits,
+                filter,
+                out,
+            } => (vec![*logits, filter.controls], vec![*out]),
             Self::ChooseTokens {
                 logits,
                 choose,

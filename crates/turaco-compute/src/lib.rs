@@ -24,6 +24,8 @@ pub use dtype::DType;
 pub use error::{Error, Result};
 #[cfg(feature = "wgpu")]
 pub use gpu::GpuOptions;
-pub use graph::{Activation, AttentionShape, ChooseTokens, Ids, Mask, Slot, Value, Work};
+pub use graph::{
+    Activation, AttentionShape, ChooseTokens, FilterTokens, Ids, Mask, Slot, Value, Work,
+};
 pub use step::{Bindings, ConvShape, Epilogue, SlotBinding, Step, StepBuilder};
 pub use storage::Bytes;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::device::{CacheShape, Device, HostMatrix, Matrix, WeightType};
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::graph::{Activation, AttentionShape, ChooseTokens, Mask, Value};
+use crate::graph::{Activation, AttentionShape, ChooseTokens, FilterTokens, Mask, Value};
 use crate::step::{Bindings, ConvShape, Epilogue, SlotBinding, StepBuilder};
 
 /// How far two devices are apart in one operation.
@@ -42,7 +42,7 @@ pub fn compare(device: &Device, reference: &Device) -> Vec<Comparison> {
 type Case = (&'static str, f32, fn(&Device) -> Result<Vec<f32>>);
 
 /// Integer types differ because the processor rounds activations to bytes.
-const CASES: [Case; 23] = [
+const CASES: [Case; 24] = [
     ("linear f32", 1e-5, |device| {
         linear(device, WeightType::F32, 3)
     }),
@@ -105,6 +105,7 @@ const CASES: [Case; 23] = [
         })
     }),
     ("lstm", 1e-5, lstm),
+    ("filter_tokens", 1e-5, filter_tokens),
     ("choose_tokens", 1e-5, choose_tokens),
 ];
 
@@ -311,6 +312,30 @@ fn lstm(device: &Device) -> Result<Vec<f32>> {
     let mut results = step.output(0)?.to_vec();
     results.extend(device.read_buffer(&state)?);
     Ok(results)
+}
+
+/// Top-k and top-p; what is left out counts as 0.
+fn filter_tokens(device: &Device) -> Result<Vec<f32>> {
+    let vocabulary = 1000;
+    let mut builder = StepBuilder::new(device);
+    let logits = builder.input(2, vocabulary);
+    let filter = FilterTokens {
+        controls: builder.input(2, 4),
+        allowed: builder.input_ids(2, vocabulary.div_ceil(32)),
+        seen: None,
+    };
+    let out = builder.filter_tokens(logits, filter)?;
+    builder.output(out);
+    let mut step = builder.finish()?;
+    let logits: Vec<f32> = noise(2 * vocabulary, 1).iter().map(|x| 8.0 * x).collect();
+    let bits = vec![0x7777_7777; 2 * vocabulary.div_ceil(32)];
+    step.run(&mut Bindings {
+        inputs: &[&logits, &[0.9, 1.0, 50.0, 1.0, 0.8, 1.0, 0.0, 0.9]],
+        ids: &[&bits],
+        slots: &mut [],
+    })?;
+    let kept = |x: &f32| if x.is_finite() { *x } else { 0.0 };
+    Ok(step.output(0)?.iter().map(kept).collect())
 }
 
 /// Greedy and drawn: the tokens and their log-probabilities.

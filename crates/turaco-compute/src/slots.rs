@@ -1,5 +1,7 @@
 //! What a recorded step asks of the states that a run binds to its slots, whatever the device.
 
+use std::collections::HashMap;
+
 use crate::device::{KvCache, StateBuffer};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Ids, IdsSource, Mask, Op, SlotKind};
@@ -171,34 +173,38 @@ impl SlotNeeds {
     }
 }
 
-/// The needs of every slot, and for every attention the rows that were appended to its layer before it.
-pub(crate) fn slot_needs(graph: &Graph) -> Result<(Vec<SlotNeeds>, Vec<usize>)> {
+/// Where in a run's new positions an operation on a cache stands; rows of all sequences together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct NewRows {
+    /// Rows that the run had appended to the layer before the operation's own: those of an append itself, and for an
+    /// attention those of the append before it.
+    pub before: usize,
+    /// Rows that it has appended to the layer with them.
+    pub until: usize,
+    /// Rows that the run appends to each layer in the end.
+    pub total: usize,
+}
+
+/// The needs of every slot, and for every operation on a cache where it stands.
+pub(crate) fn slot_needs(graph: &Graph) -> Result<(Vec<SlotNeeds>, Vec<NewRows>)> {
     let mut needs: Vec<SlotNeeds> = graph
         .slots
         .iter()
         .map(|&kind| SlotNeeds::new(kind))
         .collect();
-    let mut layers: Vec<(usize, usize)> = Vec::new();
-    let mut appended = vec![0; graph.ops.len()];
+    let mut layers: HashMap<(usize, usize), NewRows> = HashMap::new();
+    let mut new_rows = vec![NewRows::default(); graph.ops.len()];
+    let given = |list: Ids| graph.ids[list.id as usize].1 != IdsSource::Computed;
     for (index, op) in graph.ops.iter().enumerate() {
         match op {
             Op::CacheAppend { slot, layer, k, .. } => {
                 let need = &mut needs[slot.0];
                 need.n_layers = need.n_layers.max(layer + 1);
                 settle(&mut need.kv_dim, k.cols(), "width of appended keys")?;
-                settle(
-                    &mut need.appended,
-                    k.rows(),
-                    "rows appended to the layers of one cache",
-                )?;
-                if layers.contains(&(slot.0, *layer)) {
-                    return mismatch(
-                        "cache_append",
-                        "one append per layer",
-                        format!("a second one to layer {layer}"),
-                    );
-                }
-                layers.push((slot.0, *layer));
+                let rows = layers.entry((slot.0, *layer)).or_default();
+                rows.before = rows.until;
+                rows.until += k.rows();
+                new_rows[index] = *rows;
             }
             Op::CachedAttention {
                 slot,
@@ -228,8 +234,8 @@ pub(crate) fn slot_needs(graph: &Graph) -> Result<(Vec<SlotNeeds>, Vec<usize>)> 
                     let capacity = need.scores_capacity.unwrap_or(usize::MAX);
                     need.scores_capacity = Some(capacity.min(scores.cols()));
                 }
-                if layers.contains(&(slot.0, *layer)) {
-                    appended[index] = need.appended.unwrap_or(0);
+                if let Some(rows) = layers.get(&(slot.0, *layer)) {
+                    new_rows[index] = *rows;
                 }
             }
             Op::Lstm { w_hh, state, .. } => {
@@ -239,18 +245,38 @@ pub(crate) fn slot_needs(graph: &Graph) -> Result<(Vec<SlotNeeds>, Vec<usize>)> 
                     "length of an LSTM state",
                 )?;
             }
-            Op::ChooseTokens { choose, .. } => {
-                let given = |list: Ids| graph.ids[list.id as usize].1 != IdsSource::Computed;
-                if !(given(choose.allowed) && given(choose.seeds) && choose.seen.is_none_or(given))
-                {
-                    return Err(Error::Unsupported {
-                        what: "choose_tokens with computed bit sets or seeds".into(),
-                        reason: "the host gives them".into(),
-                    });
-                }
+            Op::FilterTokens { filter, .. }
+                if !(given(filter.allowed) && filter.seen.is_none_or(given)) =>
+            {
+                return Err(Error::Unsupported {
+                    what: "filter_tokens with computed bit sets".into(),
+                    reason: "the host gives them".into(),
+                });
+            }
+            Op::ChooseTokens { choose, .. }
+                if !(given(choose.allowed)
+                    && given(choose.seeds)
+                    && choose.seen.is_none_or(given)) =>
+            {
+                return Err(Error::Unsupported {
+                    what: "choose_tokens with computed bit sets or seeds".into(),
+                    reason: "the host gives them".into(),
+                });
             }
             _ => {}
         }
     }
-    Ok((needs, appended))
+    for (&(slot, _), rows) in &layers {
+        settle(
+            &mut needs[slot].appended,
+            rows.until,
+            "rows appended to the layers of one cache",
+        )?;
+    }
+    for (op, rows) in graph.ops.iter().zip(&mut new_rows) {
+        if let Op::CacheAppend { slot, .. } | Op::CachedAttention { slot, .. } = op {
+            rows.total = needs[slot.0].appended.unwrap_or(0);
+        }
+    }
+    Ok((needs, new_rows))
 }

@@ -6,8 +6,8 @@ use std::time::Instant;
 use crate::device::{Device, Executable, KvCache, Matrix, StateBuffer, Vector};
 use crate::error::{Error, Result};
 use crate::graph::{
-    Activation, AttentionShape, ChooseTokens, Graph, Ids, IdsSource, Mask, Op, Scope, Slot,
-    SlotKind, Value, ValueSource, Work,
+    Activation, AttentionShape, ChooseTokens, FilterTokens, Graph, Ids, IdsSource, Mask, Op, Scope,
+    Slot, SlotKind, Value, ValueSource, Work,
 };
 use crate::trace::{self, Detail};
 
@@ -481,7 +481,8 @@ impl StepBuilder {
         ))
     }
 
-    /// Append keys and values of every sequence to layer `layer` of the caches bound to `slot`.
+    /// Append keys and values of every sequence to layer `layer` of the caches bound to `slot`. A step may append to a
+    /// layer several times, positions behind positions, as often to one layer as to another.
     pub fn cache_append(&mut self, slot: Slot, layer: usize, k: Value, v: Value) -> Result<()> {
         check(
             "cache_append",
@@ -499,7 +500,8 @@ impl StepBuilder {
         Ok(())
     }
 
-    /// Attention of the queries of `n_sequences` sequences over their caches.
+    /// Attention of the queries of `n_sequences` sequences over their caches. The first query of a sequence sits at the
+    /// first position of the last append to the layer.
     pub fn cached_attention(
         &mut self,
         q: Value,
@@ -703,6 +705,37 @@ impl StepBuilder {
             },
             out,
         ))
+    }
+
+    /// What sampling may choose from; see [`FilterTokens`]. `[rows, vocab]`.
+    pub fn filter_tokens(&mut self, logits: Value, filter: FilterTokens) -> Result<Value> {
+        let words = logits.cols().div_ceil(32);
+        let bitset_fits = |ids: Ids| ids.rows == logits.rows && ids.cols() == words;
+        let FilterTokens {
+            allowed,
+            seen,
+            controls,
+        } = filter;
+        check(
+            "filter_tokens",
+            bitset_fits(allowed)
+                && seen.is_none_or(bitset_fits)
+                && controls.rows == logits.rows
+                && controls.cols == 4,
+            || {
+                (
+                    format!("bit sets [{0}, {words}] and controls [{0}, 4]", logits.rows),
+                    format!("[{}, {}], {}", allowed.rows, allowed.cols, shape(controls)),
+                )
+            },
+        )?;
+        let out = self.computed(logits.rows(), logits.cols());
+        let op = Op::FilterTokens {
+            logits,
+            filter,
+            out,
+        };
+        Ok(self.push(op, out))
     }
 
     /// Constrained token choice; see [`ChooseTokens`]. Returns token ids and log-probabilities, both `[rows, k]`.

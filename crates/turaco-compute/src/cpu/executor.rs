@@ -11,6 +11,7 @@ use crate::cpu::kernels::attention::{
     Sequence, Stacked, attention, attention_of_rows, capture_scores,
 };
 use crate::cpu::kernels::choose_tokens::{Choice, Choose};
+use crate::cpu::kernels::filter_tokens::Filter;
 use crate::cpu::kernels::linear::{self, LinearScratch, linear, linear_scratch_bytes};
 use crate::cpu::kernels::{
     Rows, activation, conv1d, elementwise, lstm, norm, over_rows, rope, softmax, transpose,
@@ -433,9 +434,11 @@ impl Machine<'_, '_, '_> {
                 let k = readable.rows(self.plan.views[k.id as usize]);
                 let v = readable.rows(self.plan.views[v.id as usize]);
                 if let SlotBinding::Write(caches) = &mut self.slots[slot.0] {
-                    let rows = k.len() / caches.len().max(1);
+                    let caches_len = caches.len().max(1);
+                    let rows = k.len() / caches_len;
                     for (index, cache) in caches.iter_mut().enumerate() {
-                        let len = cache.len();
+                        let before = details.new_rows.before / caches_len;
+                        let len = cache.len() + before;
                         let (k, v) = (k.slice(index * rows, rows), v.slice(index * rows, rows));
                         with_planes!(cache.storage_mut::<CpuCache>()?, planes => {
                             planes.append((engine.isa, &engine.pool), *layer, len, k, v);
@@ -537,6 +540,7 @@ impl Machine<'_, '_, '_> {
                 });
             }
             Op::Lstm { .. } => self.lstm(op, details)?,
+            Op::FilterTokens { .. } => self.filter_tokens(op, details),
             Op::ChooseTokens { .. } => self.choose_tokens(op),
         }
         Ok(())
@@ -668,7 +672,8 @@ impl Machine<'_, '_, '_> {
         let q = readable.rows(self.plan.views[q.id as usize]);
         let rows = q.len() / n_sequences;
         let heads = scores.as_ref().map_or(&[][..], |(heads, _)| heads);
-        let appended = details.appended / n_sequences;
+        let new_rows = details.new_rows;
+        let (before, until) = (new_rows.before / n_sequences, new_rows.until / n_sequences);
         let mut index = 0;
         while index < *n_sequences {
             // Neighbours that read the same cache, such as beams, are one sequence with more queries.
@@ -685,7 +690,7 @@ impl Machine<'_, '_, '_> {
                 }
                 SlotBinding::Buffer(_) => return Ok(()),
             };
-            let n_keys = cache.len() + appended;
+            let n_keys = cache.len() + until;
             let q_rows = q.slice(index * rows, same * rows);
             let target = &mut target[index * rows * out.cols..][..same * rows * out.cols];
             with_planes!(cache.storage::<CpuCache>()?, planes => {
@@ -693,7 +698,7 @@ impl Machine<'_, '_, '_> {
                     q: q_rows,
                     panels: planes.layer(*layer),
                     keys: (cache.first_position(), n_keys),
-                    first_position: cache.len(),
+                    first_position: cache.len() + before,
                 };
                 attention(self.engine, sequence, rows, &shape, scratch, target);
                 let capacity = score_view.cols;
@@ -772,6 +777,55 @@ impl Machine<'_, '_, '_> {
             target.copy_from_slice(h);
         }
         Ok(())
+    }
+
+    fn filter_tokens(&mut self, op: &Op, details: &Details) {
+        let Op::FilterTokens {
+            logits,
+            filter,
+            out,
+        } = op
+        else {
+            return;
+        };
+        let out = self.plan.views[out.id as usize];
+        let ([target, scratch], readable) = self.arena.split([out, details.scratch]);
+        let logits = readable.rows(self.plan.views[logits.id as usize]);
+        let controls = readable.rows(self.plan.views[filter.controls.id as usize]);
+        let list = |ids: Ids| {
+            let place = self.plan.ids[ids.id as usize];
+            &self.given_ids[place.offset..][..place.len]
+        };
+        let (cols, words) = (logits.cols(), filter.allowed.cols());
+        let (target, scratch) = (Shared::new(target), Shared::new(scratch));
+        self.engine.pool.run(logits.len(), &|row| {
+            let control = controls.row(row);
+            let choice = Choice {
+                logits: logits.row(row),
+                allowed: &list(filter.allowed)[row * words..][..words],
+                seen: filter.seen.map(|seen| &list(seen)[row * words..][..words]),
+                temperature: control[0],
+                penalty: control[1],
+                prefer: false,
+                seed: [0; 2],
+                prefer_from: 0,
+            };
+            // SAFETY: `cols` values for each row, each row for one task.
+            let (out, scratch) = unsafe {
+                (
+                    std::slice::from_raw_parts_mut(target.get().add(row * cols), cols),
+                    std::slice::from_raw_parts_mut(scratch.get().add(row * cols), cols),
+                )
+            };
+            let filter = Filter {
+                choice,
+                top_k: control[2] as usize,
+                top_p: control[3],
+                scratch,
+                out,
+            };
+            filter.run();
+        });
     }
 
     fn choose_tokens(&mut self, op: &Op) {

@@ -9,7 +9,7 @@ use crate::cpu::matrix::CpuMatrix;
 use crate::device::{Matrix, Vector, WeightType};
 use crate::error::Result;
 use crate::graph::{Graph, IdsSource, Op, Value, ValueSource};
-use crate::slots::{SlotNeeds, slot_needs};
+use crate::slots::{NewRows, SlotNeeds, slot_needs};
 
 /// Everything about a graph that is decided before its first run.
 pub(crate) struct Plan {
@@ -65,8 +65,8 @@ pub(crate) struct Details {
     pub scratch: View,
     /// Number of the table of a rotation.
     pub rope_table: usize,
-    /// Rows (of all sequences) that were appended to this layer before.
-    pub appended: usize,
+    /// Where an operation on a cache stands among the positions that are new.
+    pub new_rows: NewRows,
 }
 
 impl Plan {
@@ -76,7 +76,7 @@ impl Plan {
             check_devices(op)?;
         }
         let (ids, id_inputs, ids_len) = place_ids(graph);
-        let (needs, appended) = slot_needs(graph)?;
+        let (needs, new_rows) = slot_needs(graph)?;
         let mut places = Places::new(graph);
         let inputs = places.allocate_inputs(graph);
         let mut rope_tables = Vec::new();
@@ -87,7 +87,7 @@ impl Plan {
             details.push(Details {
                 scratch,
                 rope_table,
-                appended: appended[index],
+                new_rows: new_rows[index],
             });
         }
         let views: Vec<View> = graph
@@ -407,6 +407,7 @@ fn scratch_shape(graph: &Graph, op: &Op) -> (usize, usize) {
             2 * shape.n_kv_heads,
             head_panel_len(shape.head_dim, k.rows() / n_sequences),
         ),
+        Op::FilterTokens { logits, .. } => (logits.rows(), logits.cols()),
         // What ranges of keys give.
         Op::CachedAttention {
             q,

@@ -248,7 +248,7 @@ struct Pending {
 impl Plan {
     /// Place all values, compile all shaders, and upload all parameters.
     pub fn new(context: &Context, graph: &Graph) -> Result<Self> {
-        let (needs, appended) = slot_needs(graph)?;
+        let (needs, new_rows) = slot_needs(graph)?;
         let mut input_words = 0;
         let mut place = |len: usize| {
             let at = input_words;
@@ -322,7 +322,7 @@ impl Plan {
             // What another operation does takes no dispatch of its own.
             ends.resize(task.index, planner.dispatches.len());
             planner.memory.begin(task)?;
-            planner.task(task, appended[task.index] > 0)?;
+            planner.task(task, new_rows[task.index])?;
             planner.memory.end(nth, task);
             ends.push(planner.dispatches.len());
         }

@@ -128,6 +128,8 @@ pub(super) enum Shader {
     },
     /// The recurrent part of an LSTM.
     Lstm { weights: WeightType },
+    /// What sampling may choose from.
+    FilterTokens,
     /// The candidates of a slice of tokens.
     ChooseSlices,
     /// Constrained choice of tokens, of the candidates of all slices.
@@ -158,6 +160,7 @@ impl Shader {
             Self::Norm { layer: true },
             Self::Softmax,
             Self::Merge,
+            Self::FilterTokens,
             Self::ChooseSlices,
             Self::ChooseTokens,
         ];
@@ -257,7 +260,7 @@ impl Shader {
             Self::Decode { .. } => (&[1], &[4, 5]),
             Self::Append { rotate: false, .. } => (&[1, 2], &[]),
             Self::Append { rotate: true, .. } => (&[1, 2, 3, 4], &[5]),
-            Self::ChooseSlices => (&[1, 2, 3], &[4]),
+            Self::FilterTokens | Self::ChooseSlices => (&[1, 2, 3], &[4]),
             Self::ChooseTokens => (&[1, 2, 3, 4], &[5, 6]),
         };
         let caches = match self {
@@ -345,6 +348,12 @@ impl Shader {
                 .part(COMMON)
                 .reductions(true, extras)
                 .part(include_str!("shaders/softmax.wgsl")),
+            Self::FilterTokens => Template::new()
+                .number("THREADS", 256)
+                .part(COMMON)
+                .part(include_str!("shaders/choose_rules.wgsl"))
+                .reductions(true, extras)
+                .part(include_str!("shaders/filter_tokens.wgsl")),
             Self::ChooseSlices => Template::new()
                 .number("THREADS", 256)
                 .part(COMMON)

@@ -1,6 +1,6 @@
 //! Token choice on random logits: every device against the scalar one, and the distribution of draws.
 
-use turaco_compute::{Bindings, ChooseTokens, Device, Step, StepBuilder};
+use turaco_compute::{Bindings, ChooseTokens, Device, FilterTokens, Step, StepBuilder};
 
 use crate::support::{Numbers, all_devices, assert_close, devices};
 
@@ -140,4 +140,111 @@ fn draws_have_the_frequencies_of_the_softmax() {
         .sum();
     // 49 degrees of freedom: mean 49, deviation 10; the seeds are fixed, so this never fails by chance.
     assert!(chi_squared < 90.0, "chi squared {chi_squared}: {counts:?}");
+}
+
+/// The rules of `FilterTokens`, over sorted logits and in f64.
+fn filtered(logits: &[f32], allowed: &[u32], seen: &[u32], controls: [f32; 4]) -> Vec<f32> {
+    let [temperature, penalty, top_k, top_p] = controls;
+    let bit = |words: &[u32], token: usize| words[token / 32] >> (token % 32) & 1 != 0;
+    let mut result: Vec<f32> = (logits.iter().enumerate())
+        .map(|(token, &logit)| match bit(allowed, token) {
+            true if !logit.is_nan() => match bit(seen, token) {
+                true if logit > 0.0 => logit / penalty,
+                true => logit * penalty,
+                false => logit,
+            },
+            _ => f32::NEG_INFINITY,
+        })
+        .collect();
+    if temperature == 0.0 {
+        return result;
+    }
+    let mut order: Vec<f32> = result.iter().copied().filter(|x| x.is_finite()).collect();
+    order.sort_by(|a, b| b.total_cmp(a));
+    if top_k > 0.0 && (top_k as usize) < order.len() {
+        let least = order[top_k as usize - 1];
+        order.retain(|&x| x >= least);
+    }
+    let mass = |x: f32| f64::from(x / temperature).exp();
+    let total: f64 = order.iter().map(|&x| mass(x)).sum();
+    let left: Vec<f32> = (order.iter().enumerate())
+        .filter(|&(nth, &x)| {
+            let above: f64 = order.iter().filter(|&&y| y > x).map(|&y| mass(y)).sum();
+            nth == 0 || x == order[0] || above < f64::from(top_p) * total || top_p >= 1.0
+        })
+        .map(|(_, &x)| x)
+        .collect();
+    for x in &mut result {
+        if !left.contains(x) {
+            *x = f32::NEG_INFINITY;
+        }
+    }
+    result
+}
+
+#[test]
+fn filters_keep_top_k_and_top_p() {
+    let mut numbers = Numbers::new(5);
+    for vocabulary in [1_usize, 3, 33, 100, 1000, 3072] {
+        let words = vocabulary.div_ceil(32);
+        for (temperature, top_k, top_p) in [
+            (0.0, 5.0, 0.5),
+            (0.9, 50.0, 1.0),
+            (0.9, 0.0, 0.8),
+            (0.7, 50.0, 0.9),
+            (1.3, 1.0, 1.0),
+            (1.0, 3.0, 0.0),
+            (1.0, 1e6, 0.95),
+        ] {
+            let mut logits: Vec<f32> = numbers.take(vocabulary).iter().map(|x| x * 8.0).collect();
+            for index in (0..vocabulary).step_by(5) {
+                logits[index] = logits[index].round();
+            }
+            if vocabulary > 3 {
+                logits[vocabulary / 2] = f32::NAN;
+                logits[vocabulary / 3] = f32::NEG_INFINITY;
+            }
+            let bits = |numbers: &mut Numbers| -> Vec<u32> {
+                (0..words)
+                    .map(|_| numbers.bits() | numbers.bits() | 1)
+                    .collect()
+            };
+            let (allowed, seen) = (bits(&mut numbers), bits(&mut numbers));
+            let controls = [temperature, 1.05, top_k, top_p];
+            let expected = filtered(&logits, &allowed, &seen, controls);
+            for device in all_devices() {
+                let mut builder = StepBuilder::new(&device);
+                // Two rows, the second one without a filter.
+                let given = builder.input(2, vocabulary);
+                let filter = FilterTokens {
+                    controls: builder.input(2, 4),
+                    allowed: builder.input_ids(2, words),
+                    seen: Some(builder.input_ids(2, words)),
+                };
+                let out = builder.filter_tokens(given, filter).unwrap();
+                builder.output(out);
+                let mut step = builder.finish().unwrap();
+                let off = [1.0, 1.0, 0.0, 1.0];
+                step.run(&mut Bindings {
+                    inputs: &[&[&logits[..], &logits].concat(), &[controls, off].concat()],
+                    ids: &[
+                        &[&allowed[..], &allowed].concat(),
+                        &[&seen[..], &seen].concat(),
+                    ],
+                    slots: &mut [],
+                })
+                .unwrap();
+                let case = format!("{vocabulary} {controls:?} on {device:?}");
+                let out = step.output(0).unwrap();
+                let stays = |x: &[f32]| x.iter().map(|x| x.is_finite()).collect::<Vec<_>>();
+                assert_eq!(stays(&out[..vocabulary]), stays(&expected), "{case}");
+                for (found, expected) in out.iter().zip(&expected) {
+                    let same = found == expected || (found - expected).abs() < 1e-5;
+                    assert!(same, "{case}: {found} {expected}");
+                }
+                let off = filtered(&logits, &allowed, &seen, off);
+                assert_eq!(out[vocabulary..], off, "{case}");
+            }
+        }
+    }
 }

@@ -262,3 +262,74 @@ fn a_gain_multiplies_the_rows_of_its_sequence() {
         }
     }
 }
+
+/// Appends pieces one after the other, all in one step, and attends after each.
+fn feed_at_once(
+    device: &Device,
+    caches: &mut [&mut KvCache],
+    pieces: &[usize],
+    numbers: &mut Numbers,
+) -> Vec<f32> {
+    let n = caches.len();
+    let mut builder = StepBuilder::new(device);
+    let mut given = Vec::new();
+    let slot = builder.cache_slot();
+    for &rows in pieces {
+        let q = builder.input(n * rows, SHAPE.n_heads * SHAPE.head_dim);
+        let k = builder.input(n * rows, KV_DIM);
+        let v = builder.input(n * rows, KV_DIM);
+        builder.cache_append(slot, 1, k, v).unwrap();
+        let out = builder.cached_attention(q, slot, 1, n, SHAPE).unwrap();
+        builder.output(out);
+        given.extend([q, k, v].map(|x| numbers.take(x.rows() * x.cols())));
+    }
+    let mut step = builder.finish().unwrap();
+    step.run(&mut Bindings {
+        inputs: &given.iter().map(|x| &x[..]).collect::<Vec<_>>(),
+        ids: &[],
+        slots: &mut [SlotBinding::Write(caches)],
+    })
+    .unwrap();
+    (0..pieces.len())
+        .flat_map(|index| step.output(index).unwrap().to_vec())
+        .collect()
+}
+
+#[test]
+fn appends_of_one_step_are_those_of_several() {
+    for device in all_devices() {
+        for (ring, capacity) in [(false, 90), (true, 60)] {
+            let cache = || match ring {
+                true => device
+                    .ring_cache(cache_shape(capacity, DType::F16))
+                    .unwrap(),
+                false => device.kv_cache(cache_shape(capacity, DType::F16)).unwrap(),
+            };
+            let mut at_once = [cache(), cache(), cache()];
+            let mut in_turn = [cache(), cache(), cache()];
+            let (mut a, mut b) = (Numbers::new(11), Numbers::new(11));
+            for pieces in [
+                &[2, 1, 1, 1][..],
+                &[17],
+                &[1, 5, 1, 1, 3, 1],
+                &[1, 1],
+                &[16, 3],
+            ] {
+                let found = feed_at_once(
+                    &device,
+                    &mut at_once.each_mut().map(|cache| cache),
+                    pieces,
+                    &mut a,
+                );
+                let expected: Vec<f32> = (pieces.iter())
+                    .flat_map(|&rows| {
+                        let mut caches = in_turn.each_mut().map(|cache| cache);
+                        feed(&device, &mut caches, rows, &mut b).unwrap()
+                    })
+                    .collect();
+                assert_close(&found, &expected, 1e-6, &format!("{device:?} {ring}"));
+                assert_eq!(at_once[1].len(), in_turn[1].len());
+            }
+        }
+    }
+}

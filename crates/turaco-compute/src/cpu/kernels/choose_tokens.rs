@@ -24,7 +24,7 @@ fn bit(words: &[u32], index: usize) -> bool {
 
 impl Choice<'_> {
     /// The logit of a token after penalty and mask; NaN counts as forbidden.
-    fn adjusted(&self, token: usize) -> f32 {
+    pub fn adjusted(&self, token: usize) -> f32 {
         let mut logit = self.logits[token];
         if !bit(self.allowed, token) || logit.is_nan() {
             return f32::NEG_INFINITY;

@@ -7,6 +7,7 @@ pub(crate) mod attention;
 pub(crate) mod choose_tokens;
 pub(crate) mod conv1d;
 pub(crate) mod elementwise;
+pub(crate) mod filter_tokens;
 pub mod linear;
 pub(crate) mod lstm;
 pub(crate) mod norm;

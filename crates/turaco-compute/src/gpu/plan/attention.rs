@@ -5,6 +5,7 @@ use super::super::shader::{ATTENTION_QUERIES, DECODE_QUERIES, Keys, Shader};
 use super::{CachedShader, Call, Params, Planner};
 use crate::error::{Error, Result};
 use crate::graph::{AttentionShape, Mask, Op, Slot, SlotKind, Value};
+use crate::slots::NewRows;
 
 impl Planner<'_> {
     pub(super) fn attention(
@@ -22,7 +23,7 @@ impl Planner<'_> {
             .view(&q)
             .view(&keys)
             .view(&values)
-            .counts([n_sequences, 0, 0, 0]);
+            .counts([n_sequences, 0, 0, 0, 0, 1]);
         let shader = Shader::Attention {
             keys: Keys::Rows,
             queries,
@@ -41,15 +42,20 @@ impl Planner<'_> {
         place: (Slot, usize),
         (k, v): (Value, Value),
         rotations: Option<(Option<&Op>, &Op)>,
+        new_rows: NewRows,
     ) -> Result<()> {
         let columns = k.cols();
+        let NewRows { before, total, .. } = new_rows;
+        let rows = [k.rows(), before, total.max(1)];
         let v = self.view(v);
         let Some((query, key)) = rotations else {
             let k = self.view(k);
             let params = Params::default()
                 .counts([columns, 0, 0, 0])
                 .view(&k)
-                .view(&v);
+                .view(&v)
+                .counts([0; 3])
+                .counts(rows);
             let make = CachedShader::Append {
                 columns,
                 rotated: None,
@@ -80,7 +86,8 @@ impl Planner<'_> {
             .view(&q)
             .view(&k)
             .view(&v)
-            .counts([table.offset, *head_dim, usize::from(*interleaved)]);
+            .counts([table.offset, *head_dim, usize::from(*interleaved)])
+            .counts(rows);
         let make = CachedShader::Append {
             columns,
             rotated: Some(q_columns),
@@ -97,7 +104,7 @@ impl Planner<'_> {
         place: (Slot, usize),
         n_sequences: usize,
         shape: &AttentionShape,
-        appended: bool,
+        new_rows: NewRows,
         captured: Option<(&[usize], Value)>,
     ) -> Result<()> {
         let rows = q.rows() / n_sequences;
@@ -107,10 +114,11 @@ impl Planner<'_> {
         let (columns, odd) = (head_columns(shape)?, is_odd(shape));
         let query = self.view(q);
         let params = |captured: [usize; 3]| {
-            attention_params(shape, rows, usize::from(appended))
+            attention_params(shape, rows, new_rows.until)
                 .view(&query)
                 .counts([0; 5])
                 .counts(captured)
+                .counts([new_rows.before, new_rows.total.max(1)])
         };
         let out = self.view(out).buffer;
         let mut buffers = vec![query.buffer.clone(), out.clone()];
@@ -185,7 +193,7 @@ fn is_odd(shape: &AttentionShape) -> bool {
     !shape.head_dim.is_multiple_of(2)
 }
 
-/// The first parameters of an attention; `keys` of a sequence, or whether appended ones are seen.
+/// The first parameters of an attention; `keys` of a sequence, or rows of all sequences that were appended so far.
 fn attention_params(shape: &AttentionShape, rows: usize, keys: usize) -> Params {
     let window = match shape.mask {
         Mask::Full => 0,

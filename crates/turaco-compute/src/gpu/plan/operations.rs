@@ -11,14 +11,15 @@ use super::{Call, Params, Planner, Task};
 use crate::cpu::packed::PANEL;
 use crate::device::{Matrix, Vector};
 use crate::error::{Error, Result};
-use crate::graph::{Activation, ChooseTokens, Ids, Op, Slot, Value};
+use crate::graph::{Activation, ChooseTokens, FilterTokens, Ids, Op, Slot, Value};
+use crate::slots::NewRows;
 
 /// Rows from which on a linear map is a matrix product of tiles.
 pub(super) const MATMUL_ROWS: usize = 16;
 
 impl Planner<'_> {
-    /// Record a task; `appended`: for an attention, whether the step appended keys to its layer before.
-    pub(super) fn task(&mut self, task: &Task<'_>, appended: bool) -> Result<()> {
+    /// Record a task; `new_rows`: where an operation on a cache stands among the positions that are new.
+    pub(super) fn task(&mut self, task: &Task<'_>, new_rows: NewRows) -> Result<()> {
         match task.op {
             Op::Embedding {
                 table,
@@ -147,7 +148,7 @@ impl Planner<'_> {
                 out,
             } => self.attention((*q, *k, *v), *n_sequences, shape, *out),
             Op::CacheAppend { slot, layer, k, v } => {
-                self.append((*slot, *layer), (*k, *v), task.rotations)
+                self.append((*slot, *layer), (*k, *v), task.rotations, new_rows)
             }
             Op::CachedAttention {
                 q,
@@ -160,7 +161,7 @@ impl Planner<'_> {
             } => {
                 let place = (*slot, *layer);
                 let captured = scores.as_ref().map(|(heads, scores)| (&heads[..], *scores));
-                self.cached_attention((*q, *out), place, *n_sequences, shape, appended, captured)
+                self.cached_attention((*q, *out), place, *n_sequences, shape, new_rows, captured)
             }
             Op::SwiGlu { gate, up, out } => {
                 let (gate, up) = (self.view(*gate), self.view(*up));
@@ -234,6 +235,11 @@ impl Planner<'_> {
                 state,
                 out,
             } => self.lstm(*x, (w_ih, w_hh), bias, *state, *out),
+            Op::FilterTokens {
+                logits,
+                filter,
+                out,
+            } => self.filter_tokens(*logits, filter, *out),
             Op::ChooseTokens {
                 logits,
                 choose,
@@ -518,6 +524,27 @@ impl Planner<'_> {
         self.push(call, layout, params, buffers);
         self.memory.give(gates.buffer);
         Ok(())
+    }
+
+    fn filter_tokens(&mut self, logits: Value, filter: &FilterTokens, out: Value) -> Result<()> {
+        let place = |list: Ids| self.ids[list.id as usize].1;
+        let (values, controls) = (self.view(logits), self.view(filter.controls));
+        let params = Params::default()
+            .counts([logits.rows(), logits.cols(), 0, 0])
+            .view(&values)
+            .view(&controls)
+            .counts([place(filter.allowed)])
+            .bits(filter.seen.map_or(u32::MAX, |seen| place(seen) as u32))
+            .counts([0, 0])
+            .number(f32::NEG_INFINITY)
+            .counts([0, 0]);
+        let buffers = vec![
+            values.buffer,
+            controls.buffer,
+            self.inputs.clone(),
+            self.view(out).buffer,
+        ];
+        self.call(Shader::FilterTokens, logits.rows(), params, buffers)
     }
 
     fn choose_tokens(

@@ -14,6 +14,10 @@ struct Params {
     head_dim: u32,
     // Whether neighbours are rotated against each other, not halves.
     interleaved: u32,
+    // Rows of all sequences: of this append, that the run appended to the layer before, that it appends in the end.
+    rows: u32,
+    before: u32,
+    total: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -61,11 +65,12 @@ fn main(
     let index = task % batch.count;
     let sequence = batch.sequences[index];
     let i = task / batch.count * 64u + thread;
-    if i >= batch.appended * each {
+    let rows = batch.appended * p.rows / p.total;
+    if i >= rows * each {
         return;
     }
     let nth = i / each;
-    let row = sequence.index * batch.appended + nth;
+    let row = sequence.index * rows + nth;
     let word = i % each;
     @rotate if word >= width {
     @rotate     let at = p.q_offset + row * p.q_stride;
@@ -83,10 +88,11 @@ fn main(
         value.y = v[v_at + 1u];
     }
     // Of rows that do not all fit, the last ones stay.
-    if nth + sequence.capacity < batch.appended {
+    let position = batch.appended * p.before / p.total + nth;
+    if position + sequence.capacity < batch.appended {
         return;
     }
-    let to = place(index, sequence.length + nth) * width + word;
+    let to = place(index, sequence.length + position) * width + word;
     set_cache_word(sequence.which, to, pack(key));
     set_cache_word(sequence.which, sequence.values + to, pack(value));
 }

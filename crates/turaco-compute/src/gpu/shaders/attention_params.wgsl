@@ -1,7 +1,7 @@
 struct Params {
     // Queries of a sequence.
     rows: u32,
-    // Keys of a sequence; with a cache, whether what the run appends is among them.
+    // Keys of a sequence; with a cache, the rows of all sequences that the run has appended so far.
     keys: u32,
     n_heads: u32,
     // Query heads of a key head.
@@ -23,6 +23,9 @@ struct Params {
     head: u32,
     out_row: u32,
     capacity: u32,
+    // With a cache: rows that the run had appended before those of the queries, and rows that it appends in the end.
+    before: u32,
+    total: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;

@@ -5,11 +5,11 @@ fn n_sequences() -> u32 {
 }
 
 fn n_keys(index: u32) -> u32 {
-    return batch.sequences[index].length + batch.appended * p.keys;
+    return batch.sequences[index].length + batch.appended * p.keys / p.total;
 }
 
 fn first_position(index: u32) -> u32 {
-    return batch.sequences[index].length;
+    return batch.sequences[index].length + batch.appended * p.before / p.total;
 }
 
 // The oldest position whose keys are still there.
