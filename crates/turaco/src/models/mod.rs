@@ -1,5 +1,6 @@
 //! The networks: config, weights and forward passes.
 
+pub mod qwen3_tts;
 mod settings;
 pub mod silero_vad;
 pub mod voxtral_realtime;

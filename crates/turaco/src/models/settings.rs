@@ -63,6 +63,44 @@ impl Settings {
         }
     }
 
+    /// A whole number that may be 0: an id.
+    ///
+    /// # Errors
+    /// The key is missing or holds something else.
+    pub fn count(&self, key: &str) -> Result<usize> {
+        let value = self.present(key).ok_or_else(|| self.missing(key))?;
+        as_count(value).ok_or_else(|| self.wrong(key, value, "a whole number"))
+    }
+
+    /// An object of ids by name, in the file's order; empty if there is none.
+    ///
+    /// # Errors
+    /// It holds something else.
+    pub fn counts(&self, key: &str) -> Result<Vec<(String, u32)>> {
+        let object = self.object.get(key).and_then(Value::as_object);
+        object
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| match as_count(value) {
+                Some(count) => Ok((name.clone(), count as u32)),
+                None => Err(self.wrong(&format!("{key}.{name}"), value, "a whole number")),
+            })
+            .collect()
+    }
+
+    /// The texts of an object by name; what is no text is left out.
+    pub fn texts(&self, key: &str) -> Vec<(String, String)> {
+        let object = self.object.get(key).and_then(Value::as_object);
+        let text =
+            |(name, value): (&String, &Value)| Some((name.clone(), value.as_str()?.to_owned()));
+        object.into_iter().flatten().filter_map(text).collect()
+    }
+
+    /// True or false, if the key is there and one of them.
+    pub fn flag(&self, key: &str) -> Option<bool> {
+        self.object.get(key).and_then(Value::as_bool)
+    }
+
     /// A positive number.
     ///
     /// # Errors
@@ -94,4 +132,9 @@ impl Settings {
             format!("key `{}{key}` is {found}, expected {expected}", self.place),
         )
     }
+}
+
+fn as_count(value: &Value) -> Option<usize> {
+    let count = value.as_u64().and_then(|count| usize::try_from(count).ok());
+    count.filter(|count| *count <= 1 << 30)
 }

@@ -6,7 +6,7 @@ use turaco_compute::{
     AttentionShape, Epilogue, Ids, Mask, Matrix, Slot, StepBuilder, Value, Vector,
 };
 
-use super::{Linear, Loader};
+use super::{Linear, Loader, RmsNorm};
 use crate::weights::Tensor;
 use crate::{Error, Result};
 
@@ -27,6 +27,8 @@ pub struct AttentionConfig {
     pub mask: Mask,
     /// Which columns of a head a checkpoint pairs.
     pub pairs: RotaryPairs,
+    /// Epsilon of the norms of every query and key head before their rotation; `None` without.
+    pub qk_norm_eps: Option<f32>,
 }
 
 /// Which columns of a head are rotated against each other, in the order of a checkpoint's rows.
@@ -40,13 +42,15 @@ pub enum RotaryPairs {
     Neighbours,
 }
 
-/// `o(attention(rope(q(x)), rope(k(x)), v(x))) + residual`.
+/// `o(attention(rope(q(x)), rope(k(x)), v(x))) + residual`; heads of `q` and `k` may be normed before.
 #[derive(Debug)]
 pub struct CachedSelfAttention {
     config: AttentionConfig,
     /// Query, key and value projections in one matrix.
     qkv_weight: Arc<Matrix>,
     qkv_bias: Option<Arc<Vector>>,
+    /// Of query and key heads.
+    qk_norms: Option<(RmsNorm, RmsNorm)>,
     o_proj: Linear,
 }
 
@@ -98,10 +102,16 @@ impl CachedSelfAttention {
             false => None,
         };
         let has_o_bias = loader.has("o_proj.bias");
+        let norm = |name, eps| RmsNorm::load(loader, name, config.head_dim, eps);
+        let qk_norms = match config.qk_norm_eps {
+            Some(eps) => Some((norm("q_norm", eps)?, norm("k_norm", eps)?)),
+            None => None,
+        };
         Ok(Self {
             config,
             qkv_weight: loader.stacked(&weights)?,
             qkv_bias,
+            qk_norms,
             o_proj: Linear::load_stacked(loader, &[("o_proj", has_o_bias)], q_dim, config.dim)?,
         })
     }
@@ -131,10 +141,26 @@ impl CachedSelfAttention {
             ..Epilogue::default()
         };
         let qkv = step.linear(x, &self.qkv_weight, epilogue)?;
-        let qk = step.columns(qkv, 0, q_dim + kv_dim)?;
-        let qk = step.rope(qk, at.positions, head_dim, rope_theta, false)?;
-        let q = step.columns(qk, 0, q_dim)?;
-        let k = step.columns(qk, q_dim, kv_dim)?;
+        let (q, k) = match &self.qk_norms {
+            Some((q_norm, k_norm)) => {
+                let q = step.columns(qkv, 0, q_dim)?;
+                let q = q_norm.forward(step, q)?;
+                let k = step.columns(qkv, q_dim, kv_dim)?;
+                let k = k_norm.forward(step, k)?;
+                (
+                    step.rope(q, at.positions, head_dim, rope_theta, false)?,
+                    step.rope(k, at.positions, head_dim, rope_theta, false)?,
+                )
+            }
+            None => {
+                let qk = step.columns(qkv, 0, q_dim + kv_dim)?;
+                let qk = step.rope(qk, at.positions, head_dim, rope_theta, false)?;
+                (
+                    step.columns(qk, 0, q_dim)?,
+                    step.columns(qk, q_dim, kv_dim)?,
+                )
+            }
+        };
         let v = step.columns(qkv, q_dim + kv_dim, kv_dim)?;
         step.cache_append(at.slot, at.layer, k, v)?;
         let shape = AttentionShape {

@@ -237,15 +237,27 @@ pub fn split_gpt2(text: &str) -> impl Iterator<Item = &str> {
         Regex::new(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+")
             .expect("the pattern is valid")
     });
+    split_by(&PATTERN, text)
+}
+
+/// The matches of a pattern whose last part is `\s+`, where the original has `\s+(?!\S)|\s+`: look-ahead, which the regex
+/// crate does not have. Every character has to belong to a match.
+pub(super) fn split_by<'t>(
+    pattern: &'static Regex,
+    text: &'t str,
+) -> impl Iterator<Item = &'t str> {
     let mut start = 0;
     std::iter::from_fn(move || {
-        // Every character belongs to one of the classes, so each match begins where the last one ended.
-        let found = PATTERN.find_at(text, start)?;
+        // Each match begins where the last one ended.
+        let found = pattern.find_at(text, start)?;
         let mut piece = found.as_str();
-        // `\s+(?!\S)`: white space before a word leaves its last character to the word, unless it is all there is.
+        // White space before a word leaves its last character to the word, unless it is all there is; what ends in a
+        // line end was matched by another part of patterns that know them.
+        let lines = pattern.as_str().contains("[\\r\\n]+");
         if found.end() < text.len()
-            && let Some((last, _)) = piece.char_indices().next_back()
+            && let Some((last, character)) = piece.char_indices().next_back()
             && last > 0
+            && !(lines && matches!(character, '\r' | '\n'))
             && piece.chars().all(char::is_whitespace)
         {
             piece = &piece[..last];

@@ -65,12 +65,8 @@ impl Vocabulary {
             Some((path, bytes)) => parse_json(path, bytes)?,
             None => HashMap::new(),
         };
-        let merges: Vec<MergeText> = text_of(merges_path, merges)?
-            .lines()
-            .enumerate()
-            .filter(|(number, line)| *number > 0 || !line.starts_with("#version"))
-            .filter(|(_, line)| !line.is_empty())
-            .map(|(_, line)| MergeText::Joined(line.to_owned()))
+        let merges: Vec<MergeText> = merge_lines(merges_path, merges)?
+            .map(|line| MergeText::Joined(line.to_owned()))
             .collect();
         Self::from_maps(vocab_path, vocab, added, merges_path, &merges)
     }
@@ -286,7 +282,7 @@ impl MergeText {
     }
 }
 
-fn bytes_of_printable(path: &Path, token: &str, id: usize) -> Result<Vec<u8>> {
+pub(super) fn bytes_of_printable(path: &Path, token: &str, id: usize) -> Result<Vec<u8>> {
     token
         .chars()
         .map(|character| {
@@ -304,9 +300,34 @@ fn bytes_of_printable(path: &Path, token: &str, id: usize) -> Result<Vec<u8>> {
         .collect()
 }
 
-fn parse_json<T: for<'a> Deserialize<'a>>(path: &Path, json: &[u8]) -> Result<T> {
+pub(super) fn parse_json<T: for<'a> Deserialize<'a>>(path: &Path, json: &[u8]) -> Result<T> {
     serde_json::from_slice(json)
         .map_err(|error| invalid(path, format!("not a vocabulary: {error}")))
+}
+
+/// The rules of a `merges.txt`: number, left and right token.
+pub(super) fn read_merges<'a>(
+    path: &Path,
+    bytes: &'a [u8],
+) -> Result<Vec<(usize, &'a str, &'a str)>> {
+    merge_lines(path, bytes)?
+        .enumerate()
+        .map(|(number, line)| match line.trim_end().split_once(' ') {
+            Some((left, right)) => Ok((number, left, right)),
+            None => Err(invalid(
+                path,
+                format!("merge {number} is not two tokens with one space between them"),
+            )),
+        })
+        .collect()
+}
+
+fn merge_lines<'a>(path: &Path, bytes: &'a [u8]) -> Result<impl Iterator<Item = &'a str>> {
+    let lines = text_of(path, bytes)?.lines().enumerate();
+    Ok(lines
+        .filter(|(number, line)| *number > 0 || !line.starts_with("#version"))
+        .map(|(_, line)| line)
+        .filter(|line| !line.is_empty()))
 }
 
 fn text_of<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str> {
@@ -318,7 +339,7 @@ fn text_of<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str> {
     })
 }
 
-fn check_count(path: &Path, count: usize) -> Result<()> {
+pub(super) fn check_count(path: &Path, count: usize) -> Result<()> {
     if count > MAX_TOKENS as usize {
         return Err(invalid(
             path,
@@ -328,7 +349,7 @@ fn check_count(path: &Path, count: usize) -> Result<()> {
     Ok(())
 }
 
-fn invalid(path: &Path, message: String) -> Error {
+pub(super) fn invalid(path: &Path, message: String) -> Error {
     Error::Model {
         path: path.to_owned(),
         message,

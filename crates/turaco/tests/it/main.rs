@@ -4,6 +4,7 @@
 mod allocations;
 #[cfg(feature = "hub")]
 mod bench;
+mod golden_qwen3_tts;
 mod golden_voxtral_realtime;
 #[cfg(feature = "hub")]
 mod golden_whisper;

@@ -121,5 +121,6 @@ fn attention(config: &StackConfig, pairs: RotaryPairs) -> AttentionConfig {
         rope_theta: config.rope_theta,
         mask: Mask::Window(config.window),
         pairs,
+        qk_norm_eps: None,
     }
 }

@@ -1,0 +1,84 @@
+//! Opening a checkpoint's folder.
+
+use std::path::{Path, PathBuf};
+
+use super::config::Qwen3TtsConfig;
+use crate::Result;
+use crate::tokenizer::QwenTokenizer;
+use crate::weights::{self, Checkpoint, Sidecars, Weights, invalid};
+
+/// An opened checkpoint; the codec in its subfolder `speech_tokenizer` is opened by itself.
+#[derive(Debug)]
+pub struct Qwen3TtsCheckpoint {
+    /// A name for people.
+    pub name: String,
+    /// The file or folder.
+    pub path: PathBuf,
+    /// Sizes.
+    pub config: Qwen3TtsConfig,
+    /// Tensors.
+    pub weights: Weights,
+    /// Text to tokens.
+    pub tokenizer: QwenTokenizer,
+    /// The files beside the weights.
+    pub sidecars: Sidecars,
+}
+
+impl Qwen3TtsCheckpoint {
+    /// Opens a folder (or its weight file).
+    ///
+    /// # Errors
+    /// Files that are missing or broken, or another model.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::from_checkpoint(weights::open(path)?)
+    }
+
+    /// Whether the settings beside the weights are those of this model.
+    ///
+    /// # Errors
+    /// Settings of this model that are broken.
+    pub fn is_one(checkpoint: &Checkpoint) -> Result<bool> {
+        Ok(Qwen3TtsConfig::read(&checkpoint.sidecars)?.is_some())
+    }
+
+    /// Takes an opened checkpoint.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_checkpoint(checkpoint: Checkpoint) -> Result<Self> {
+        let Checkpoint {
+            path,
+            weights,
+            sidecars,
+            ..
+        } = checkpoint;
+        let config = Qwen3TtsConfig::read(&sidecars)?.ok_or_else(|| {
+            invalid(
+                &path,
+                "no config.json of a Qwen3-TTS model beside the weights",
+            )
+        })?;
+        let tokenizer = QwenTokenizer::read(&sidecars)?;
+        if tokenizer.len() > config.text_vocab {
+            let message = format!(
+                "{} tokens, but the model knows {}",
+                tokenizer.len(),
+                config.text_vocab
+            );
+            return Err(invalid(&sidecars.path("vocab.json"), message));
+        }
+        Ok(Self {
+            name: crate::models::display_name(&path),
+            path,
+            config,
+            weights,
+            tokenizer,
+            sidecars,
+        })
+    }
+
+    /// Where the codec is: the folder `speech_tokenizer` beside the weights.
+    pub fn codec_path(&self) -> PathBuf {
+        self.sidecars.path("speech_tokenizer")
+    }
+}

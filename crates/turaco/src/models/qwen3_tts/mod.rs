@@ -1,0 +1,151 @@
+//! Qwen3-TTS: speech from text, in voices by name, by description, or of a recording.
+//!
+//! - Text: byte-level tokens, a text embedding, a two-layer projection to the talker's width.
+//! - [`talker`]: a Qwen3 decoder (grouped-query attention with norms of query and key heads, SwiGLU), one step per 80 ms
+//!   frame. Beside each text vector stands one of the codec: the sum of the embeddings of a frame's codes. Its head chooses the
+//!   first code of the next frame.
+//! - [`code_predictor`]: a small decoder of the same kind that goes through the other codes of a frame one by one.
+//! - [`codec`]: 16 codes to 1920 samples at 24 kHz, causal.
+//!
+//! The network here ends at codes. Follows the `qwen-tts` package (0.1.1).
+
+pub mod checkpoint;
+mod code_predictor;
+pub mod config;
+mod prompt;
+mod runner;
+mod stack;
+mod tables;
+mod talker;
+mod text_projection;
+
+use std::sync::Arc;
+
+use turaco_compute::{Device, WeightType};
+
+use crate::nn::Loader;
+use crate::tokenizer::QwenTokenizer;
+use crate::{Control, Result};
+
+use code_predictor::CodePredictor;
+use tables::Table;
+use talker::Talker;
+use text_projection::TextProjection;
+
+pub use checkpoint::Qwen3TtsCheckpoint;
+pub use config::{GenerationDefaults, Qwen3TtsConfig, Speaker, TtsKind};
+pub use prompt::{Prompt, PromptRequest, Reference, Turn, VoicePrompt};
+pub use runner::{Codes, FrameInput, FrameStages, Runner, Sampling, TalkerState};
+
+/// The network on a device. Immutable: what changes while it speaks is in its [`TalkerState`], so one loaded model serves
+/// any number of utterances at a time.
+#[derive(Debug)]
+pub struct Qwen3Tts {
+    config: Qwen3TtsConfig,
+    tokenizer: QwenTokenizer,
+    device: Device,
+    weight_type: WeightType,
+    /// `[text_vocab, text_dim]`.
+    text_embedding: Table,
+    /// `[codec_vocab, dim]`, and for each further code `[codebook_size, dim]`.
+    codec_embeddings: Vec<Table>,
+    text_projection: TextProjection,
+    talker: Talker,
+    code_predictor: CodePredictor,
+}
+
+impl Qwen3Tts {
+    /// Upload a checkpoint to `device`, its matrices stored as `weight_type`.
+    ///
+    /// # Errors
+    /// A tensor is missing, has a wrong shape or a value that is no number, or the device has no memory.
+    pub fn load(
+        checkpoint: &Qwen3TtsCheckpoint,
+        device: &Device,
+        weight_type: WeightType,
+        control: &Control,
+    ) -> Result<Arc<Self>> {
+        let config = checkpoint.config.clone();
+        let n_layers = (config.talker.n_layers + config.code_predictor.n_layers) as f64;
+        let mut done = 0.0;
+        let mut next_layer = || {
+            control.check()?;
+            control.report(done, Some(n_layers));
+            done += 1.0;
+            Ok(())
+        };
+        let weights = &checkpoint.weights;
+        let root = Loader::new(weights, device, weight_type).checking();
+        // Only a few rows of them are read at a time: there is nothing to gain from fewer bits.
+        let tables = root.with_weight_type(table_type(weight_type));
+        let (loader, tables) = (root.at("talker"), tables.at("talker"));
+        let dim = config.talker.dim;
+        let text_embedding = Table::new(
+            weights,
+            "talker.model.text_embedding.weight",
+            config.text_vocab,
+            config.text_dim,
+        )?;
+        let first = Table::new(
+            weights,
+            "talker.model.codec_embedding.weight",
+            config.codec_vocab,
+            dim,
+        );
+        let others = (0..config.n_codes - 1).map(|index| {
+            let name = format!("talker.code_predictor.model.codec_embedding.{index}.weight");
+            Table::new(weights, &name, config.codebook_size, dim)
+        });
+        let codec_embeddings = std::iter::once(first)
+            .chain(others)
+            .collect::<Result<_>>()?;
+        let text_projection = TextProjection::load(&tables.at("text_projection"), &config)?;
+        let talker = Talker::load(&loader, &tables, &config, &mut next_layer)?;
+        let code_predictor = CodePredictor::load(
+            &loader.at("code_predictor"),
+            &tables.at("code_predictor"),
+            &config,
+            &mut next_layer,
+        )?;
+        control.report(n_layers, Some(n_layers));
+        Ok(Arc::new(Self {
+            config,
+            tokenizer: checkpoint.tokenizer.clone(),
+            device: device.clone(),
+            weight_type,
+            text_embedding,
+            codec_embeddings,
+            text_projection,
+            talker,
+            code_predictor,
+        }))
+    }
+
+    /// Sizes, fixed tokens and voices.
+    pub fn config(&self) -> &Qwen3TtsConfig {
+        &self.config
+    }
+
+    /// Text to tokens.
+    pub fn tokenizer(&self) -> &QwenTokenizer {
+        &self.tokenizer
+    }
+
+    /// Where the weights are.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// How the matrices are stored.
+    pub fn weight_type(&self) -> WeightType {
+        self.weight_type
+    }
+}
+
+/// How tables and the text projection are stored when the other matrices are `weight_type`.
+fn table_type(weight_type: WeightType) -> WeightType {
+    match weight_type {
+        WeightType::Int8 | WeightType::Q8 | WeightType::Q4 => WeightType::Bf16,
+        other => other,
+    }
+}
