@@ -61,6 +61,8 @@ pub(crate) enum ValueSource {
     Computed,
     /// Columns `offset..offset + cols` of another value.
     Columns { of: u32, offset: u32 },
+    /// The storage of another value, cut into rows of another length.
+    Reshaped { of: u32 },
 }
 
 /// Where a u32 list comes from.
@@ -86,6 +88,21 @@ pub enum Activation {
     Relu,
     /// `1 / (1 + exp(-x))`.
     Sigmoid,
+    /// `x` above 0, `exp(x) - 1` below.
+    Elu,
+    /// Hyperbolic tangent.
+    Tanh,
+}
+
+/// SnakeBeta (BigVGAN, arXiv:2206.04658): `x + gain * sin(rate * x)^2`, with a rate and a gain for each column.
+///
+/// A checkpoint has their logarithms: `rate = exp(alpha)` and `gain = 1 / (exp(beta) + 1e-9)`.
+#[derive(Debug, Clone)]
+pub struct Snake {
+    /// Multiplies `x` inside the sine.
+    pub rate: Arc<Vector>,
+    /// Multiplies the squared sine.
+    pub gain: Arc<Vector>,
 }
 
 /// Which keys a query may see.
@@ -132,7 +149,7 @@ pub(crate) enum SlotKind {
 /// One recorded operation. Shapes are in the values; all of them were checked when the operation was recorded.
 #[derive(Debug, Clone)]
 pub(crate) enum Op {
-    /// `out[r] = table[ids[r]] + positional[positions[r]]`.
+    /// `out[r] = sum of table[ids[r][..]] + positional[positions[r]]`.
     Embedding {
         table: Arc<Matrix>,
         ids: Ids,
@@ -150,7 +167,8 @@ pub(crate) enum Op {
         out: Value,
     },
     /// Convolution over rows (time) of each of `n_sequences` stacked sequences; the weight is `[c_out, kernel * c_in]`
-    /// with the kernel position outermost. Zero padding of `padding.0` rows before and `padding.1` after.
+    /// with the kernel position outermost. Zero padding of `padding.0` rows before and `padding.1` after; the rows that a
+    /// window sees are `dilation` apart.
     Conv1d {
         x: Value,
         n_sequences: usize,
@@ -158,6 +176,7 @@ pub(crate) enum Op {
         bias: Option<Arc<Vector>>,
         kernel: usize,
         stride: usize,
+        dilation: usize,
         padding: (usize, usize),
         activation: Activation,
         out: Value,
@@ -264,6 +283,38 @@ pub(crate) enum Op {
     FilterTokens {
         logits: Value,
         filter: FilterTokens,
+        out: Value,
+    },
+    /// `out = [rows of the state; snake(x)]`, and the last `rows` rows of it become the state: values
+    /// `offset..offset + rows * cols` of the buffer bound to `state`.
+    History {
+        x: Value,
+        snake: Option<Snake>,
+        state: Slot,
+        offset: usize,
+        rows: usize,
+        out: Value,
+    },
+    /// `out = x + gain * sin(rate * x)^2`, see [`Snake`].
+    Snake { x: Value, snake: Snake, out: Value },
+    /// Every column convolved with its own taps: `out[r][c] = bias[c] + sum over t of x[r + t][c] * weight[t][c]`.
+    DepthwiseConv1d {
+        x: Value,
+        weight: Arc<Vector>,
+        bias: Option<Arc<Vector>>,
+        kernel: usize,
+        out: Value,
+    },
+    /// `out = a * b`; `b` may have fewer rows and then repeats.
+    Multiply { a: Value, b: Value, out: Value },
+    /// The columns of several values side by side.
+    Concat { parts: Arc<[Value]>, out: Value },
+    /// One row: for each column the mean over all rows, then for each column the standard deviation
+    /// `sqrt(max(variance, floor))`. `weights` of the same shape weigh every value; they add up to 1 in each column.
+    Statistics {
+        x: Value,
+        weights: Option<Value>,
+        floor: f32,
         out: Value,
     },
     /// Constrained token choice, see [`ChooseTokens`].
@@ -373,6 +424,8 @@ pub(crate) struct Graph {
     pub values: Vec<(Value, ValueSource)>,
     pub ids: Vec<(Ids, IdsSource)>,
     pub slots: Vec<SlotKind>,
+    /// Whether a row's results may not depend on how many rows there are.
+    pub uniform: bool,
     /// Values that the host reads after a run, in order.
     pub outputs: Vec<Value>,
     /// Which of them the host seldom reads: they stay on the device until they are asked for.
@@ -381,7 +434,46 @@ pub(crate) struct Graph {
     pub id_outputs: Vec<Ids>,
 }
 
+/// Whose storage a value is in, and where: see [`Graph::roots`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Root {
+    /// The value that owns the storage.
+    pub owner: usize,
+    /// First column in it.
+    pub column: usize,
+    /// Values from one row to the next.
+    pub stride: usize,
+}
+
 impl Graph {
+    /// Where the storage of every value is.
+    pub fn roots(&self) -> Vec<Root> {
+        let mut roots: Vec<Root> = Vec::with_capacity(self.values.len());
+        for (id, (value, source)) in self.values.iter().enumerate() {
+            // A value comes after the one that it is a part of.
+            let root = match *source {
+                ValueSource::Columns { of, offset } => {
+                    let whole = roots[of as usize];
+                    Root {
+                        column: whole.column + offset as usize,
+                        ..whole
+                    }
+                }
+                ValueSource::Reshaped { of } => Root {
+                    stride: value.cols(),
+                    ..roots[of as usize]
+                },
+                ValueSource::Input(_) | ValueSource::Computed => Root {
+                    owner: id,
+                    column: 0,
+                    stride: value.cols(),
+                },
+            };
+            roots.push(root);
+        }
+        roots
+    }
+
     /// What a run has to do. `attention` is the type to which attention inside the step rounds its inputs.
     pub fn work(&self, attention: WeightType) -> Work {
         let mut work = Work::default();
@@ -436,6 +528,12 @@ impl Op {
             Self::Magnitude { .. } => "magnitude",
             Self::Lstm { .. } => "lstm",
             Self::FilterTokens { .. } => "filter_tokens",
+            Self::History { .. } => "history",
+            Self::Snake { .. } => "snake",
+            Self::DepthwiseConv1d { .. } => "depthwise_conv1d",
+            Self::Multiply { .. } => "multiply",
+            Self::Concat { .. } => "concat",
+            Self::Statistics { .. } => "statistics",
             Self::ChooseTokens { .. } => "choose_tokens",
         }
     }
@@ -456,6 +554,9 @@ impl Op {
             | Self::Transpose { x, out, .. }
             | Self::Softmax { x, out }
             | Self::Magnitude { x, out }
+            | Self::History { x, out, .. }
+            | Self::Snake { x, out, .. }
+            | Self::DepthwiseConv1d { x, out, .. }
             | Self::Lstm { x, out, .. } => (vec![*x], vec![*out]),
             Self::RmsNorm { x, gain, out, .. } => {
                 (std::iter::once(*x).chain(*gain).collect(), vec![*out])
@@ -469,12 +570,18 @@ impl Op {
                     .collect(),
             ),
             Self::SwiGlu { gate, up, out } => (vec![*gate, *up], vec![*out]),
-            Self::Add { a, b, out, .. } => (vec![*a, *b], vec![*out]),
             Self::FilterTokens {
                 logits,
                 filter,
                 out,
             } => (vec![*logits, filter.controls], vec![*out]),
+            Self::Add { a, b, out, .. } | Self::Multiply { a, b, out } => {
+                (vec![*a, *b], vec![*out])
+            }
+            Self::Concat { parts, out } => (parts.to_vec(), vec![*out]),
+            Self::Statistics {
+                x, weights, out, ..
+            } => (std::iter::once(*x).chain(*weights).collect(), vec![*out]),
             Self::ChooseTokens {
                 logits,
                 choose,

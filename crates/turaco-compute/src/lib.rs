@@ -25,7 +25,7 @@ pub use error::{Error, Result};
 #[cfg(feature = "wgpu")]
 pub use gpu::GpuOptions;
 pub use graph::{
-    Activation, AttentionShape, ChooseTokens, FilterTokens, Ids, Mask, Slot, Value, Work,
+    Activation, AttentionShape, ChooseTokens, FilterTokens, Ids, Mask, Slot, Snake, Value, Work,
 };
 pub use step::{Bindings, ConvShape, Epilogue, SlotBinding, Step, StepBuilder};
 pub use storage::Bytes;

@@ -199,6 +199,7 @@ fn conv1d(device: &Device) -> Result<Vec<f32>> {
         kernel: 3,
         stride: 2,
         padding: (1, 1),
+        ..ConvShape::default()
     };
     unary(device, |step, x| {
         step.conv1d(x, &weight, None, Activation::None, conv)

@@ -19,6 +19,8 @@ pub(crate) struct SlotNeeds {
     /// The most keys that a query looks back on; `usize::MAX` for all.
     window: usize,
     buffer_len: Option<usize>,
+    /// The end of the last part of a state buffer that is used.
+    buffer_end: usize,
 }
 
 fn mismatch<T>(what: &str, expected: impl Into<String>, found: impl Into<String>) -> Result<T> {
@@ -50,6 +52,7 @@ impl SlotNeeds {
             scores_capacity: None,
             window: 0,
             buffer_len: None,
+            buffer_end: 0,
         }
     }
 
@@ -142,6 +145,11 @@ impl SlotNeeds {
             Some(len) if len != buffer.len() => mismatch(
                 "state buffer",
                 format!("{len} values"),
+                format!("{}", buffer.len()),
+            ),
+            _ if buffer.len() < self.buffer_end => mismatch(
+                "state buffer",
+                format!("at least {} values", self.buffer_end),
                 format!("{}", buffer.len()),
             ),
             _ => Ok(()),
@@ -244,6 +252,16 @@ pub(crate) fn slot_needs(graph: &Graph) -> Result<(Vec<SlotNeeds>, Vec<NewRows>)
                     2 * w_hh.cols(),
                     "length of an LSTM state",
                 )?;
+            }
+            Op::History {
+                x,
+                state,
+                offset,
+                rows,
+                ..
+            } => {
+                let need = &mut needs[state.0];
+                need.buffer_end = need.buffer_end.max(offset + rows * x.cols());
             }
             Op::FilterTokens { filter, .. }
                 if !(given(filter.allowed) && filter.seen.is_none_or(given)) =>

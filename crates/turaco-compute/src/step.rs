@@ -11,6 +11,8 @@ use crate::graph::{
 };
 use crate::trace::{self, Detail};
 
+mod signal;
+
 /// Records operations; [`finish`](Self::finish) turns them into a [`Step`].
 ///
 /// Every method checks its shapes at once, so that a wrong model file fails where it is wrong, and a finished step
@@ -72,6 +74,21 @@ pub struct ConvShape {
     pub stride: usize,
     /// Zero rows before and after.
     pub padding: (usize, usize),
+    /// Rows from one that a window sees to the next; 1 = neighbours.
+    pub dilation: usize,
+}
+
+impl Default for ConvShape {
+    /// One sequence, one tap, nothing added.
+    fn default() -> Self {
+        Self {
+            n_sequences: 1,
+            kernel: 1,
+            stride: 1,
+            padding: (0, 0),
+            dilation: 1,
+        }
+    }
 }
 
 impl StepBuilder {
@@ -90,6 +107,15 @@ impl StepBuilder {
     #[must_use]
     pub fn named(mut self, name: &'static str) -> Self {
         self.name = Some(name);
+        self
+    }
+
+    /// Let linear maps and convolutions treat any number of rows alike, so that what a row gives does not depend on how many go
+    /// with it: the processor gives the same bits then. (Graphics processors add in other orders, as ever.) Steps of few rows lose a
+    /// little speed.
+    #[must_use]
+    pub fn uniform(mut self) -> Self {
+        self.graph.uniform = true;
         self
     }
 
@@ -179,7 +205,7 @@ impl StepBuilder {
         ))
     }
 
-    /// `table[ids] + positional[positions]`, `[ids.rows, table.cols]`. Ids out of range are clamped to the table by the
+    /// `table[ids] + positional[positions]`, `[ids.rows, table.cols]`; of a row of several ids the sum. Ids out of range are clamped to the table by the
     /// run with an error, never read out of bounds.
     pub fn embedding(
         &mut self,
@@ -187,8 +213,8 @@ impl StepBuilder {
         ids: Ids,
         positional: Option<(&Arc<Matrix>, Ids)>,
     ) -> Result<Value> {
-        check("embedding ids", ids.cols() == 1, || {
-            ("one column".into(), format!("{}", ids.cols()))
+        check("embedding ids", ids.cols() > 0, || {
+            ("at least one column".into(), format!("{}", ids.cols()))
         })?;
         if let Some((p, positions)) = positional {
             check(
@@ -272,6 +298,7 @@ impl StepBuilder {
             kernel,
             stride,
             padding,
+            dilation,
         } = conv;
         check("conv1d weight", weight.cols() == kernel * x.cols(), || {
             (
@@ -281,20 +308,28 @@ impl StepBuilder {
         })?;
         check(
             "conv1d sequences",
-            n_sequences > 0 && stride > 0 && x.rows().is_multiple_of(n_sequences),
+            n_sequences > 0
+                && stride > 0
+                && dilation > 0
+                && kernel > 0
+                && x.rows().is_multiple_of(n_sequences),
             || {
                 (
-                    "whole sequences and a stride".into(),
-                    format!("{n_sequences} in {} rows, stride {stride}", x.rows()),
+                    "whole sequences, a kernel, a stride and a dilation".into(),
+                    format!(
+                        "{n_sequences} in {} rows, kernel {kernel}, stride {stride}, dilation {dilation}",
+                        x.rows()
+                    ),
                 )
             },
         )?;
         let rows = x.rows() / n_sequences + padding.0 + padding.1;
-        check("conv1d length", rows >= kernel, || {
-            (format!("at least {kernel} rows"), format!("{rows}"))
+        let seen = (kernel - 1) * dilation + 1;
+        check("conv1d length", rows >= seen, || {
+            (format!("at least {seen} rows"), format!("{rows}"))
         })?;
         self.check_vector("conv1d bias", bias, weight.rows())?;
-        let out = self.computed(n_sequences * ((rows - kernel) / stride + 1), weight.rows());
+        let out = self.computed(n_sequences * ((rows - seen) / stride + 1), weight.rows());
         let op = Op::Conv1d {
             x,
             n_sequences,
@@ -302,6 +337,7 @@ impl StepBuilder {
             bias: bias.cloned(),
             kernel,
             stride,
+            dilation,
             padding,
             activation,
             out,

@@ -12,7 +12,9 @@ use crate::cpu::kernels::attention::{
 };
 use crate::cpu::kernels::choose_tokens::{Choice, Choose};
 use crate::cpu::kernels::filter_tokens::Filter;
-use crate::cpu::kernels::linear::{self, LinearScratch, linear, linear_scratch_bytes};
+use crate::cpu::kernels::linear::{
+    self, LinearScratch, Windows, linear, linear_of_windows, linear_scratch_bytes,
+};
 use crate::cpu::kernels::{
     Rows, activation, conv1d, elementwise, lstm, norm, over_rows, rope, softmax, transpose,
 };
@@ -26,6 +28,8 @@ use crate::error::{Error, Result};
 use crate::graph::{Activation, AttentionShape, Graph, Ids, Mask, Op, Scope, Value, Work};
 use crate::step::{Bindings, SlotBinding};
 use crate::trace::{self, Detail, Name};
+
+mod signal;
 
 /// What runs the kernels.
 pub(crate) struct Engine {
@@ -44,6 +48,7 @@ pub(crate) struct CpuExecutable {
     ops: Vec<Op>,
     scopes: Vec<Scope>,
     work: Arc<Work>,
+    uniform: bool,
     plan: Plan,
     arena: Arena,
     given_ids: Vec<u32>,
@@ -53,7 +58,7 @@ pub(crate) struct CpuExecutable {
 impl CpuExecutable {
     /// Plan a graph and allocate its memory.
     pub(crate) fn new(engine: &Arc<Engine>, graph: Graph) -> Result<Self> {
-        let plan = Plan::new(&graph, engine.precision)?;
+        let plan = Plan::new(&graph, engine.precision, engine.isa)?;
         let mut linear_scratch = LinearScratch::new();
         linear_scratch.reserve(linear_bytes(&graph)?)?;
         Ok(Self {
@@ -63,6 +68,7 @@ impl CpuExecutable {
             given_ids: vec![0; plan.ids_len.0],
             computed_ids: vec![0; plan.ids_len.1],
             work: Arc::new(graph.work(attention_type(engine.isa, plan.rounds))),
+            uniform: graph.uniform,
             ops: graph.ops,
             scopes: graph.scopes,
             plan,
@@ -90,6 +96,7 @@ impl Executable for CpuExecutable {
         let mut machine = Machine {
             engine: &self.engine,
             linear_scratch: &mut self.linear_scratch,
+            uniform: self.uniform,
             plan: &self.plan,
             arena: &mut self.arena,
             given_ids: &self.given_ids,
@@ -167,6 +174,7 @@ fn no_output(index: usize) -> Error {
 struct Machine<'a, 'run, 'state> {
     engine: &'a Engine,
     linear_scratch: &'a mut LinearScratch,
+    uniform: bool,
     plan: &'a Plan,
     arena: &'a mut Arena,
     given_ids: &'a [u32],
@@ -177,13 +185,15 @@ struct Machine<'a, 'run, 'state> {
 /// Most bytes that a linear map of the graph needs for its repacked input.
 fn linear_bytes(graph: &Graph) -> Result<usize> {
     let mut most = 0;
+    // A single row is packed too where it is treated like many.
+    let packed = |rows: usize| if graph.uniform { rows.max(2) } else { rows };
     for op in &graph.ops {
         let bytes = match op {
             Op::Linear { x, weight, .. } => {
-                linear_scratch_bytes(x.rows(), matrix(weight)?.packed())
+                linear_scratch_bytes(packed(x.rows()), matrix(weight)?.packed())
             }
             Op::Conv1d { weight, out, .. } => {
-                linear_scratch_bytes(out.rows(), matrix(weight)?.packed())
+                linear_scratch_bytes(packed(out.rows()), matrix(weight)?.packed())
             }
             Op::Lstm { x, w_ih, w_hh, .. } => {
                 linear_scratch_bytes(x.rows(), matrix(w_ih)?.packed())
@@ -204,6 +214,8 @@ fn fused(activation: Activation) -> linear::Activation {
         Activation::Silu => linear::Activation::Silu,
         Activation::Relu => linear::Activation::Relu,
         Activation::Sigmoid => linear::Activation::Sigmoid,
+        Activation::Elu => linear::Activation::Elu,
+        Activation::Tanh => linear::Activation::Tanh,
     }
 }
 
@@ -279,6 +291,7 @@ impl Machine<'_, '_, '_> {
                     *ids,
                     positional.as_ref().map(|(t, p)| (&**t, *p)),
                     *out,
+                    details.scratch,
                 )?;
             }
             Op::Linear {
@@ -321,13 +334,14 @@ impl Machine<'_, '_, '_> {
                 });
                 let weight = matrix(weight)?.packed();
                 let (engine, scratch) = (self.engine, &mut *self.linear_scratch);
-                linear(
+                linear_of_windows(
                     engine.isa,
                     &engine.pool,
-                    input,
+                    (input, Windows::rows(x.cols())),
                     x.len(),
                     weight,
                     &epilogue,
+                    self.uniform,
                     scratch,
                     target,
                 )?;
@@ -541,6 +555,12 @@ impl Machine<'_, '_, '_> {
             }
             Op::Lstm { .. } => self.lstm(op, details)?,
             Op::FilterTokens { .. } => self.filter_tokens(op, details),
+            Op::History { .. }
+            | Op::Snake { .. }
+            | Op::DepthwiseConv1d { .. }
+            | Op::Multiply { .. }
+            | Op::Concat { .. }
+            | Op::Statistics { .. } => self.signal(op)?,
             Op::ChooseTokens { .. } => self.choose_tokens(op),
         }
         Ok(())
@@ -552,6 +572,7 @@ impl Machine<'_, '_, '_> {
         ids: Ids,
         positional: Option<(&Matrix, Ids)>,
         out: Value,
+        scratch: View,
     ) -> Result<()> {
         let storage = matrix(table)?;
         let place = self.place(ids);
@@ -561,16 +582,32 @@ impl Machine<'_, '_, '_> {
             self.given_ids
         };
         let ids = &list[place.offset..][..place.len];
-        let ([target], _) = self.arena.split([self.plan.views[out.id as usize]]);
+        let out = self.plan.views[out.id as usize];
+        let ([target, addend], _) = self.arena.split([out, scratch]);
         let cols = table.cols().max(1);
         // In panels the rows of a small table lie among each other: each costs the way through all of them.
         let small = table.rows() <= PANEL;
-        for (target, &id) in target.chunks_exact_mut(cols).zip(ids) {
+        let each = place.len / target.len().checked_div(cols).unwrap_or(1).max(1);
+        let read = |id: u32, target: &mut [f32]| -> Result<()> {
             let row = index_in("token ids", id, table.rows())?;
             if small {
                 target.copy_from_slice(&storage.table()[row * cols..][..cols]);
             } else {
                 storage.packed().row_f32(row, target);
+            }
+            Ok(())
+        };
+        for (target, ids) in target
+            .chunks_exact_mut(cols)
+            .zip(ids.chunks_exact(each.max(1)))
+        {
+            read(ids[0], target)?;
+            for &id in &ids[1..] {
+                read(id, addend)?;
+                target
+                    .iter_mut()
+                    .zip(&*addend)
+                    .for_each(|(sum, value)| *sum += value);
             }
         }
         let Some((table, positions)) = positional else {
@@ -605,6 +642,7 @@ impl Machine<'_, '_, '_> {
             bias,
             kernel,
             stride,
+            dilation,
             padding,
             activation,
             out,
@@ -617,34 +655,49 @@ impl Machine<'_, '_, '_> {
         let x = readable.rows(self.plan.views[x.id as usize]);
         let rows = x.len() / n_sequences;
         let out_rows = out.rows / n_sequences;
-        let width = kernel * x.cols();
-        let geometry = conv1d::Geometry {
-            kernel: *kernel,
-            stride: *stride,
-            padding: padding.0,
-        };
-        if width > 0 {
-            over_rows(self.engine, out.rows, 1, windows, |range, windows| {
-                for (row, window) in range.zip(windows.chunks_exact_mut(width)) {
-                    let x = x.slice(row / out_rows * rows, rows);
-                    conv1d::window(x, geometry, row % out_rows, window);
-                }
-            });
-        }
+        let weight = matrix(weight)?.packed();
         let epilogue = linear::Epilogue {
             bias: bias.as_deref().map(vector).transpose()?,
             activation: fused(*activation),
             ..linear::Epilogue::default()
         };
         let (engine, scratch) = (self.engine, &mut *self.linear_scratch);
-        let weight = matrix(weight)?.packed();
-        linear(
+        if let (Some(windows), Some(x)) = (details.windows, x.contiguous()) {
+            return linear_of_windows(
+                engine.isa,
+                &engine.pool,
+                (x, windows),
+                out.rows,
+                weight,
+                &epilogue,
+                self.uniform,
+                scratch,
+                target,
+            );
+        }
+        let width = kernel * x.cols();
+        let geometry = conv1d::Geometry {
+            kernel: *kernel,
+            stride: *stride,
+            dilation: *dilation,
+            padding: padding.0,
+        };
+        if width > 0 {
+            over_rows(engine, out.rows, 1, windows, |range, windows| {
+                for (row, window) in range.zip(windows.chunks_exact_mut(width)) {
+                    let x = x.slice(row / out_rows * rows, rows);
+                    conv1d::window(x, geometry, row % out_rows, window);
+                }
+            });
+        }
+        linear_of_windows(
             engine.isa,
             &engine.pool,
-            windows,
+            (windows, Windows::rows(width)),
             out.rows,
             weight,
             &epilogue,
+            self.uniform,
             scratch,
             target,
         )

@@ -3,12 +3,14 @@
 use crate::cpu::Precision;
 use crate::cpu::arena::{LINE, View};
 use crate::cpu::cache::head_panel_len;
+use crate::cpu::isa::Isa;
 use crate::cpu::kernels::attention::split_len;
+use crate::cpu::kernels::linear::Windows;
 use crate::cpu::kernels::rope;
 use crate::cpu::matrix::CpuMatrix;
 use crate::device::{Matrix, Vector, WeightType};
 use crate::error::Result;
-use crate::graph::{Graph, IdsSource, Op, Value, ValueSource};
+use crate::graph::{Graph, IdsSource, Op, Root, Snake, Value, ValueSource};
 use crate::slots::{NewRows, SlotNeeds, slot_needs};
 
 /// Everything about a graph that is decided before its first run.
@@ -67,17 +69,19 @@ pub(crate) struct Details {
     pub rope_table: usize,
     /// Where an operation on a cache stands among the positions that are new.
     pub new_rows: NewRows,
+    /// Windows of a convolution that need not be laid out.
+    pub windows: Option<Windows>,
 }
 
 impl Plan {
     /// Check that everything belongs to the CPU, and place all values.
-    pub(crate) fn new(graph: &Graph, precision: Precision) -> Result<Self> {
+    pub(crate) fn new(graph: &Graph, precision: Precision, isa: Isa) -> Result<Self> {
         for op in &graph.ops {
             check_devices(op)?;
         }
         let (ids, id_inputs, ids_len) = place_ids(graph);
         let (needs, new_rows) = slot_needs(graph)?;
-        let mut places = Places::new(graph);
+        let mut places = Places::new(graph, isa);
         let inputs = places.allocate_inputs(graph);
         let mut rope_tables = Vec::new();
         let mut details = Vec::with_capacity(graph.ops.len());
@@ -88,6 +92,7 @@ impl Plan {
                 scratch,
                 rope_table,
                 new_rows: new_rows[index],
+                windows: windows_in_place(graph, op, isa),
             });
         }
         let views: Vec<View> = graph
@@ -185,6 +190,18 @@ fn check_devices(op: &Op) -> Result<()> {
         Op::LayerNorm { gamma, beta, .. } => vector(gamma).and_then(|()| vector(beta)),
         Op::RmsNorm { gamma, .. } => vector(gamma),
         Op::AddTable { table, .. } => matrix(table),
+        Op::History {
+            snake: Some(Snake { rate, gain }),
+            ..
+        }
+        | Op::Snake {
+            snake: Snake { rate, gain },
+            ..
+        } => vector(rate).and_then(|()| vector(gain)),
+        Op::DepthwiseConv1d { weight, bias, .. } => {
+            vector(weight)?;
+            bias.as_ref().map_or(Ok(()), |bias| vector(bias))
+        }
         Op::Lstm {
             w_ih, w_hh, bias, ..
         } => {
@@ -245,8 +262,8 @@ fn place_ids(graph: &Graph) -> (Vec<IdsPlace>, Vec<IdsPlace>, (usize, usize)) {
 
 /// Where the storage of every value is, while operations are walked through in order.
 struct Places {
-    /// Owner of the storage, and first column in it.
-    roots: Vec<(usize, usize)>,
+    isa: Isa,
+    roots: Vec<Root>,
     /// Last operation that reads a root; `usize::MAX` for outputs.
     last_use: Vec<usize>,
     offsets: Vec<usize>,
@@ -257,25 +274,17 @@ struct Places {
 }
 
 impl Places {
-    fn new(graph: &Graph) -> Self {
-        let roots: Vec<(usize, usize)> = graph
-            .values
-            .iter()
-            .enumerate()
-            .map(|(id, (_, source))| match *source {
-                ValueSource::Columns { of, offset } => (of as usize, offset as usize),
-                _ => (id, 0),
-            })
-            .collect();
+    fn new(graph: &Graph, isa: Isa) -> Self {
+        let roots = graph.roots();
         let mut last_use = vec![0; graph.values.len()];
         for (index, op) in graph.ops.iter().enumerate() {
             let (reads, writes) = op.values();
             for value in reads.into_iter().chain(writes) {
-                last_use[roots[value.id as usize].0] = index;
+                last_use[roots[value.id as usize].owner] = index;
             }
         }
         for value in &graph.outputs {
-            last_use[roots[value.id as usize].0] = usize::MAX;
+            last_use[roots[value.id as usize].owner] = usize::MAX;
         }
         let sizes = graph
             .values
@@ -284,6 +293,7 @@ impl Places {
             .collect();
         let count = graph.values.len();
         Self {
+            isa,
             roots,
             last_use,
             offsets: vec![0; count],
@@ -294,12 +304,12 @@ impl Places {
     }
 
     fn view(&self, value: Value) -> View {
-        let (root, column) = self.roots[value.id as usize];
+        let root = self.roots[value.id as usize];
         View {
-            offset: self.offsets[root] + column,
+            offset: self.offsets[root.owner] + root.column,
             rows: value.rows(),
             cols: value.cols(),
-            stride: self.sizes[root].1,
+            stride: root.stride,
         }
     }
 
@@ -352,12 +362,12 @@ impl Places {
                 _ => self.allocate(root),
             }
         }
-        let (rows, cols) = scratch_shape(graph, op);
+        let (rows, cols) = scratch_shape(graph, op, self.isa);
         let scratch = self.scratch(rows, cols);
         self.free.give(scratch.offset, rows * cols);
         let mut freed = Vec::new();
         for value in reads.into_iter().chain(writes) {
-            let root = self.roots[value.id as usize].0;
+            let root = self.roots[value.id as usize].owner;
             if self.last_use[root] <= index && !self.inherited[root] && !freed.contains(&root) {
                 let (rows, cols) = self.sizes[root];
                 self.free.give(self.offsets[root], rows * cols);
@@ -377,15 +387,43 @@ impl Places {
         else {
             return None;
         };
-        let root = residual.id as usize;
-        let whole = !matches!(graph.values[root].1, ValueSource::Columns { .. });
-        let dies = self.last_use[root] == index && self.roots[x.id as usize].0 != root;
+        let root = self.roots[residual.id as usize].owner;
+        let source = graph.values[residual.id as usize].1;
+        let whole = !matches!(source, ValueSource::Columns { .. });
+        let dies = self.last_use[root] == index && self.roots[x.id as usize].owner != root;
         (whole && dies).then_some(root)
     }
 }
 
+/// The windows of a convolution that a product takes from its input as it is: neighbours begin at neighbouring rows.
+fn windows_in_place(graph: &Graph, op: &Op, isa: Isa) -> Option<Windows> {
+    let Op::Conv1d {
+        x,
+        n_sequences: 1,
+        weight,
+        kernel,
+        stride: 1,
+        dilation,
+        padding: (0, 0),
+        out,
+        ..
+    } = op
+    else {
+        return None;
+    };
+    let windows = Windows {
+        taps: *kernel,
+        cols: x.cols(),
+        dilation: *dilation,
+    };
+    let whole = !matches!(graph.values[x.id as usize].1, ValueSource::Columns { .. });
+    let weight_type = weight.weight_type();
+    let fit = windows.fit(isa, weight_type, out.rows(), graph.uniform);
+    (whole && fit).then_some(windows)
+}
+
 /// Working memory of an operation, as rows and columns.
-fn scratch_shape(graph: &Graph, op: &Op) -> (usize, usize) {
+fn scratch_shape(graph: &Graph, op: &Op, isa: Isa) -> (usize, usize) {
     // A window of columns has gaps between its rows, and linear maps want none.
     let packed = |x: &Value| match graph.values[x.id as usize].1 {
         ValueSource::Columns { .. } => (x.rows(), x.cols()),
@@ -393,7 +431,10 @@ fn scratch_shape(graph: &Graph, op: &Op) -> (usize, usize) {
     };
     match op {
         Op::Linear { x, .. } => packed(x),
-        // Windows.
+        // A row that is added.
+        Op::Embedding { ids, out, .. } if ids.cols() > 1 => (1, out.cols()),
+        // Windows, unless they are taken from where they are.
+        Op::Conv1d { .. } if windows_in_place(graph, op, isa).is_some() => (0, 0),
         Op::Conv1d { x, kernel, out, .. } => (out.rows(), kernel * x.cols()),
         // Gates of all rows, and the packed input.
         Op::Lstm { x, w_hh, .. } => (1, x.rows() * w_hh.rows() + packed(x).0 * packed(x).1),

@@ -6,7 +6,7 @@
 use super::context::Context;
 use super::plan::Task;
 use crate::error::Result;
-use crate::graph::{Graph, Value, ValueSource};
+use crate::graph::{Graph, Root, Value};
 
 /// A matrix in a buffer; offset and stride count values.
 #[derive(Clone)]
@@ -19,8 +19,8 @@ pub(super) struct View {
 /// Buffers of values.
 pub(super) struct Memory<'a> {
     context: &'a Context,
-    /// Owner of the storage of every value, and first column in it.
-    roots: Vec<(usize, usize)>,
+    /// Where the storage of every value is.
+    roots: Vec<Root>,
     /// Last task that uses a root; `usize::MAX` for outputs.
     last_use: Vec<usize>,
     places: Vec<Option<View>>,
@@ -33,24 +33,16 @@ pub(super) struct Memory<'a> {
 impl<'a> Memory<'a> {
     /// Nothing has a place yet.
     pub fn new(context: &'a Context, graph: &Graph, tasks: &[Task<'_>]) -> Self {
-        let roots: Vec<(usize, usize)> = graph
-            .values
-            .iter()
-            .enumerate()
-            .map(|(id, (_, source))| match *source {
-                ValueSource::Columns { of, offset } => (of as usize, offset as usize),
-                _ => (id, 0),
-            })
-            .collect();
+        let roots = graph.roots();
         let mut last_use = vec![0; graph.values.len()];
         for (index, task) in tasks.iter().enumerate() {
             let (reads, writes) = task.values();
             for value in reads.into_iter().chain(writes) {
-                last_use[roots[value.id as usize].0] = index;
+                last_use[roots[value.id as usize].owner] = index;
             }
         }
         for value in &graph.outputs {
-            last_use[roots[value.id as usize].0] = usize::MAX;
+            last_use[roots[value.id as usize].owner] = usize::MAX;
         }
         Self {
             context,
@@ -90,7 +82,7 @@ impl<'a> Memory<'a> {
     pub fn end(&mut self, index: usize, task: &Task<'_>) {
         let (reads, writes) = task.values();
         for value in reads.into_iter().chain(writes) {
-            let root = self.roots[value.id as usize].0;
+            let root = self.roots[value.id as usize].owner;
             if self.last_use[root] <= index
                 && let Some(view) = self.places[root].take()
             {
@@ -101,10 +93,11 @@ impl<'a> Memory<'a> {
 
     /// The place of a value that has one.
     pub fn view(&self, value: Value) -> View {
-        let (root, column) = self.roots[value.id as usize];
-        match &self.places[root] {
+        let root = self.roots[value.id as usize];
+        match &self.places[root.owner] {
             Some(view) => View {
-                offset: view.offset + column,
+                offset: view.offset + root.column,
+                stride: root.stride,
                 ..view.clone()
             },
             // A value that nothing wrote holds nothing.

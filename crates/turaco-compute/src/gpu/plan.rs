@@ -3,6 +3,7 @@
 mod attention;
 mod fuse;
 mod operations;
+mod signal;
 
 use std::sync::Arc;
 

@@ -57,6 +57,16 @@ pub(super) enum Function {
     Transpose,
     /// Rotary embedding with a table of cosines and sines.
     Rotate,
+    /// `a + gain * sin(rate * a)^2` for every column.
+    Snake,
+    /// Convolution of every column.
+    Depthwise,
+    /// `a * b`, all rows of `b` over and over.
+    Product,
+    /// All rows of `a` over and over.
+    Repeat,
+    /// Means and deviations of columns.
+    Statistics,
 }
 
 /// The norm that a linear map begins with.
@@ -130,6 +140,8 @@ pub(super) enum Shader {
     Lstm { weights: WeightType },
     /// What sampling may choose from.
     FilterTokens,
+    /// What a stream has seen before and sees now; `keep`: the last of it for the next run.
+    History { keep: bool },
     /// The candidates of a slice of tokens.
     ChooseSlices,
     /// Constrained choice of tokens, of the candidates of all slices.
@@ -161,6 +173,8 @@ impl Shader {
             Self::Softmax,
             Self::Merge,
             Self::FilterTokens,
+            Self::History { keep: false },
+            Self::History { keep: true },
             Self::ChooseSlices,
             Self::ChooseTokens,
         ];
@@ -174,6 +188,11 @@ impl Shader {
                 Function::Gather,
                 Function::Transpose,
                 Function::Rotate,
+                Function::Snake,
+                Function::Depthwise,
+                Function::Product,
+                Function::Repeat,
+                Function::Statistics,
             ]
             .map(Self::Map),
         );
@@ -251,7 +270,8 @@ impl Shader {
                 WeightType::Int8 => (&[1, 2, 3], &[4]),
                 _ => (&[1, 3], &[4]),
             },
-            Self::Map(_) | Self::Norm { .. } => (&[1, 2, 3], &[4]),
+            Self::Map(_) | Self::Norm { .. } | Self::History { keep: false } => (&[1, 2, 3], &[4]),
+            Self::History { keep: true } => (&[1], &[]),
             Self::Softmax | Self::Merge => (&[1], &[2]),
             Self::Attention {
                 keys: Keys::Rows, ..
@@ -273,7 +293,7 @@ impl Shader {
         Layout {
             reads,
             writes,
-            state: matches!(self, Self::Lstm { .. }),
+            state: matches!(self, Self::Lstm { .. } | Self::History { .. }),
             sequences: caches > 0 || self == Self::Merge,
             caches,
         }
@@ -333,6 +353,11 @@ impl Shader {
                 .part(COMMON)
                 .weights(weights)
                 .part(include_str!("shaders/lstm.wgsl")),
+            Self::History { keep } => Template::new().part(COMMON).part(if keep {
+                include_str!("shaders/history_keep.wgsl")
+            } else {
+                include_str!("shaders/history.wgsl")
+            }),
             Self::Map(function) => Template::new()
                 .word("FUNCTION", function.name())
                 .part(COMMON)
@@ -443,6 +468,11 @@ impl Function {
             Self::Gather => "gathered",
             Self::Transpose => "transposed",
             Self::Rotate => "rotated",
+            Self::Snake => "snake",
+            Self::Depthwise => "depthwise",
+            Self::Product => "product",
+            Self::Repeat => "repeated",
+            Self::Statistics => "statistic",
         }
     }
 }

@@ -144,6 +144,8 @@ fn elementwise_operations_agree() {
         Activation::Silu,
         Activation::Relu,
         Activation::Sigmoid,
+        Activation::Elu,
+        Activation::Tanh,
     ] {
         for scale in [1.0, 20.0, 200.0] {
             unary(
@@ -226,6 +228,7 @@ fn conv1d_and_linear_agree() {
                 kernel,
                 stride,
                 padding,
+                ..ConvShape::default()
             };
             let conv = builder
                 .conv1d(x, &weight, Some(&bias), Activation::Gelu, shape)

@@ -5,6 +5,7 @@ mod choosing;
 mod fused;
 mod meaning;
 mod rings;
+mod signal;
 mod support;
 mod tracing;
 mod weights;

@@ -87,6 +87,7 @@ fn conv1d_pads_each_sequence_by_itself_on(device: &Device) {
         kernel,
         stride,
         padding,
+        ..ConvShape::default()
     };
     let weight = matrix(device, c_out, kernel * c_in, &w);
     let bias = device.vector(&b).unwrap();

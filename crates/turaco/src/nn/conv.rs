@@ -16,6 +16,7 @@ pub struct Conv1d {
     bias: Option<Arc<Vector>>,
     kernel: usize,
     stride: usize,
+    dilation: usize,
     padding: usize,
 }
 
@@ -32,18 +33,7 @@ impl Conv1d {
     ) -> Result<Self> {
         let at = loader.at(name);
         let stored = at.tensor("weight", &[c_out, c_in, kernel])?.to_f32();
-        // The device wants the kernel position outermost, so that a window of rows is one contiguous input.
-        let mut taps = vec![0.0f32; stored.len()];
-        for (out, row) in taps
-            .chunks_exact_mut(c_in * kernel)
-            .zip(stored.chunks_exact(c_in * kernel))
-        {
-            for (channel, window) in row.chunks_exact(kernel).enumerate() {
-                for (position, &value) in window.iter().enumerate() {
-                    out[position * c_in + channel] = value;
-                }
-            }
-        }
+        let taps = taps_outermost(&stored, c_in, kernel);
         let bytes = bytemuck::cast_slice(&taps);
         let matrix = HostMatrix {
             dtype: DType::F32,
@@ -54,18 +44,21 @@ impl Conv1d {
             storage: None,
         };
         let weight = loader.device().matrix(&[matrix], loader.weight_type())?;
-        let bias = if at.has("bias") {
-            Some(at.vector("bias", c_out)?)
-        } else {
-            None
-        };
+        let bias = at.optional_vector("bias", c_out)?;
         Ok(Self {
             weight,
             bias,
             kernel,
             stride,
+            dilation: 1,
             padding,
         })
+    }
+
+    /// The same with taps that see rows `dilation` apart.
+    #[must_use]
+    pub fn dilated(self, dilation: usize) -> Self {
+        Self { dilation, ..self }
     }
 
     /// `x [n_sequences * rows, c_in]` to `[n_sequences * rows_out, c_out]`.
@@ -100,7 +93,23 @@ impl Conv1d {
             kernel: self.kernel,
             stride: self.stride,
             padding,
+            dilation: self.dilation,
         };
         Ok(step.conv1d(x, &self.weight, self.bias.as_ref(), activation, shape)?)
     }
+}
+
+/// `[c_out, c_in, kernel]` as every checkpoint stores it to `[c_out, kernel, c_in]` as devices want it: a window of rows is
+/// one contiguous input then.
+pub(crate) fn taps_outermost(stored: &[f32], c_in: usize, kernel: usize) -> Vec<f32> {
+    let mut taps = vec![0.0f32; stored.len()];
+    let width = (c_in * kernel).max(1);
+    for (out, row) in taps.chunks_exact_mut(width).zip(stored.chunks_exact(width)) {
+        for (channel, window) in row.chunks_exact(kernel.max(1)).enumerate() {
+            for (position, &value) in window.iter().enumerate() {
+                out[position * c_in + channel] = value;
+            }
+        }
+    }
+    taps
 }

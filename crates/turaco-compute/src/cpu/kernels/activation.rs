@@ -90,6 +90,11 @@ fn activate<S: Simd>(s: S, x: S::F32, activation: Activation) -> S::F32 {
         // The order of operands lets a NaN pass.
         Activation::Relu => s.select(s.less(x, s.splat(0.0)), s.splat(0.0), x),
         Activation::Sigmoid => math::sigmoid(s, x),
+        Activation::Elu => {
+            let below = s.sub(math::exp(s, s.min(x, s.splat(0.0))), s.splat(1.0));
+            s.select(s.less(x, s.splat(0.0)), below, x)
+        }
+        Activation::Tanh => math::tanh(s, x),
     }
 }
 
@@ -103,6 +108,9 @@ fn activate_scalar(x: f32, activation: Activation) -> f32 {
         Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::Relu => x.max(0.0),
         Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        Activation::Elu if x < 0.0 => x.exp_m1(),
+        Activation::Elu => x,
+        Activation::Tanh => x.tanh(),
     }
 }
 

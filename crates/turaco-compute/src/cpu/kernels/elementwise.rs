@@ -13,6 +13,14 @@ pub(crate) struct Add<'a> {
     pub out: &'a mut [f32],
 }
 
+/// `out = a * b` for the rows of `a` from `first` on; row `r` meets row `r % b.len()` of `b`.
+pub(crate) struct Multiply<'a> {
+    pub a: Rows<'a>,
+    pub b: Rows<'a>,
+    pub first: usize,
+    pub out: &'a mut [f32],
+}
+
 /// `out[c] = sqrt(x[c]^2 + x[c + cols]^2)` per row.
 pub(crate) struct Magnitude<'a> {
     pub x: Rows<'a>,
@@ -53,6 +61,21 @@ impl Add<'_> {
 }
 
 plain_kernel!(Add);
+
+impl Multiply<'_> {
+    #[inline(always)]
+    fn plain(self) {
+        for (index, out) in self.out.chunks_exact_mut(self.a.cols().max(1)).enumerate() {
+            let row = self.first + index;
+            let (a, b) = (self.a.row(row), self.b.row(row % self.b.len()));
+            for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
+                *out = a * b;
+            }
+        }
+    }
+}
+
+plain_kernel!(Multiply);
 
 impl Magnitude<'_> {
     #[inline(always)]

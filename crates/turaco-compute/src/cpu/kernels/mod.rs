@@ -6,13 +6,16 @@ pub(crate) mod activation;
 pub(crate) mod attention;
 pub(crate) mod choose_tokens;
 pub(crate) mod conv1d;
+pub(crate) mod depthwise;
 pub(crate) mod elementwise;
 pub(crate) mod filter_tokens;
 pub mod linear;
 pub(crate) mod lstm;
 pub(crate) mod norm;
 pub(crate) mod rope;
+pub(crate) mod snake;
 pub(crate) mod softmax;
+pub(crate) mod statistics;
 pub(crate) mod transpose;
 
 use std::ops::Range;

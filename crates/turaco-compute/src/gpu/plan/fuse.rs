@@ -3,7 +3,7 @@
 
 use crate::device::Matrix;
 use crate::error::Result;
-use crate::graph::{Activation, Graph, Op, Value, ValueSource};
+use crate::graph::{Activation, Graph, Op, Root, Value};
 
 use super::super::weights::GpuMatrix;
 use super::operations::MATMUL_ROWS;
@@ -104,6 +104,7 @@ pub(in super::super) fn tasks(graph: &Graph) -> Result<Vec<Task<'_>>> {
 /// Who reads each value, as a whole or through a window of columns.
 struct Readers<'a> {
     graph: &'a Graph,
+    roots: Vec<Root>,
     /// Operations that read the storage of a value.
     of: Vec<Vec<usize>>,
     output: Vec<bool>,
@@ -113,6 +114,7 @@ impl<'a> Readers<'a> {
     fn new(graph: &'a Graph) -> Self {
         let mut readers = Self {
             graph,
+            roots: graph.roots(),
             of: vec![Vec::new(); graph.values.len()],
             output: vec![false; graph.values.len()],
         };
@@ -133,10 +135,8 @@ impl<'a> Readers<'a> {
 
     /// The value that owns the storage of a value, and the first column in it.
     fn root(&self, value: Value) -> (usize, usize) {
-        match self.graph.values[value.id as usize].1 {
-            ValueSource::Columns { of, offset } => (of as usize, offset as usize),
-            _ => (value.id as usize, 0),
-        }
+        let root = self.roots[value.id as usize];
+        (root.owner, root.column)
     }
 
     /// Whether nobody sees the result of this norm but linear maps that can do it themselves.

@@ -27,10 +27,30 @@ impl Planner<'_> {
                 positional,
                 out,
             } => {
-                let list = self.indices("token ids", *ids, table.rows());
-                self.lookup(table, Some(list), None, false, *out)?;
+                let (numbers, first) = self.indices("token ids", *ids, table.rows());
+                let each = ids.cols();
+                // Parts of a table cannot add to the same row in one go.
+                let at_once = match matrix(table)?.parts.len() {
+                    1 => each,
+                    _ => 1,
+                };
+                for nth in (0..each).step_by(at_once.max(1)) {
+                    let list = List {
+                        numbers: numbers.clone(),
+                        offset: first + nth,
+                        count: at_once,
+                        stride: each,
+                    };
+                    self.lookup(table, Some(list), None, nth > 0, *out)?;
+                }
                 if let Some((table, positions)) = positional {
-                    let list = self.indices("positions", *positions, table.rows());
+                    let (numbers, offset) = self.indices("positions", *positions, table.rows());
+                    let list = List {
+                        numbers,
+                        offset,
+                        count: 1,
+                        stride: 1,
+                    };
                     self.lookup(table, Some(list), None, true, *out)?;
                 }
                 Ok(())
@@ -65,6 +85,7 @@ impl Planner<'_> {
                 weight,
                 bias,
                 stride,
+                dilation,
                 padding,
                 activation,
                 out,
@@ -84,6 +105,7 @@ impl Planner<'_> {
                     x.cols(),
                     *stride,
                     padding.0,
+                    *dilation,
                 ]),
                 norm: None,
                 gated: false,
@@ -240,6 +262,12 @@ impl Planner<'_> {
                 filter,
                 out,
             } => self.filter_tokens(*logits, filter, *out),
+            Op::History { .. }
+            | Op::Snake { .. }
+            | Op::DepthwiseConv1d { .. }
+            | Op::Multiply { .. }
+            | Op::Concat { .. }
+            | Op::Statistics { .. } => self.signal(task.op),
             Op::ChooseTokens {
                 logits,
                 choose,
@@ -253,7 +281,7 @@ impl Planner<'_> {
     fn lookup(
         &mut self,
         table: &Matrix,
-        list: Option<(wgpu::Buffer, usize)>,
+        list: Option<List>,
         x: Option<&View>,
         accumulate: bool,
         out: Value,
@@ -266,13 +294,24 @@ impl Planner<'_> {
             + 2 * usize::from(x.is_some())
             + 4 * usize::from(accumulate);
         let nothing = self.context.nothing.clone();
-        let (numbers, offset) = list.unwrap_or((nothing.clone(), 0));
+        let List {
+            numbers,
+            offset,
+            count,
+            stride,
+        } = list.unwrap_or(List {
+            numbers: nothing.clone(),
+            offset: 0,
+            count: 1,
+            stride: 0,
+        });
         let target = self.view(out).buffer;
         for part in &weights.parts {
             let params = Params::default()
                 .counts([out.rows(), table.cols(), weights.panel_words])
                 .counts([part.rows, part.first_row, table.rows(), offset, flags])
-                .counts(x.map_or([0, 0], |x| [x.offset, x.stride]));
+                .counts(x.map_or([0, 0], |x| [x.offset, x.stride]))
+                .counts([count, stride]);
             let mut buffers = part_buffers(part);
             buffers.extend([
                 numbers.clone(),
@@ -330,7 +369,7 @@ impl Planner<'_> {
                 })
                 .counts([usize::from(residual.is_some()), number(map.activation)])
                 .number(map.scale)
-                .counts(map.windows.unwrap_or([1; 5]))
+                .counts(map.windows.unwrap_or([1; 6]))
                 .number(norm.map_or(0.0, |norm| norm.eps))
                 .counts(norm.map_or([0; 3], |norm| norm.gain));
             let mut buffers = part_buffers(part);
@@ -443,7 +482,7 @@ impl Planner<'_> {
         }
     }
 
-    fn map(
+    pub(super) fn map(
         &mut self,
         function: Function,
         out: Value,
@@ -594,6 +633,14 @@ impl Planner<'_> {
     }
 }
 
+/// Numbers of rows of a table: `count` for each row of the result, `stride` from one row's to the next.
+struct List {
+    numbers: wgpu::Buffer,
+    offset: usize,
+    count: usize,
+    stride: usize,
+}
+
 /// What a linear map or a convolution works on.
 struct LinearMap<'a> {
     x: View,
@@ -604,8 +651,8 @@ struct LinearMap<'a> {
     scale: f32,
     residual: Option<View>,
     out: View,
-    /// Convolutions: rows of a sequence before and after, columns of a row, stride, padding.
-    windows: Option<[usize; 5]>,
+    /// Convolutions: rows of a sequence before and after, columns of a row, stride, padding, dilation.
+    windows: Option<[usize; 6]>,
     /// A norm whose result is the input.
     norm: Option<NormBefore>,
     /// Whether the result is `silu(first half) * second half` of the outputs.
@@ -624,7 +671,7 @@ struct NormBefore {
     gain: [usize; 3],
 }
 
-fn map_params(
+pub(super) fn map_params(
     out: Value,
     a: &View,
     b: Option<&View>,
@@ -639,6 +686,7 @@ fn map_params(
         .counts([rows, ids, 0, kind])
         .number(a_scale)
         .number(b_scale)
+        .counts([out.cols()])
 }
 
 /// As the shaders number them.
@@ -649,6 +697,8 @@ fn number(activation: Activation) -> usize {
         Activation::Silu => 2,
         Activation::Relu => 3,
         Activation::Sigmoid => 4,
+        Activation::Elu => 5,
+        Activation::Tanh => 6,
     }
 }
 
@@ -663,7 +713,7 @@ fn matrix(matrix: &Matrix) -> Result<&GpuMatrix> {
     matrix.storage()
 }
 
-fn vector(vector: &Vector) -> Result<&GpuVector> {
+pub(super) fn vector(vector: &Vector) -> Result<&GpuVector> {
     vector.storage()
 }
 

@@ -39,6 +39,20 @@ fn gelu(x: f32) -> f32 {
     return 0.5 * x * select(tail, 2.0 - tail, x > 0.0);
 }
 
+// sin(x)^2, the fit that the processor uses: what is left of x modulo pi lies within pi / 2.
+fn sine_squared(x: f32) -> f32 {
+    let n = round(x * 0.31830987);
+    let rest = (x - n * 3.140625) - n * 0.0009676536;
+    let square = rest * rest;
+    var sum = -3.5407825e-6;
+    sum = sum * square + 0.00013871641;
+    sum = sum * square - 0.003170765;
+    sum = sum * square + 0.044441294;
+    sum = sum * square - 0.33333215;
+    sum = sum * square + 0.9999998;
+    return sum * square;
+}
+
 // Numbers as `graph::Activation` has them.
 fn activate(x: f32, kind: u32) -> f32 {
     switch kind {
@@ -46,6 +60,8 @@ fn activate(x: f32, kind: u32) -> f32 {
         case 2u: { return x * sigmoid(x); }
         case 3u: { return max(x, 0.0); }
         case 4u: { return sigmoid(x); }
+        case 5u: { return select(x, exp(min(x, 0.0)) - 1.0, x < 0.0); }
+        case 6u: { return tanh_of(x); }
         default: { return x; }
     }
 }

@@ -5,7 +5,7 @@ fn input_value(row: u32, column: u32) -> f32 {
     }
     let sequence = row / p.rows_out;
     // Not below zero where it is used: the padding is taken off last.
-    let padded = row % p.rows_out * p.stride + column / p.channels;
+    let padded = row % p.rows_out * p.stride + column / p.channels * p.dilation;
     if padded < p.padding || padded - p.padding >= p.rows_in {
         return 0.0;
     }

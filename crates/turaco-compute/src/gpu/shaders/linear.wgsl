@@ -16,12 +16,13 @@ struct Params {
     has_residual: u32,
     activation: u32,
     scale: f32,
-    // Convolutions: rows of a sequence before and after, taps, stride, padding, columns of a row.
+    // Convolutions: rows of a sequence before and after, columns of a row, stride, padding, dilation.
     rows_in: u32,
     rows_out: u32,
     channels: u32,
     stride: u32,
     padding: u32,
+    dilation: u32,
     // A norm before the products; what multiplies it, with the rows that each row of that is for (0 without).
     eps: f32,
     gain_offset: u32,

@@ -13,6 +13,7 @@ struct Params {
     kind: u32,
     a_scale: f32,
     b_scale: f32,
+    out_stride: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -79,6 +80,62 @@ fn rotated(row: u32, col: u32) -> f32 {
     return select(x * cosine - y * sine, y * cosine + x * sine, second);
 }
 
+// The numbers are the bits of gains.
+fn snake(row: u32, col: u32) -> f32 {
+    let x = a(row, col);
+    let rate = b_values[p.b_offset + col];
+    return x + bitcast<f32>(ids[p.ids_offset + col]) * sine_squared(rate * x);
+}
+
+// `b` has `kind` taps of every column; the numbers are the bits of biases, if `b_rows` is 1.
+fn depthwise(row: u32, col: u32) -> f32 {
+    var sum = 0.0;
+    if p.b_rows == 1u {
+        sum = bitcast<f32>(ids[p.ids_offset + col]);
+    }
+    for (var tap = 0u; tap < p.kind; tap++) {
+        sum += a(row + tap, col) * b(tap, col);
+    }
+    return sum;
+}
+
+fn product(row: u32, col: u32) -> f32 {
+    return a(row, col) * b(row % p.b_rows, col);
+}
+
+fn repeated(row: u32, col: u32) -> f32 {
+    return a(row % p.b_rows, col);
+}
+
+// `b_rows` rows of `a`, weighed by `b` if `kind` is 1; the second half of the columns are deviations, of variances that are
+// at least `a_scale`.
+fn statistic(row: u32, col: u32) -> f32 {
+    let half = p.cols / 2u;
+    let column = col % half;
+    let alike = 1.0 / f32(p.b_rows);
+    var mean = 0.0;
+    for (var i = 0u; i < p.b_rows; i++) {
+        if p.kind == 1u {
+            mean += b(i, column) * a(i, column);
+        } else {
+            mean += alike * a(i, column);
+        }
+    }
+    if col < half {
+        return mean;
+    }
+    var variance = 0.0;
+    for (var i = 0u; i < p.b_rows; i++) {
+        let apart = a(i, column) - mean;
+        var weight = alike;
+        if p.kind == 1u {
+            weight = b(i, column);
+        }
+        variance += weight * apart * apart;
+    }
+    return sqrt(max(variance, p.a_scale));
+}
+
 @compute @workgroup_size(256)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -87,6 +144,8 @@ fn main(
 ) {
     let i = flat(group, groups) * 256u + thread;
     if i < p.rows * p.cols {
-        out[p.out_offset + i] = FUNCTION(i / p.cols, i % p.cols);
+        let row = i / p.cols;
+        let col = i % p.cols;
+        out[p.out_offset + row * p.out_stride + col] = FUNCTION(row, col);
     }
 }

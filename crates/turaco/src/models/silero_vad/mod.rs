@@ -371,6 +371,7 @@ impl Network {
                 kernel: 2,
                 stride: 1,
                 padding: (0, 0),
+                ..ConvShape::default()
             },
         )?;
         let mut x = builder.magnitude(spectrum)?;
@@ -386,6 +387,7 @@ impl Network {
                     kernel: convolution.kernel,
                     stride: convolution.stride,
                     padding: convolution.padding,
+                    ..ConvShape::default()
                 },
             )?;
             stages.push(x);

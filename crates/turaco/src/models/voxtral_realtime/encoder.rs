@@ -130,6 +130,7 @@ impl Encoder {
                 kernel: self.downsample,
                 stride: self.downsample,
                 padding: (0, 0),
+                ..ConvShape::default()
             };
             let gelu = Activation::Gelu;
             let h = step.conv1d(states, &self.linear_1, None, gelu, side_by_side)?;

@@ -21,6 +21,10 @@ pub enum Activation {
     Relu,
     /// `1 / (1 + exp(-x))`.
     Sigmoid,
+    /// `x` above 0, `exp(x) - 1` below.
+    Elu,
+    /// Hyperbolic tangent.
+    Tanh,
 }
 
 /// The rest of a linear layer: `out = activation(x wᵀ + bias) * scale [+ residual] [+ out]`.
@@ -116,6 +120,8 @@ pub(super) unsafe fn store(block: &Block<'_>) {
             Activation::Silu => store_with(block, silu),
             Activation::Relu => store_with(block, |x| if x < 0.0 { 0.0 } else { x }),
             Activation::Sigmoid => store_with(block, |x| 1.0 / (1.0 + exp(-x))),
+            Activation::Elu => store_with(block, |x| if x < 0.0 { exp(x) - 1.0 } else { x }),
+            Activation::Tanh => store_with(block, |x| 2.0 / (1.0 + exp(-2.0 * x)) - 1.0),
         }
     }
 }

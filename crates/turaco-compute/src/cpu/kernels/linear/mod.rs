@@ -62,6 +62,9 @@ const STREAM_ROWS: usize = 8;
 /// and small enough that the second turn finds the weights in the first-level cache.
 const STREAM_PIECE: usize = 256;
 
+/// Rows that pick the same kernels as any larger number.
+const MANY_ROWS: usize = 32;
+
 /// Most rows of a register tile.
 const MAX_TILE_ROWS: usize = 12;
 
@@ -208,29 +211,92 @@ pub fn linear(
     scratch: &mut LinearScratch,
     out: &mut [f32],
 ) -> Result<()> {
-    check(x, m, w, epilogue, out)?;
+    let rows = Windows::rows(w.k());
+    linear_of_windows(isa, pool, (x, rows), m, w, epilogue, false, scratch, out)
+}
+
+/// How the rows of a product lie in its input: row `r` is `taps` pieces of `cols` values, the first at `r * cols` and each of
+/// the others `dilation * cols` further on. With several taps these are the windows of a convolution, which overlap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Windows {
+    /// Pieces of a row.
+    pub taps: usize,
+    /// Values of a piece.
+    pub cols: usize,
+    /// Rows from one piece to the next.
+    pub dilation: usize,
+}
+
+impl Windows {
+    /// Rows of `k` values, one after the other.
+    pub const fn rows(k: usize) -> Self {
+        Self {
+            taps: 1,
+            cols: k,
+            dilation: 1,
+        }
+    }
+
+    /// Whether [`linear_of_windows`] takes `m` such windows as they are.
+    pub fn fit(self, isa: Isa, weight_type: WeightType, m: usize, uniform: bool) -> bool {
+        let kernels = Kernels::new(isa, weight_type, if uniform { MANY_ROWS } else { m });
+        self.taps == 1
+            || self.stream_by(&kernels, m, uniform)
+            || self.cols.is_multiple_of(kernels.left.step_inputs())
+                && !matches!(kernels.left, Left::Int8 { .. } | Left::Int8Rows)
+    }
+
+    /// Whether weights stream by: the kernels for that want all values of a row one after the other.
+    fn stream_by(self, kernels: &Kernels, m: usize, uniform: bool) -> bool {
+        let few = kernels.stream.is_some() && m <= kernels.stream_up_to;
+        few && !uniform && (self.taps == 1 || self.dilation == 1)
+    }
+}
+
+/// [`linear`] of the windows of a convolution, for windows that [`fit`](Windows::fit). With `uniform` the same kernels do any
+/// number of rows, so that a row gets the same bits in any company.
+///
+/// # Errors
+/// As [`linear`].
+#[allow(
+    clippy::too_many_arguments,
+    reason = "a kernel takes its operands one by one"
+)]
+pub fn linear_of_windows(
+    isa: Isa,
+    pool: &Pool,
+    (x, windows): (&[f32], Windows),
+    m: usize,
+    w: &PackedMatrix,
+    epilogue: &Epilogue<'_>,
+    uniform: bool,
+    scratch: &mut LinearScratch,
+    out: &mut [f32],
+) -> Result<()> {
+    check((x, windows), m, w, epilogue, out)?;
     if out.is_empty() {
         return Ok(());
     }
-    let kernels = Kernels::new(isa, w.weight_type(), m);
+    let kernels = Kernels::new(isa, w.weight_type(), if uniform { MANY_ROWS } else { m });
     let call = Call {
         kernels,
         pool,
         x,
+        windows,
         m,
         w,
         epilogue,
         out: Shared::new(out),
     };
     match kernels.stream {
-        Some(stream) if m <= kernels.stream_up_to => call.stream(stream),
+        Some(stream) if windows.stream_by(&kernels, m, uniform) => call.stream(stream),
         _ => call.multiply(scratch)?,
     }
     Ok(())
 }
 
 fn check(
-    x: &[f32],
+    (x, windows): (&[f32], Windows),
     m: usize,
     w: &PackedMatrix,
     epilogue: &Epilogue<'_>,
@@ -249,7 +315,10 @@ fn check(
                 found: found.to_string(),
             }),
         };
-    length("input", m, w.k(), x.len())?;
+    let more = windows.taps.saturating_sub(1) * windows.dilation;
+    let rows = if m == 0 { 0 } else { m + more };
+    length("input", rows, windows.cols, x.len())?;
+    length("windows", windows.taps, windows.cols, w.k())?;
     length("output", m, w.n(), out.len())?;
     if let Some(bias) = epilogue.bias {
         length("bias", 1, w.n(), bias.len())?;
@@ -265,6 +334,7 @@ struct Call<'a> {
     kernels: Kernels,
     pool: &'a Pool,
     x: &'a [f32],
+    windows: Windows,
     m: usize,
     w: &'a PackedMatrix,
     epilogue: &'a Epilogue<'a>,
@@ -276,6 +346,8 @@ impl Call<'_> {
     fn stream(&self, stream: StreamFn) {
         self.over_panels(|panel| {
             let (m, k) = (self.m, self.w.k());
+            // From one row to the next, which the windows of a convolution share.
+            let distance = self.windows.cols;
             let at_once = m.div_ceil(m.div_ceil(self.kernels.stream_rows));
             let mut state = [[[0.0_f32; PANEL]; 2]; STREAM_ROWS];
             let weights = self.w.panel(panel);
@@ -283,14 +355,14 @@ impl Call<'_> {
             for start in (0..k).step_by(piece) {
                 let inputs = piece.min(k - start);
                 for row in (0..m).step_by(at_once) {
-                    // SAFETY: rows and inputs are within `x`; the panel has the inputs that follow `start`, a whole
+                    // SAFETY: rows and inputs are within `x`, as was checked; the panel has the inputs that follow `start`, a whole
                     // number of groups in; `state` has room for all rows. The kernel came with its instruction set.
                     unsafe {
                         stream(
                             at_once.min(m - row),
                             inputs,
-                            self.x.as_ptr().add(row * k + start),
-                            k,
+                            self.x.as_ptr().add(row * distance + start),
+                            distance,
                             weights.as_ptr().add(self.w.input_offset(start)),
                             state[row].as_mut_ptr().cast(),
                         );
@@ -353,9 +425,22 @@ impl Call<'_> {
                     std::slice::from_raw_parts_mut(scales.get().add(first), n_scales),
                 )
             };
-            let x = &self.x[first * k..(first + rows) * k];
-            // SAFETY: the kernel came with its instruction set.
-            unsafe { (kernels.pack)(kernels.left, x, rows, k, out, scales) };
+            let Windows {
+                taps,
+                cols,
+                dilation,
+            } = self.windows;
+            // One piece of all rows after the other: the pieces of neighbouring rows are neighbours.
+            let part = if taps > 1 {
+                cols / kernels.left.step_inputs() * words * padded(rows)
+            } else {
+                out.len()
+            };
+            for (tap, out) in out.chunks_exact_mut(part.max(1)).take(taps).enumerate() {
+                let x = &self.x[(first + tap * dilation) * cols..][..rows * cols];
+                // SAFETY: the kernel came with its instruction set.
+                unsafe { (kernels.pack)(kernels.left, x, rows, cols, out, scales) };
+            }
         };
 
         let strips_per_block = (kernels.block_bytes / (strip_len * 4).max(1))

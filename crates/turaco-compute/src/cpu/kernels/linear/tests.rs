@@ -7,13 +7,15 @@ use half::bf16;
 
 const TYPES: [WeightType; 6] = WeightType::ALL;
 
-const ACTIVATIONS: [Activation; 6] = [
+const ACTIVATIONS: [Activation; 8] = [
     Activation::None,
     Activation::GeluErf,
     Activation::GeluTanh,
     Activation::Silu,
     Activation::Relu,
     Activation::Sigmoid,
+    Activation::Elu,
+    Activation::Tanh,
 ];
 
 /// Numbers from a fixed sequence, within ±1.
@@ -101,6 +103,14 @@ fn activate(activation: Activation, x: f64) -> f64 {
         Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::Relu => x.max(0.0),
         Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        Activation::Elu => {
+            if x < 0.0 {
+                x.exp() - 1.0
+            } else {
+                x
+            }
+        }
+        Activation::Tanh => x.tanh(),
     }
 }
 
