@@ -42,6 +42,11 @@ impl Settings {
         }
     }
 
+    /// Whether the key is there and not null.
+    pub fn has(&self, key: &str) -> bool {
+        self.present(key).is_some()
+    }
+
     /// A text, if the key is there.
     pub fn text(&self, key: &str) -> Option<&str> {
         self.object.get(key).and_then(Value::as_str)
@@ -61,6 +66,23 @@ impl Settings {
                 .filter(|&size| (1..=1 << 30).contains(&size))
                 .ok_or_else(|| self.wrong(key, value, "a positive whole number")),
         }
+    }
+
+    /// A list of sizes, at least one of them.
+    ///
+    /// # Errors
+    /// The key is missing, or holds something else.
+    pub fn sizes(&self, key: &str) -> Result<Vec<usize>> {
+        let value = self.present(key).ok_or_else(|| self.missing(key))?;
+        let size = |value: &Value| {
+            let size = usize::try_from(value.as_u64()?).ok()?;
+            (1..=1 << 30).contains(&size).then_some(size)
+        };
+        value
+            .as_array()
+            .filter(|list| (1..=64).contains(&list.len()))
+            .and_then(|list| list.iter().map(size).collect())
+            .ok_or_else(|| self.wrong(key, value, "a list of positive whole numbers"))
     }
 
     /// A whole number that may be 0: an id.

@@ -73,6 +73,18 @@ impl CachedSelfAttention {
     /// # Errors
     /// A tensor is missing or has another shape.
     pub fn load(loader: &Loader<'_>, config: AttentionConfig) -> Result<Self> {
+        Self::load_scaled(loader, config, None)
+    }
+
+    /// The same with each column of the result (before the residual) times its factor of `factors`.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape.
+    pub fn load_scaled(
+        loader: &Loader<'_>,
+        config: AttentionConfig,
+        factors: Option<&[f32]>,
+    ) -> Result<Self> {
         let (q_dim, kv_dim) = (
             config.n_heads * config.head_dim,
             config.n_kv_heads * config.head_dim,
@@ -101,18 +113,24 @@ impl CachedSelfAttention {
             true => Some(loader.device().vector(&bias)?),
             false => None,
         };
-        let has_o_bias = loader.has("o_proj.bias");
         let norm = |name, eps| RmsNorm::load(loader, name, config.head_dim, eps);
         let qk_norms = match config.qk_norm_eps {
             Some(eps) => Some((norm("q_norm", eps)?, norm("k_norm", eps)?)),
             None => None,
+        };
+        let o_proj = match factors {
+            Some(factors) => Linear::load_scaled(loader, "o_proj", q_dim, config.dim, factors)?,
+            None => {
+                let has_bias = loader.has("o_proj.bias");
+                Linear::load_stacked(loader, &[("o_proj", has_bias)], q_dim, config.dim)?
+            }
         };
         Ok(Self {
             config,
             qkv_weight: loader.stacked(&weights)?,
             qkv_bias,
             qk_norms,
-            o_proj: Linear::load_stacked(loader, &[("o_proj", has_o_bias)], q_dim, config.dim)?,
+            o_proj,
         })
     }
 

@@ -6,6 +6,7 @@ use turaco_compute::{Epilogue, Matrix, StepBuilder, Value, Vector};
 
 use super::Loader;
 use crate::Result;
+use crate::weights::Tensor;
 
 /// A linear map with an optional bias; weight `[out, in]`.
 #[derive(Debug, Clone)]
@@ -21,6 +22,11 @@ impl Linear {
     /// A tensor is missing or has another shape.
     pub fn load(loader: &Loader<'_>, name: &str, n_in: usize, n_out: usize) -> Result<Self> {
         Self::load_stacked(loader, &[(name, true)], n_in, n_out)
+    }
+
+    /// A map whose weights are on a device already.
+    pub fn of(weight: Arc<Matrix>, bias: Option<Arc<Vector>>) -> Self {
+        Self { weight, bias }
     }
 
     /// Several maps of the same input stacked by outputs; `false` marks one without a bias.
@@ -50,6 +56,40 @@ impl Linear {
         };
         Ok(Self {
             weight: loader.matrix(&weights, n_out, n_in)?,
+            bias,
+        })
+    }
+
+    /// `{name}.weight`, and `{name}.bias` where present, each output times its factor of `factors`: a layer scale behind the
+    /// map becomes part of it.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape.
+    pub fn load_scaled(
+        loader: &Loader<'_>,
+        name: &str,
+        n_in: usize,
+        n_out: usize,
+        factors: &[f32],
+    ) -> Result<Self> {
+        let at = loader.at(name);
+        let stored = at.tensor("weight", &[n_out, n_in])?;
+        let mut weight = stored.to_f32();
+        stored.bytes.release();
+        for (row, factor) in weight.chunks_exact_mut(n_in.max(1)).zip(factors) {
+            row.iter_mut().for_each(|value| *value *= factor);
+        }
+        let bias = if at.has("bias") {
+            let mut bias = at.tensor("bias", &[n_out])?.to_f32();
+            bias.iter_mut()
+                .zip(factors)
+                .for_each(|(value, factor)| *value *= factor);
+            Some(at.device().vector(&bias)?)
+        } else {
+            None
+        };
+        Ok(Self {
+            weight: at.stacked(&[Tensor::from_f32(&[n_out, n_in], &weight)])?,
             bias,
         })
     }

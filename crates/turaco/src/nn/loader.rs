@@ -93,6 +93,14 @@ impl<'a> Loader<'a> {
         Ok(self.weights.require(&name)?.n_rows())
     }
 
+    /// A tensor whose shape is not known from elsewhere.
+    ///
+    /// # Errors
+    /// It is missing.
+    pub fn tensor_of_any_shape(&self, name: &str) -> Result<&'a Tensor> {
+        self.weights.require(&format!("{}{name}", self.prefix))
+    }
+
     /// Whether the checkpoint holds this tensor.
     pub fn has(&self, name: &str) -> bool {
         self.weights
@@ -140,6 +148,18 @@ impl<'a> Loader<'a> {
     /// It is missing or has another shape.
     pub fn vector(&self, name: &str, len: usize) -> Result<Arc<Vector>> {
         Ok(self.device.vector(&self.tensor(name, &[len])?.to_f32())?)
+    }
+
+    /// A vector of `len` values, if the checkpoint has it.
+    ///
+    /// # Errors
+    /// It has another shape.
+    pub fn optional_vector(&self, name: &str, len: usize) -> Result<Option<Arc<Vector>>> {
+        if self.has(name) {
+            self.vector(name, len).map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     /// Several vectors of `len` values one after the other; an absent name (`None`) stands for zeros.

@@ -20,11 +20,30 @@ impl SwiGluMlp {
     /// # Errors
     /// A tensor is missing or has another shape.
     pub fn load(loader: &Loader<'_>, dim: usize, ffn_dim: usize) -> Result<Self> {
+        Self::load_scaled(loader, dim, ffn_dim, None)
+    }
+
+    /// The same with each column of the result (before the residual) times its factor of `factors`.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape.
+    pub fn load_scaled(
+        loader: &Loader<'_>,
+        dim: usize,
+        ffn_dim: usize,
+        factors: Option<&[f32]>,
+    ) -> Result<Self> {
         let gate_up = [("gate_proj", false), ("up_proj", false)];
-        let down = [("down_proj", loader.has("down_proj.bias"))];
+        let down_proj = match factors {
+            Some(factors) => Linear::load_scaled(loader, "down_proj", ffn_dim, dim, factors)?,
+            None => {
+                let down = [("down_proj", loader.has("down_proj.bias"))];
+                Linear::load_stacked(loader, &down, ffn_dim, dim)?
+            }
+        };
         Ok(Self {
             gate_up_proj: Linear::load_stacked(loader, &gate_up, dim, ffn_dim)?,
-            down_proj: Linear::load_stacked(loader, &down, ffn_dim, dim)?,
+            down_proj,
             ffn_dim,
         })
     }

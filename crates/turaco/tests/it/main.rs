@@ -5,6 +5,8 @@ mod allocations;
 #[cfg(feature = "hub")]
 mod bench;
 mod golden_qwen3_tts;
+#[cfg(feature = "hub")]
+mod golden_qwen3_tts_codec;
 mod golden_voxtral_realtime;
 #[cfg(feature = "hub")]
 mod golden_whisper;

@@ -11,9 +11,11 @@
 
 pub mod checkpoint;
 mod code_predictor;
+pub mod codec;
 pub mod config;
 mod prompt;
 mod runner;
+pub mod speaker_encoder;
 mod stack;
 mod tables;
 mod talker;
