@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use turaco::cache::{Alias, Lookup, ModelCache, ModelName};
 use turaco::hub::Hub;
-use turaco::{Error, LoadOptions, Recognizer};
+use turaco::{Error, LoadOptions, Recognizer, Synthesizer};
 
 use crate::args::GlobalArgs;
 use crate::commands::Context;
@@ -51,11 +51,13 @@ pub fn find(name: &str, context: &Context) -> Result<PathBuf, Failure> {
     if let Lookup::Found(found) = cache.find(name)? {
         return Ok(found.path);
     }
-    let usable = |alias: &Alias| alias.is_whisper() || alias.names.contains(&"voxtral-realtime");
+    let families = ["voxtral-realtime", "qwen3-tts"];
+    let known = |name: &str| families.iter().any(|family| name.starts_with(family));
+    let usable = |alias: &Alias| alias.is_whisper() || alias.names.iter().any(|name| known(name));
     if matches!(ModelName::parse(name), Ok(ModelName::Alias(alias)) if !usable(alias)) {
         // Gigabytes that nothing could be done with.
         return Err(Failure::model(format!(
-            "model `{name}` cannot be used yet: this version runs Whisper and Voxtral Realtime"
+            "model `{name}` cannot be used yet: this version runs Whisper, Voxtral Realtime and Qwen3-TTS"
         ))
         .hint("`turaco models list` shows all names"));
     }
@@ -110,4 +112,29 @@ pub fn load(options: &LoadOptions, context: &Context) -> Result<Recognizer, Fail
         ),
     );
     Ok(recognizer)
+}
+
+/// Load a model that speaks, downloaded if it is not here.
+pub fn load_synthesizer(name: &str, context: &Context) -> Result<Synthesizer, Failure> {
+    let printer = &context.printer;
+    let path = find(name, context)?;
+    let bar = Bar::new(printer, name, Unit::Layers);
+    let control = bar.watch(&context.control);
+    let options = load_options(&context.global);
+    let synthesizer = Synthesizer::load_path(&path, &options, &control).map_err(model_failure)?;
+    bar.finish();
+    for warning in synthesizer.warnings() {
+        printer.warning(warning);
+    }
+    printer.message(
+        Level::Verbose,
+        &format!(
+            "model {} ({:?}) on {}, loaded in {:.2} s",
+            synthesizer.model_name(),
+            synthesizer.weight_type(),
+            synthesizer.device_description(),
+            synthesizer.load_seconds()
+        ),
+    );
+    Ok(synthesizer)
 }

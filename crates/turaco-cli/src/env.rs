@@ -116,6 +116,19 @@ pub const GROUPS: &[Group] = &[
         ],
     },
     Group {
+        title: "Voices",
+        variables: &[
+            Variable {
+                name: "TURACO_VOICES",
+                meaning: "folder of saved voices",
+            },
+            Variable {
+                name: "XDG_DATA_HOME",
+                meaning: "parent of turaco/voices when that is not set [~/.local/share]",
+            },
+        ],
+    },
+    Group {
         title: "Graphics processors",
         variables: &[
             Variable {

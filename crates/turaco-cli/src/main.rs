@@ -16,8 +16,10 @@ mod microphone;
 mod parse;
 mod printer;
 mod progress;
+mod recording;
 mod signals;
 mod sound;
+mod speaker;
 mod usage;
 
 use std::process::ExitCode;

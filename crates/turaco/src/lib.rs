@@ -17,6 +17,7 @@ pub mod output;
 mod recycle;
 pub mod text;
 pub mod tokenizer;
+pub mod tts;
 pub mod weights;
 
 pub use asr::{
@@ -26,4 +27,5 @@ pub use asr::{
 pub use audio::Audio;
 pub use control::{Control, Progress};
 pub use error::{Error, Result};
+pub use tts::{SpeakOptions, Speech, Synthesizer, Voice};
 pub use turaco_compute::trace;

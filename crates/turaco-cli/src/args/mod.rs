@@ -3,6 +3,7 @@
 mod bench;
 mod listen;
 mod models;
+mod speak;
 mod stream;
 mod transcribe;
 mod values;
@@ -18,6 +19,7 @@ use crate::env;
 pub use bench::BenchArgs;
 pub use listen::ListenArgs;
 pub use models::{ModelsArgs, ModelsCommand, PlainFormat, RandomModel, WeightFormat};
+pub use speak::{SpeakArgs, SpeechFormat, VoiceArgs, VoicesArgs, VoicesCommand};
 pub use transcribe::{InputArgs, Recognition, TranscribeArgs};
 use values::parse_bool;
 
@@ -147,6 +149,11 @@ pub enum Subcommands {
     /// Speech to text while it is said: from the microphone, a pipe or a stream
     #[command(after_help = LISTEN_EXAMPLES)]
     Listen(Box<ListenArgs>),
+    /// Text to speech, in voices by name, by description, or of a recording
+    #[command(after_help = SPEAK_EXAMPLES)]
+    Speak(Box<SpeakArgs>),
+    /// List, save and remove voices
+    Voices(VoicesArgs),
     /// Find where there is speech
     Vad(VadArgs),
     /// List, download, inspect and convert models
@@ -175,6 +182,12 @@ const LISTEN_EXAMPLES: &str = "Examples:
   arecord -f S16_LE -r 16000 -c 1 -t raw | turaco listen -m voxtral-realtime -
   ffmpeg -i https://example.org/radio -ac 1 -ar 16000 -f wav - | turaco listen -m voxtral-realtime --jsonl
   turaco listen -m voxtral-realtime --delay 960 --draft-delay 160 --partial --save meeting.wav";
+
+const SPEAK_EXAMPLES: &str = "Examples:
+  turaco speak \"Good morning\" --voice ryan
+  turaco speak -m qwen3-tts-1.7b-voicedesign --instruct \"an old sailor, slow and hoarse\" -o story.wav --file story.txt
+  turaco voices create anna --ref-audio anna.wav --ref-text \"It was a calm morning.\"
+  some-language-model | turaco speak --voice anna | aplay";
 
 const BENCH_EXAMPLES: &str = "Examples:
   turaco bench -m base --beam-size 1 -n 10

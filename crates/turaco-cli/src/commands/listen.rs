@@ -1,7 +1,7 @@
 //! `turaco listen`: text while sound arrives.
 
 use std::fs::File;
-use std::io::{self, BufWriter, IsTerminal};
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use serde_json::json;
 use turaco::Error;
 use turaco::asr::RealtimeSession;
 use turaco::asr::realtime::{Alternative, RealtimeEvent, TrackKind};
-use turaco::audio::{AudioSource, DecodeOptions, RawFormat, WavFormat, WavStream};
+use turaco::audio::{AudioSource, DecodeOptions, RawFormat};
 use turaco::cache::ModelName;
 use turaco::output::format_timestamp;
 
@@ -20,6 +20,7 @@ use crate::exit::{Exit, Failure, Outcome, Stop};
 use crate::inbox::{Inbox, WhenFull};
 use crate::inputs;
 use crate::printer::Level;
+use crate::recording::Recording;
 
 /// Samples per second that the model works with.
 const SAMPLE_RATE: u32 = 16_000;
@@ -62,7 +63,9 @@ pub fn run(args: &ListenArgs, context: &Context) -> Outcome {
         return Err(not_streaming(recognizer.model_name()).into());
     };
     let session = realtime.session(&args.options())?;
-    let save = args.save.as_deref().map(Recording::create).transpose()?;
+    let save = (args.save.as_deref())
+        .map(|path| Recording::create(path, SAMPLE_RATE))
+        .transpose()?;
 
     let when_full = match source {
         Source::Microphone(_) => WhenFull::DropOldest,
@@ -434,37 +437,6 @@ fn with_alternatives(text: &str, alternatives: &[Alternative]) -> String {
     let names: Vec<&str> = alternatives.iter().map(|other| other.text.trim()).collect();
     let blank = &text[..text.len() - text.trim_start().len()];
     format!("{blank}[{}]", names.join("|"))
-}
-
-/// A WAV file that grows while sound is heard.
-struct Recording {
-    path: PathBuf,
-    stream: WavStream<BufWriter<File>>,
-}
-
-impl Recording {
-    fn create(path: &Path) -> Result<Self, Failure> {
-        let failed = |error: &io::Error| Failure::write(path, error);
-        let file = File::create(path).map_err(|error| failed(&error))?;
-        let stream = WavStream::new(BufWriter::new(file), SAMPLE_RATE, WavFormat::S16)
-            .map_err(|error| failed(&error))?;
-        Ok(Self {
-            path: path.to_path_buf(),
-            stream,
-        })
-    }
-
-    fn write(&mut self, samples: &[f32]) -> Result<(), Failure> {
-        let written = self.stream.write(samples);
-        written.map_err(|error| Failure::write(&self.path, &error))
-    }
-
-    fn finish(self) -> Result<(), Failure> {
-        let finished = self.stream.finish();
-        finished
-            .map(drop)
-            .map_err(|error| Failure::write(&self.path, &error))
-    }
 }
 
 #[cfg(test)]

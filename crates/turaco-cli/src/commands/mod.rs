@@ -10,15 +10,17 @@ pub mod man;
 pub mod models;
 pub mod plan;
 pub mod reference;
+pub mod speak;
 pub mod transcribe;
 pub mod vad;
+pub mod voices;
 
 use std::sync::Arc;
 
 use turaco::Control;
 use turaco::asr::Task;
 
-use crate::args::{Cli, GlobalArgs, Subcommands};
+use crate::args::{Cli, DEFAULT_MODEL, GlobalArgs, Subcommands};
 use crate::exit::Outcome;
 use crate::printer::Printer;
 
@@ -43,6 +45,8 @@ pub fn run(cli: Cli, printer: &Arc<Printer>, control: &Control) -> Outcome {
         Subcommands::Transcribe(args) => transcribe::run(&args, Task::Transcribe, &context),
         Subcommands::Translate(args) => transcribe::run(&args, Task::Translate, &context),
         Subcommands::Listen(args) => listen::run(&args, &context),
+        Subcommands::Speak(args) => speak::run(&args, &context),
+        Subcommands::Voices(args) => voices::run(&args, &context),
         Subcommands::Vad(args) => vad::run(&args, &context),
         Subcommands::Models(args) => models::run(&args, &context),
         Subcommands::Bench(args) => bench::run(&args, &context),
@@ -50,5 +54,14 @@ pub fn run(cli: Cli, printer: &Arc<Printer>, control: &Control) -> Outcome {
         Subcommands::Completions(args) => completions::run(&args, &context),
         Subcommands::Man(args) => man::run(&args, &context),
         Subcommands::Help(args) => help::run(&args, &context),
+    }
+}
+
+/// The model to speak with: the one that was named, or the small one that can do what is asked for.
+pub fn speech_model(named: &str, needs_base: bool) -> &str {
+    match (named, needs_base) {
+        (DEFAULT_MODEL, true) => "qwen3-tts-0.6b-base",
+        (DEFAULT_MODEL, false) => "qwen3-tts-0.6b-customvoice",
+        _ => named,
     }
 }

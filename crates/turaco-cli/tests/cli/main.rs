@@ -9,5 +9,6 @@ mod inputs;
 mod listen;
 mod models;
 mod output;
+mod speak;
 mod support;
 mod usage;

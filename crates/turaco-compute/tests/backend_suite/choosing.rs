@@ -248,3 +248,65 @@ fn filters_keep_top_k_and_top_p() {
         }
     }
 }
+
+#[test]
+fn filtered_draws_have_the_frequencies_of_what_is_left() {
+    let device = &devices()[devices().len() / 2 - 1];
+    let vocabulary = 64;
+    let mut numbers = Numbers::new(9);
+    let logits: Vec<f32> = numbers.take(vocabulary).iter().map(|x| x * 3.0).collect();
+    let (all, none) = ([u32::MAX; 2], [0; 2]);
+    for (temperature, top_k, top_p) in [(0.9, 10.0, 1.0), (0.7, 0.0, 0.8), (1.1, 30.0, 0.9)] {
+        let mut builder = StepBuilder::new(device);
+        let given = builder.input(1, vocabulary);
+        let controls = builder.input(1, 4);
+        let choice = builder.input(1, 3);
+        let (allowed, seen) = (builder.input_ids(1, 2), builder.input_ids(1, 2));
+        let seeds = builder.input_ids(1, 2);
+        let filter = FilterTokens {
+            allowed,
+            seen: Some(seen),
+            controls,
+        };
+        let left = builder.filter_tokens(given, filter).unwrap();
+        let choose = ChooseTokens {
+            allowed,
+            seen: None,
+            controls: choice,
+            seeds,
+            prefer_from: 0,
+            k: 1,
+        };
+        let (tokens, _) = builder.choose_tokens(left, choose).unwrap();
+        builder.output_ids(tokens);
+        let mut step = builder.finish().unwrap();
+        let controls = [temperature, 1.0, top_k, top_p];
+        let left = filtered(&logits, &all, &none, controls);
+        let mass = |x: &f32| f64::from(x / temperature).exp();
+        let total: f64 = left.iter().map(mass).sum();
+        let draws = 20_000_u32;
+        let mut counts = vec![0_u32; vocabulary];
+        for draw in 0..draws {
+            step.run(&mut Bindings {
+                inputs: &[&logits, &controls, &[temperature, 1.0, 0.0]],
+                ids: &[&all, &none, &[draw / 100, draw % 100]],
+                slots: &mut [],
+            })
+            .unwrap();
+            counts[step.output_ids(0).unwrap()[0] as usize] += 1;
+        }
+        let (mut chi_squared, mut kinds) = (0.0, 0.0);
+        for (&count, x) in counts.iter().zip(&left) {
+            let expected = mass(x) / total * f64::from(draws);
+            if expected == 0.0 {
+                assert_eq!(count, 0);
+                continue;
+            }
+            kinds += 1.0;
+            chi_squared += (f64::from(count) - expected).powi(2) / expected;
+        }
+        // Mean `kinds - 1`, five standard deviations.
+        let limit = kinds - 1.0 + 5.0 * (2.0_f64 * (kinds - 1.0)).sqrt();
+        assert!(chi_squared < limit, "{chi_squared} of {limit}");
+    }
+}

@@ -64,7 +64,7 @@ impl std::fmt::Display for ComputeType {
 impl ComputeType {
     /// What the device keeps of `weights`; `Auto` is decided by how most of them are stored, then by what multiplies them:
     /// a graphics processor, or this machine's own.
-    pub(super) fn weight_type(self, weights: &Weights, graphics: bool) -> WeightType {
+    pub(crate) fn weight_type(self, weights: &Weights, graphics: bool) -> WeightType {
         match self {
             Self::Auto => match stored_type(weights) {
                 Some(stored) => stored,

@@ -8,7 +8,7 @@ use crate::{Error, Result};
 
 /// The devices that a model runs on.
 #[derive(Debug)]
-pub(super) struct Devices {
+pub(crate) struct Devices {
     /// For the model.
     pub model: Device,
     /// The processor, for networks that are too small for anything else.

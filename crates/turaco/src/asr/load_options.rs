@@ -48,12 +48,12 @@ impl LoadOptions {
     }
 
     /// The name of the device.
-    pub(super) fn device_name(&self) -> &str {
+    pub(crate) fn device_name(&self) -> &str {
         self.device.as_deref().unwrap_or("auto")
     }
 
     /// The devices that these options name.
-    pub(super) fn open_devices(&self) -> Result<Devices> {
+    pub(crate) fn open_devices(&self) -> Result<Devices> {
         if self.threads > MAX_THREADS {
             return Err(Error::InvalidOption {
                 option: "threads",

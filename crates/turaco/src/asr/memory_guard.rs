@@ -177,7 +177,7 @@ impl Sizes {
 }
 
 /// Refuse a model of so many weights, nearly all in matrices, that do not fit.
-pub(super) fn check_model(name: &str, n_weights: usize, weight_type: WeightType) -> Result<()> {
+pub(crate) fn check_model(name: &str, n_weights: usize, weight_type: WeightType) -> Result<()> {
     let needed = (n_weights as u64).saturating_mul(bits(weight_type)) / 8;
     refuse(needed, available(), || {
         ("model", format!("{name} ({})", weight_type.name()))

@@ -14,7 +14,7 @@ mod fallback;
 mod language;
 pub mod load_options;
 mod long_form;
-mod memory_guard;
+pub(crate) mod memory_guard;
 pub mod options;
 pub mod realtime;
 pub mod recognizer;

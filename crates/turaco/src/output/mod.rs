@@ -7,6 +7,7 @@
 mod csv;
 mod json;
 mod lrc;
+mod plot;
 mod srt;
 mod subtitles;
 mod time;
@@ -18,6 +19,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::str::FromStr;
 
+pub use plot::plot_sound;
 pub use time::format_timestamp;
 
 use crate::asr::{Segment, Task};

@@ -115,11 +115,13 @@ impl QwenTokenizer {
 /// Qwen2's split: single digits, punctuation with the line ends behind it, line ends by themselves, words with one
 /// character of something else before them.
 fn split(text: &str) -> impl Iterator<Item = &str> {
-    // Without the look-ahead of `\s+(?!\S)`, for which `split_by` makes up.
+    // Without the look-ahead of `\s+(?!\S)`, for which `split_by` makes up, and with the cases of `(?i:'s|'t|…)` spelled out,
+    // whose tables the regex crate is built without; U+017F is a small s.
     static PATTERN: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+",
-        )
+        Regex::new(concat!(
+            r"'(?:[sS\u{17F}]|[tT]|[rR][eE]|[vV][eE]|[mM]|[lL][lL]|[dD])",
+            r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+",
+        ))
         .expect("the pattern is valid")
     });
     split_by(&PATTERN, text)

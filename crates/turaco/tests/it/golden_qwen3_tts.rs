@@ -29,12 +29,12 @@ fn load(folder: &Path, device: &Device) -> Arc<Qwen3Tts> {
     Qwen3Tts::load(&checkpoint, device, WeightType::F32, &Control::new()).unwrap()
 }
 
-fn tensors(name: &str) -> Option<Weights> {
+pub fn tensors(name: &str) -> Option<Weights> {
     let path = fixtures().join(format!("golden/{name}.safetensors"));
     path.exists().then(|| weights::open(&path).unwrap().weights)
 }
 
-fn cases() -> Vec<Value> {
+pub fn cases() -> Vec<Value> {
     let json = std::fs::read(fixtures().join("golden/index.json")).unwrap();
     let index: Value = serde_json::from_slice(&json).unwrap();
     index["cases"].as_array().unwrap().clone()
@@ -109,7 +109,7 @@ impl Request {
     }
 }
 
-fn integers(weights: &Weights, name: &str) -> Vec<u32> {
+pub fn integers(weights: &Weights, name: &str) -> Vec<u32> {
     let tensor = weights.find(name).unwrap();
     let size = tensor.bytes.len() / tensor.len();
     let number = |bytes: &[u8]| u32::from_le_bytes(bytes[..4].try_into().unwrap());

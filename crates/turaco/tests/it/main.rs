@@ -18,5 +18,6 @@ mod mock_hub;
 mod realtime_sessions;
 #[cfg(feature = "hub")]
 mod support;
+mod synthesizer;
 #[cfg(feature = "hub")]
 mod whisper_options;

@@ -16,6 +16,9 @@ pub enum VoicePrompt<'a> {
     Vector(&'a [f32]),
     /// A vector and the recording that it is from.
     InContext(&'a [f32], Reference<'a>),
+    /// The voice of a recording without a vector: what this model said before. The layout of a recording in context; not
+    /// among the reference's.
+    Continued(Reference<'a>),
 }
 
 /// A recording and what is said in it.
@@ -121,7 +124,8 @@ impl Runner {
             }
             .into());
         }
-        if let VoicePrompt::InContext(_, reference) = request.voice
+        if let VoicePrompt::InContext(_, reference) | VoicePrompt::Continued(reference) =
+            request.voice
             && !model.are_codes(reference.codes)
         {
             return Err(turaco_compute::Error::Shape {
@@ -149,7 +153,7 @@ impl Runner {
             push_sum(&mut rows, pad, &control(id));
         }
         match request.voice {
-            VoicePrompt::None => {}
+            VoicePrompt::None | VoicePrompt::Continued(_) => {}
             VoicePrompt::Speaker(id) => push_sum(&mut rows, pad, &control(id)),
             VoicePrompt::Vector(vector) | VoicePrompt::InContext(vector, _) => {
                 push_sum(&mut rows, pad, vector);
@@ -158,7 +162,9 @@ impl Runner {
         push_sum(&mut rows, bos, &control(codec.pad));
 
         let mut trailing = Vec::new();
-        if let VoicePrompt::InContext(_, reference) = request.voice {
+        if let VoicePrompt::InContext(_, reference) | VoicePrompt::Continued(reference) =
+            request.voice
+        {
             let whole: Vec<u32> = [reference.text, &request.turn.text].concat();
             let mut words = self.project_text(&whole)?;
             words.extend_from_slice(eos);

@@ -1,0 +1,230 @@
+//! Options of `speak` and `voices`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use turaco::tts::{SpeakOptions, TextLayout};
+
+use super::values::{Number, parse_count};
+
+/// What `turaco speak` accepts.
+#[derive(Debug, Clone, Args)]
+pub struct SpeakArgs {
+    /// What to say [default: what comes in through a pipe, sentence by sentence]
+    #[arg(value_name = "TEXT", conflicts_with_all = ["file", "script"])]
+    pub text: Option<String>,
+
+    /// Say what is in FILE ("-" = stdin)
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+
+    /// Several speakers: lines of "VOICE: text" in FILE, empty lines and lines with # at the start are left out
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    pub script: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub who: VoiceArgs,
+
+    /// How to speak, in words; with a VoiceDesign model also who speaks
+    #[arg(long, value_name = "TEXT")]
+    pub instruct: Option<String>,
+
+    /// Language of the text: a name such as english, a code such as en, or auto
+    #[arg(short, long, value_name = "LANGUAGE")]
+    pub language: Option<String>,
+
+    /// Print the voices and languages of the model, and the saved voices
+    #[arg(long)]
+    pub list_voices: bool,
+
+    /// Write to FILE instead: .wav or .pcm (16-bit, 24 kHz); "-" = stdout [default: the speaker, or stdout if that is a pipe]
+    #[arg(short, long, value_name = "FILE", help_heading = "Output")]
+    pub output: Option<PathBuf>,
+
+    /// Format of what is written, whatever the file is called
+    #[arg(long, value_name = "FORMAT", value_enum, help_heading = "Output")]
+    pub format: Option<SpeechFormat>,
+
+    /// Write sound while it is made, in chunks that begin with one frame (80 ms); pipes and speakers always get it so
+    #[arg(long, help_heading = "Output")]
+    pub stream: bool,
+
+    /// Also draw the waveform and the spectrogram to FILE (SVG)
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub plot: Option<PathBuf>,
+
+    /// Print on stderr where the time went
+    #[arg(long, help_heading = "Output")]
+    pub timing: bool,
+
+    /// Print one JSON object about the result on stdout (needs -o FILE)
+    #[arg(long, requires = "output", help_heading = "Output")]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+
+    /// Frames of 80 ms that a sentence may take at most [default: by the length of the text]
+    #[arg(long, value_name = "N", value_parser = parse_count, help_heading = "Sampling")]
+    pub max_frames: Option<usize>,
+
+    /// Say long texts in one go instead of in pieces of some sentences
+    #[arg(long)]
+    pub no_split: bool,
+
+    /// Where the model sees the text: in front of the sound, or a token beside each frame
+    #[arg(
+        long,
+        value_name = "LAYOUT",
+        value_enum,
+        default_value = "auto",
+        help_heading = "Sampling"
+    )]
+    pub text_layout: Layout,
+}
+
+/// Who speaks.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Voice")]
+pub struct VoiceArgs {
+    /// A voice of the model, a saved voice, or a voice file
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["ref_audio", "voice_file"])]
+    pub voice: Option<String>,
+
+    /// Speak in the voice of a recording (Base models)
+    #[arg(long, value_name = "FILE")]
+    pub ref_audio: Option<PathBuf>,
+
+    /// What is said in the recording
+    #[arg(long, value_name = "TEXT", requires = "ref_audio")]
+    pub ref_text: Option<String>,
+
+    /// Take only the sound of the voice from the recording, not its manner; no text is needed
+    #[arg(long, requires = "ref_audio")]
+    pub x_vector_only: bool,
+
+    /// A voice that was saved to FILE
+    #[arg(long, value_name = "FILE", conflicts_with = "ref_audio")]
+    pub voice_file: Option<PathBuf>,
+}
+
+/// How codes are chosen.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingArgs {
+    /// The same seed gives the same speech [default: another one each time]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+
+    /// 0 = always the most probable sound [default: the model's, 0.9]
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<Number>,
+
+    /// Choose among the K most probable, 0 = all [default: the model's, 50]
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+
+    /// Choose among the most probable that together have this probability [default: the model's, 1]
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<Number>,
+
+    /// Makes what was there before less probable [default: the model's, 1.05]
+    #[arg(long, value_name = "X")]
+    pub repetition_penalty: Option<Number>,
+
+    /// --temperature of the finer codes of a frame [default: the model's, 0.9]
+    #[arg(long, value_name = "T")]
+    pub subtalker_temperature: Option<Number>,
+
+    /// --top-k of the finer codes of a frame [default: the model's, 50]
+    #[arg(long, value_name = "K")]
+    pub subtalker_top_k: Option<usize>,
+
+    /// --top-p of the finer codes of a frame [default: the model's, 1]
+    #[arg(long, value_name = "P")]
+    pub subtalker_top_p: Option<Number>,
+}
+
+/// Formats of speech.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SpeechFormat {
+    // No doc comments on the values: they would make the help twice as long.
+    Wav,
+    Pcm,
+}
+
+/// Where the model sees the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Layout {
+    Auto,
+    Whole,
+    Beside,
+}
+
+impl SpeakArgs {
+    /// The library's options but the voice.
+    pub fn options(&self) -> SpeakOptions {
+        let number = |number: Option<Number>| number.map(|Number(value)| value as f32);
+        let mut options = SpeakOptions::new();
+        options.instruct = self.instruct.clone();
+        options.language = self.language.clone();
+        options.split = !self.no_split;
+        options.layout = match self.text_layout {
+            Layout::Auto => TextLayout::Auto,
+            Layout::Whole => TextLayout::Whole,
+            Layout::Beside => TextLayout::Beside,
+        };
+        options.max_frames = self.max_frames;
+        let sampling = &self.sampling;
+        options.temperature = number(sampling.temperature);
+        options.top_k = sampling.top_k;
+        options.top_p = number(sampling.top_p);
+        options.repetition_penalty = number(sampling.repetition_penalty);
+        options.subtalker_temperature = number(sampling.subtalker_temperature);
+        options.subtalker_top_k = sampling.subtalker_top_k;
+        options.subtalker_top_p = number(sampling.subtalker_top_p);
+        options
+    }
+}
+
+/// What `turaco voices` accepts.
+#[derive(Debug, Clone, Args)]
+pub struct VoicesArgs {
+    #[command(subcommand)]
+    pub command: VoicesCommand,
+}
+
+/// What to do with voices.
+#[derive(Debug, Clone, Subcommand)]
+pub enum VoicesCommand {
+    /// List the voices of a model (with -m), and those that were saved
+    List {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Save the voice of a recording under a name
+    Create {
+        /// Name, or a file to write
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// The recording: some seconds of one person speaking
+        #[arg(long, value_name = "FILE")]
+        ref_audio: PathBuf,
+        /// What is said in it
+        #[arg(long, value_name = "TEXT")]
+        ref_text: Option<String>,
+        /// Take only the sound of the voice from the recording, not its manner; no text is needed
+        #[arg(long)]
+        x_vector_only: bool,
+        /// Replace a voice of this name
+        #[arg(long)]
+        force: bool,
+    },
+    /// Remove saved voices
+    Remove {
+        /// Names
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<String>,
+    },
+}

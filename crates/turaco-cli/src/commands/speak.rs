@@ -1,0 +1,461 @@
+//! `turaco speak`: text to speech.
+
+use std::fs;
+use std::io::{self, IsTerminal, Read};
+use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use serde_json::json;
+use turaco::audio::{WavFormat, wav_header};
+use turaco::tts::{SpeakOptions, SpeechStream, StopReason};
+use turaco::{Error, Synthesizer};
+
+use super::voices::{self, list};
+use super::{Context, speech_model};
+use crate::args::{SpeakArgs, SpeechFormat};
+use crate::engine;
+use crate::exit::{Exit, Failure, Outcome, Stop};
+use crate::printer::Level;
+use crate::recording::{Container, Recording, write_s16};
+use crate::speaker::Speaker;
+
+/// Say what the command line says.
+pub fn run(args: &SpeakArgs, context: &Context) -> Outcome {
+    let sink_kind = SinkKind::new(args, io::stdout().is_terminal())?;
+    if args.list_voices {
+        return list(false, context);
+    }
+    // What cannot be said needs no model.
+    let text = Text::new(args, io::stdin().is_terminal())?;
+    let model = speech_model(&context.global.model, args.who.needs_base());
+    let synthesizer = engine::load_synthesizer(model, context)?;
+    let mut options = args.options();
+    options.seed = args.sampling.seed.unwrap_or_else(fresh_seed);
+    options.voice = voices::voice(&args.who, &synthesizer, context)?;
+    for notice in synthesizer.notices(&options) {
+        context.printer.warning(&notice);
+    }
+    let job = Job {
+        args,
+        context,
+        synthesizer: &synthesizer,
+    };
+    let mut sink = sink_kind.open(args, synthesizer.sample_rate())?;
+    let mut plotted = Vec::new();
+    let mut totals = Totals::default();
+    match text {
+        Text::Whole(text) => {
+            let stream = synthesizer.stream(&text, &options, &context.control)?;
+            job.say(stream, &mut sink, &mut plotted, &mut totals)?;
+        }
+        Text::Script(lines) => {
+            for (voice, text) in lines {
+                let mut options = options.clone();
+                if let Some(name) = &voice {
+                    options.voice = voices::named(name, &synthesizer)?;
+                }
+                let stream = synthesizer.stream(&text, &options, &context.control)?;
+                job.say(stream, &mut sink, &mut plotted, &mut totals)?;
+            }
+        }
+        Text::Arriving => job.say_as_it_comes(&options, &mut sink, &mut plotted, &mut totals)?,
+    }
+    sink.finish(context)?;
+    if let Some(path) = &args.plot {
+        let picture = turaco::output::plot_sound(&plotted, synthesizer.sample_rate());
+        fs::write(path, picture).map_err(|error| Failure::write(path, &error))?;
+    }
+    job.report(&options, &totals)?;
+    Ok(Exit::Success)
+}
+
+/// What is to be said.
+enum Text {
+    Whole(String),
+    /// Voices (`None` = the one of the options) and what they say.
+    Script(Vec<(Option<String>, String)>),
+    /// From standard input, sentence by sentence.
+    Arriving,
+}
+
+impl Text {
+    fn new(args: &SpeakArgs, stdin_is_terminal: bool) -> Result<Self, Failure> {
+        let whole = |text: String| match text.trim().is_empty() {
+            true => Err(Failure::usage("there is no text to say")),
+            false => Ok(Self::Whole(text)),
+        };
+        if let Some(path) = &args.script {
+            return script(path, &read_text(path)?).map(Self::Script);
+        }
+        match (&args.text, &args.file) {
+            (Some(text), _) if text != "-" => whole(text.clone()),
+            (None, Some(path)) if path != Path::new("-") => whole(read_text(path)?),
+            (None, None) if stdin_is_terminal => Err(Failure::usage("there is no text to say")
+                .hint("`turaco speak \"Good morning\"`, or pipe text in")),
+            _ => Ok(Self::Arriving),
+        }
+    }
+}
+
+fn read_text(path: &Path) -> Result<String, Failure> {
+    let failed = |error: &dyn std::error::Error| {
+        Failure::input(path, "this text cannot be read").caused_by(error)
+    };
+    let bytes = match path == Path::new("-") {
+        true => {
+            let mut bytes = Vec::new();
+            io::stdin().read_to_end(&mut bytes).map(|_| bytes)
+        }
+        false => fs::read(path),
+    };
+    let bytes = bytes.map_err(|error| failed(&error))?;
+    String::from_utf8(bytes).map_err(|error| failed(&error))
+}
+
+/// Lines of `VOICE: text`; a line without a voice goes on with the one before.
+fn script(path: &Path, text: &str) -> Result<Vec<(Option<String>, String)>, Failure> {
+    let mut lines: Vec<(Option<String>, String)> = Vec::new();
+    let mut voice = None;
+    for line in text.lines().map(str::trim) {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let said = match line.split_once(':') {
+            // A voice is one word (or a path); "Note: this" in the middle of a text is not to be told from one.
+            Some((name, said))
+                if !name.is_empty() && !name.trim().contains(char::is_whitespace) =>
+            {
+                voice = Some(name.trim().to_owned());
+                said.trim()
+            }
+            _ => line,
+        };
+        if !said.is_empty() {
+            lines.push((voice.clone(), said.to_owned()));
+        }
+    }
+    match lines.is_empty() {
+        true => Err(Failure::input(
+            path,
+            "this script says nothing; its lines are `VOICE: text`",
+        )),
+        false => Ok(lines),
+    }
+}
+
+/// Where sound goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SinkKind {
+    File(Container),
+    Stdout(Container),
+    Speaker,
+}
+
+enum Sink {
+    File(Recording),
+    /// What has to come before the first samples.
+    Stdout(Vec<u8>),
+    Speaker(Box<Speaker>),
+}
+
+impl SinkKind {
+    fn new(args: &SpeakArgs, stdout_is_terminal: bool) -> Result<Self, Failure> {
+        let given = args.format.map(|format| match format {
+            SpeechFormat::Wav => Container::Wav,
+            SpeechFormat::Pcm => Container::Pcm,
+        });
+        let Some(path) = &args.output else {
+            return Ok(match stdout_is_terminal {
+                true => Self::Speaker,
+                false => Self::Stdout(given.unwrap_or(Container::Wav)),
+            });
+        };
+        if path == Path::new("-") {
+            if args.json {
+                return Err(
+                    Failure::usage("--json and the sound cannot both go to stdout")
+                        .hint("write the sound to a file: -o speech.wav"),
+                );
+            }
+            return Ok(Self::Stdout(given.unwrap_or(Container::Wav)));
+        }
+        let ending = path
+            .extension()
+            .map(|ending| ending.to_string_lossy().to_lowercase());
+        match (given, ending.as_deref()) {
+            (Some(container), _) => Ok(Self::File(container)),
+            (None, Some("wav" | "wave") | None) => Ok(Self::File(Container::Wav)),
+            (None, Some("pcm" | "raw" | "s16le")) => Ok(Self::File(Container::Pcm)),
+            (None, Some(other)) => Err(Failure::usage(format!("cannot write `.{other}` files")).hint(
+                "`.wav` and `.pcm` can be written; others with ffmpeg: `turaco speak … | ffmpeg -i - speech.mp3`",
+            )),
+        }
+    }
+
+    fn open(self, args: &SpeakArgs, rate: u32) -> Result<Sink, Stop> {
+        Ok(match (self, &args.output) {
+            (Self::File(container), Some(path)) => Sink::File(match args.stream {
+                true if container == Container::Wav => Recording::create(path, rate)?,
+                _ => Recording::create_hidden(path, container, rate)?,
+            }),
+            (Self::Speaker, _) => Sink::Speaker(Box::new(Speaker::open(rate)?)),
+            (Self::Stdout(container) | Self::File(container), _) => Sink::Stdout(match container {
+                Container::Wav => wav_header(rate, WavFormat::S16, None),
+                Container::Pcm => Vec::new(),
+            }),
+        })
+    }
+}
+
+fn put(bytes: &[u8]) -> Result<(), Stop> {
+    use std::io::Write;
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Stop::ClosedPipe),
+        Err(error) => Err(Failure::write(Path::new("-"), &error).into()),
+        Ok(()) => Ok(()),
+    }
+}
+
+impl Sink {
+    fn write(&mut self, samples: &[f32], context: &Context) -> Result<(), Stop> {
+        match self {
+            Self::File(file) => Ok(file.write(samples)?),
+            Self::Speaker(speaker) => Ok(speaker.write(samples, &context.control)?),
+            Self::Stdout(header) => {
+                let mut bytes = std::mem::take(header);
+                // Memory is always there.
+                let _ = write_s16(&mut bytes, samples);
+                put(&bytes)
+            }
+        }
+    }
+
+    fn finish(self, context: &Context) -> Result<(), Stop> {
+        match self {
+            Self::File(file) => Ok(file.finish()?),
+            Self::Speaker(speaker) => Ok(speaker.finish(&context.control)?),
+            Self::Stdout(header) => put(&header),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Totals {
+    n_samples: usize,
+    n_frames: usize,
+    pieces: Vec<(String, StopReason)>,
+    first_audio: Option<f64>,
+    prefill: f64,
+    generate: f64,
+    decode: f64,
+    total: f64,
+}
+
+struct Job<'a> {
+    args: &'a SpeakArgs,
+    context: &'a Context,
+    synthesizer: &'a Synthesizer,
+}
+
+impl Job<'_> {
+    /// Say the text that a stream has.
+    fn say(
+        &self,
+        mut stream: SpeechStream<'_>,
+        sink: &mut Sink,
+        plotted: &mut Vec<f32>,
+        totals: &mut Totals,
+    ) -> Result<(), Stop> {
+        self.drain(&mut stream, sink, plotted, totals)?;
+        self.add(&stream, totals);
+        Ok(())
+    }
+
+    fn drain(
+        &self,
+        stream: &mut SpeechStream<'_>,
+        sink: &mut Sink,
+        plotted: &mut Vec<f32>,
+        totals: &mut Totals,
+    ) -> Result<(), Stop> {
+        while let Some(chunk) = stream.next_chunk().map_err(Failure::from)? {
+            totals.n_samples += chunk.samples.len();
+            if self.args.plot.is_some() {
+                plotted.extend_from_slice(&chunk.samples);
+            }
+            if let Some(reason @ (StopReason::Budget | StopReason::Repetition)) = chunk.stopped {
+                let why = match reason {
+                    StopReason::Repetition => "it went in circles",
+                    _ => "it took much longer than its text should",
+                };
+                let message = format!(
+                    "piece {} was ended because {why}; another --seed may help",
+                    chunk.piece + 1
+                );
+                self.context.printer.warning(&message);
+            }
+            sink.write(&chunk.samples, self.context)?;
+        }
+        Ok(())
+    }
+
+    fn add(&self, stream: &SpeechStream<'_>, totals: &mut Totals) {
+        let timings = stream.timings();
+        totals.n_frames += stream.n_frames();
+        totals.pieces.extend_from_slice(stream.said());
+        totals.first_audio.get_or_insert(timings.first_audio);
+        totals.prefill += timings.prefill;
+        totals.generate += timings.generate;
+        totals.decode += timings.decode;
+        totals.total += timings.prefill + timings.generate + timings.decode;
+    }
+
+    /// Say what comes in, as soon as a sentence is complete.
+    fn say_as_it_comes(
+        &self,
+        options: &SpeakOptions,
+        sink: &mut Sink,
+        plotted: &mut Vec<f32>,
+        totals: &mut Totals,
+    ) -> Result<(), Stop> {
+        let control = &self.context.control;
+        let mut stream = self.synthesizer.open_stream(options, control)?;
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut block = [0; 4096];
+            loop {
+                let read = match io::stdin().lock().read(&mut block) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    read => read.map(|len| block[..len].to_vec()),
+                };
+                let is_end = !read.as_ref().is_ok_and(|bytes| !bytes.is_empty());
+                // Nobody receives after Ctrl-C.
+                if sender.send(read).is_err() || is_end {
+                    break;
+                }
+            }
+        });
+        let mut pending: Vec<u8> = Vec::new();
+        let mut heard_text = false;
+        loop {
+            let received = match receiver.recv_timeout(Duration::from_millis(50)) {
+                Err(RecvTimeoutError::Timeout) => {
+                    control.check()?;
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+                Ok(read) => read.map_err(|source| {
+                    Failure::from(Error::Io {
+                        action: "read",
+                        path: "-".into(),
+                        source,
+                    })
+                })?,
+            };
+            if received.is_empty() {
+                break;
+            }
+            pending.extend(received);
+            // A character may be cut in two; what is no text at all is shown as such.
+            let complete = match std::str::from_utf8(&pending) {
+                Ok(_) => pending.len(),
+                Err(error) if error.error_len().is_none() => error.valid_up_to(),
+                Err(_) => {
+                    return Err(
+                        Failure::input(Path::new("-"), "what comes in is not UTF-8 text").into(),
+                    );
+                }
+            };
+            let text = String::from_utf8_lossy(&pending[..complete]).into_owned();
+            pending.drain(..complete);
+            heard_text |= !text.trim().is_empty();
+            stream.push(&text);
+            self.drain(&mut stream, sink, plotted, totals)?;
+        }
+        if !heard_text {
+            return Err(Failure::usage("there is no text to say: nothing came in").into());
+        }
+        stream.finish();
+        self.drain(&mut stream, sink, plotted, totals)?;
+        self.add(&stream, totals);
+        Ok(())
+    }
+
+    fn report(&self, options: &SpeakOptions, totals: &Totals) -> Result<(), Stop> {
+        let printer = &self.context.printer;
+        let seconds = totals.n_samples as f64 / f64::from(self.synthesizer.sample_rate());
+        let factor = totals.total / seconds.max(1e-9);
+        let first = totals.first_audio.unwrap_or_default();
+        let timing = format!(
+            "{seconds:.2} s of speech in {:.2} s (real-time factor {factor:.2}): first sound {first:.2} s, prompts {:.2} s, frames {:.2} s, codec {:.2} s; seed {}",
+            totals.total, totals.prefill, totals.generate, totals.decode, options.seed
+        );
+        match self.args.timing {
+            true => printer.message(Level::Normal, &timing),
+            false => printer.message(Level::Verbose, &timing),
+        }
+        if self.args.json {
+            let pieces = totals.pieces.iter();
+            let pieces: Vec<_> = pieces
+                .map(|(text, reason)| json!({"text": text, "stopped": reason.name()}))
+                .collect();
+            let facts = json!({
+                "model": self.synthesizer.model_name(),
+                "output": self.args.output,
+                "duration": seconds,
+                "sample_rate": self.synthesizer.sample_rate(),
+                "frames": totals.n_frames,
+                "seed": options.seed,
+                "pieces": pieces,
+                "timings": {
+                    "first_audio": first,
+                    "prefill": totals.prefill,
+                    "generate": totals.generate,
+                    "decode": totals.decode,
+                    "total": totals.total,
+                    "real_time_factor": factor,
+                },
+            });
+            printer.result_line(&facts.to_string())?;
+        }
+        Ok(())
+    }
+}
+
+/// Another seed each time, short enough to be typed.
+fn fresh_seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let nanoseconds = now.map_or(0, |time| time.as_nanos() as u64);
+    (nanoseconds ^ u64::from(std::process::id())).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_have_voices_and_texts() {
+        let lines = script(
+            Path::new("a.txt"),
+            "# a talk\nRyan: Good morning.\nHow are you?\n\nvoices/anna.safetensors: Fine: thanks.\nSo be it: yes.",
+        )
+        .unwrap();
+        let said: Vec<_> = lines
+            .iter()
+            .map(|(voice, text)| (voice.as_deref().unwrap(), text.as_str()))
+            .collect();
+        assert_eq!(
+            said,
+            [
+                ("Ryan", "Good morning."),
+                ("Ryan", "How are you?"),
+                ("voices/anna.safetensors", "Fine: thanks."),
+                ("voices/anna.safetensors", "So be it: yes."),
+            ]
+        );
+        assert!(script(Path::new("a.txt"), "# nothing\n\n").is_err());
+    }
+}

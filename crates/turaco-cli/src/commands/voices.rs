@@ -1,0 +1,220 @@
+//! `turaco voices`, and how an option becomes a voice.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::json;
+use turaco::models::qwen3_tts::{Qwen3TtsCheckpoint, TtsKind};
+use turaco::tts::{ClonedVoice, Voice, VoiceStore};
+use turaco::{Audio, Synthesizer};
+
+use super::{Context, speech_model};
+use crate::args::{VoiceArgs, VoicesArgs, VoicesCommand};
+use crate::engine;
+use crate::exit::{Exit, Failure, Outcome, Stop};
+
+/// List, create or remove voices.
+pub fn run(args: &VoicesArgs, context: &Context) -> Outcome {
+    match &args.command {
+        VoicesCommand::List { json } => list(*json, context),
+        VoicesCommand::Create {
+            name,
+            ref_audio,
+            ref_text,
+            x_vector_only,
+            force,
+        } => {
+            let store = VoiceStore::from_env()?;
+            let path = match is_path(name) {
+                true => name.into(),
+                false => store.path(name)?,
+            };
+            if path.exists() && !force {
+                return Err(Failure::usage(format!("voice `{name}` is there already"))
+                    .hint("--force replaces it")
+                    .into());
+            }
+            let model = speech_model(&context.global.model, true);
+            let synthesizer = engine::load_synthesizer(model, context)?;
+            let voice = clone(
+                &synthesizer,
+                ref_audio,
+                ref_text.as_deref(),
+                *x_vector_only,
+                context,
+            )?;
+            match is_path(name) {
+                true => voice.save(&path)?,
+                false => drop(store.save(name, &voice)?),
+            }
+            context.printer.note(&format!("saved {}", path.display()));
+            Ok(Exit::Success)
+        }
+        VoicesCommand::Remove { names } => {
+            let store = VoiceStore::from_env()?;
+            let mut missing = Vec::new();
+            for name in names {
+                if !store.remove(name)? {
+                    missing.push(name.as_str());
+                }
+            }
+            if missing.is_empty() {
+                return Ok(Exit::Success);
+            }
+            let message = format!("there is no saved voice `{}`", missing.join("`, `"));
+            Err(Failure::usage(message)
+                .hint("`turaco voices list` shows them")
+                .into())
+        }
+    }
+}
+
+/// Voices and languages of the model, as far as it is here, and saved voices.
+pub fn list(as_json: bool, context: &Context) -> Outcome {
+    let store = VoiceStore::from_env()?;
+    let saved = store.names()?;
+    let name = speech_model(&context.global.model, false);
+    // A list of voices is not worth a download.
+    let checkpoint = match engine::find_here(name, context) {
+        Ok(path) => Some(Qwen3TtsCheckpoint::open(&path).map_err(engine::model_failure)?),
+        Err(failure) if context.global.model != crate::args::DEFAULT_MODEL => {
+            return Err(failure.into());
+        }
+        Err(_) => None,
+    };
+    let printer = &context.printer;
+    if as_json {
+        let model = checkpoint.as_ref().map(|checkpoint| {
+            let config = &checkpoint.config;
+            let voices: Vec<_> = config
+                .speakers
+                .iter()
+                .map(|speaker| &speaker.name)
+                .collect();
+            json!({
+                "name": checkpoint.name,
+                "kind": config.kind.name(),
+                "voices": voices,
+                "languages": config.language_names().collect::<Vec<_>>(),
+            })
+        });
+        printer.result_line(&json!({"model": model, "saved": saved}).to_string())?;
+        return Ok(Exit::Success);
+    }
+    if let Some(checkpoint) = &checkpoint {
+        let config = &checkpoint.config;
+        let kind = config.kind.name();
+        printer.result_line(&format!("{} ({kind})", checkpoint.name))?;
+        for speaker in &config.speakers {
+            let dialect = speaker
+                .dialect
+                .as_ref()
+                .map(|dialect| format!(" ({dialect})"));
+            printer.result_line(&format!(
+                "  {}{}",
+                speaker.name,
+                dialect.unwrap_or_default()
+            ))?;
+        }
+        let without = match config.kind {
+            TtsKind::Base => "  speaks in the voice of a recording: --ref-audio, or a saved voice",
+            TtsKind::VoiceDesign => "  speaks in a voice that is described: --instruct",
+            TtsKind::CustomVoice => "",
+        };
+        if config.speakers.is_empty() && !without.is_empty() {
+            printer.result_line(without)?;
+        }
+        let languages: Vec<_> = config.language_names().collect();
+        printer.result_line(&format!("  languages: auto, {}", languages.join(", ")))?;
+    } else {
+        printer.note(&format!(
+            "model {name} is not here; `turaco models pull {name}` downloads it"
+        ));
+    }
+    if !saved.is_empty() {
+        printer.result_line(&format!("saved in {}", store.folder().display()))?;
+    }
+    for name in saved {
+        printer.result_line(&format!("  {name}"))?;
+    }
+    Ok(Exit::Success)
+}
+
+impl VoiceArgs {
+    /// Whether only a Base model will do.
+    pub fn needs_base(&self) -> bool {
+        let saved = || {
+            let name = self.voice.as_deref()?;
+            let store = VoiceStore::from_env().ok()?;
+            Some(is_path(name) || store.path(name).ok()?.is_file())
+        };
+        self.ref_audio.is_some() || self.voice_file.is_some() || saved().unwrap_or(false)
+    }
+}
+
+/// The voice that options name.
+pub fn voice(
+    args: &VoiceArgs,
+    synthesizer: &Synthesizer,
+    context: &Context,
+) -> Result<Voice, Stop> {
+    if let Some(path) = &args.ref_audio {
+        let text = args.ref_text.as_deref();
+        let voice = clone(synthesizer, path, text, args.x_vector_only, context)?;
+        return Ok(Voice::Cloned(Arc::new(voice)));
+    }
+    if let Some(path) = &args.voice_file {
+        return Ok(Voice::Cloned(Arc::new(ClonedVoice::open(path)?)));
+    }
+    match &args.voice {
+        Some(name) => named(name, synthesizer),
+        None => Ok(Voice::Default),
+    }
+}
+
+/// A voice of the model, a saved one, or one in a file.
+pub fn named(name: &str, synthesizer: &Synthesizer) -> Result<Voice, Stop> {
+    if synthesizer.model().config().speaker(name).is_some() {
+        return Ok(Voice::Named(name.to_owned()));
+    }
+    if is_path(name) {
+        return Ok(Voice::Cloned(Arc::new(ClonedVoice::open(Path::new(name))?)));
+    }
+    if let Some(voice) = VoiceStore::from_env()?.find(name)? {
+        return Ok(Voice::Cloned(Arc::new(voice)));
+    }
+    if synthesizer.kind() == TtsKind::Base {
+        return Err(Failure::usage(format!("there is no saved voice `{name}`"))
+            .hint("`turaco voices list` shows them, `turaco voices create` makes one from a recording; voices by name are in CustomVoice models")
+            .into());
+    }
+    // The model says which voices it has.
+    Ok(Voice::Named(name.to_owned()))
+}
+
+fn is_path(name: &str) -> bool {
+    name.contains(['/', '\\']) || name.ends_with(".safetensors")
+}
+
+fn clone(
+    synthesizer: &Synthesizer,
+    path: &Path,
+    text: Option<&str>,
+    x_vector_only: bool,
+    context: &Context,
+) -> Result<ClonedVoice, Stop> {
+    if text.is_none_or(|text| text.trim().is_empty())
+        && !x_vector_only
+        && synthesizer.kind() == TtsKind::Base
+    {
+        return Err(Failure::usage("what is said in the recording has to be known")
+            .hint("--ref-text \"…\" says it (`turaco transcribe` finds it out); --x-vector-only does without")
+            .into());
+    }
+    let audio = Audio::open(path)?;
+    for notice in audio.notices() {
+        context.printer.note(notice);
+    }
+    let text = text.filter(|_| !x_vector_only);
+    Ok(synthesizer.clone_voice(&audio, text, &context.control)?)
+}

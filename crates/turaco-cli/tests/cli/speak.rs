@@ -1,0 +1,208 @@
+//! `turaco speak` and `turaco voices`.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use crate::support::{Home, speech};
+
+fn testdata(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../testdata/qwen3-tts")
+        .join(name)
+}
+
+/// A small model with random weights; all of them share a codec.
+fn model(home: &Home, variant: &str) -> String {
+    let folder = home.path(variant);
+    for (from, to) in [
+        (testdata(variant), folder.clone()),
+        (
+            testdata("base/speech_tokenizer"),
+            folder.join("speech_tokenizer"),
+        ),
+    ] {
+        fs::create_dir_all(&to).unwrap();
+        for entry in fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            if entry.path().is_file() {
+                fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+            }
+        }
+    }
+    folder.to_str().unwrap().to_owned()
+}
+
+const TEXT: &str = "The boats came home before the storm.";
+
+#[test]
+fn text_becomes_a_file_a_stream_and_json() {
+    let home = Home::new();
+    let model = model(&home, "voice_design");
+    let (wav, pcm) = (home.path("a.wav"), home.path("a.pcm"));
+    let common = ["-m", &model, TEXT, "--seed", "3", "--max-frames", "6"];
+    let speak = |more: &[&str]| home.run(["speak"].iter().chain(&common).chain(more).copied());
+    let plot = home.path("a.svg");
+    let result = speak(&[
+        "-o",
+        wav.to_str().unwrap(),
+        "--json",
+        "--plot",
+        plot.to_str().unwrap(),
+    ]);
+    let json: serde_json::Value = serde_json::from_str(result.succeeds()).unwrap();
+    assert_eq!(json["frames"], 6);
+    assert_eq!(json["pieces"][0]["stopped"], "max_frames");
+    assert_eq!(json["pieces"][0]["text"], TEXT);
+    assert!(fs::read_to_string(plot).unwrap().contains("<svg"));
+    let wav = fs::read(wav).unwrap();
+    assert_eq!(wav.len(), 44 + 2 * 6 * 1920);
+    assert_eq!(wav[40..44], (2 * 6 * 1920_u32).to_le_bytes());
+
+    // Raw samples, and what goes to a pipe, are the same sound.
+    speak(&["-o", pcm.to_str().unwrap()]).succeeds();
+    assert!(fs::read(&pcm).unwrap() == wav[44..]);
+    let piped = home
+        .command(["speak"].iter().chain(&common).copied())
+        .output()
+        .unwrap();
+    assert!(piped.stdout.starts_with(b"RIFF") && piped.stdout[44..].len() == wav[44..].len());
+    let other = home.path("b.pcm");
+    let other_seed = ["-o", other.to_str().unwrap(), "--seed", "4"];
+    speak(&other_seed).succeeds();
+    assert!(fs::read(other).unwrap() != wav[44..]);
+}
+
+#[test]
+fn text_is_said_while_it_comes_in() {
+    let home = Home::new();
+    let model = model(&home, "voice_design");
+    let out = home.path("a.wav");
+    let mut child = home
+        .command([
+            "speak",
+            "-m",
+            &model,
+            "--max-frames",
+            "3",
+            "--json",
+            "-o",
+            out.to_str().unwrap(),
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // Characters are cut in two, too.
+    for bytes in "Good morning, dear all! C'était calme, là-bas — 今天天气很好。Yes."
+        .as_bytes()
+        .chunks(5)
+    {
+        stdin.write_all(bytes).unwrap();
+    }
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let pieces = json["pieces"].as_array().unwrap();
+    assert_eq!(pieces[0]["text"], "Good morning, dear all!");
+    assert_eq!(json["frames"], 3 * pieces.len());
+}
+
+#[test]
+fn voices_are_saved_listed_used_and_removed() {
+    let home = Home::new();
+    let model = model(&home, "base");
+    let recording = speech();
+    let recording = recording.to_str().unwrap();
+    let create = [
+        "voices",
+        "create",
+        "anna",
+        "-m",
+        &model,
+        "--ref-audio",
+        recording,
+    ];
+    home.run(create).fails(2, &["--ref-text"]);
+    home.run(create.iter().chain(&["--x-vector-only"]).copied())
+        .succeeds();
+    home.run(create.iter().chain(&["--ref-text", "ask not"]).copied())
+        .fails(2, &["--force"]);
+    let listed = home.run(["voices", "list", "--json", "-m", &model]);
+    let json: serde_json::Value = serde_json::from_str(listed.succeeds()).unwrap();
+    assert_eq!(json["saved"], serde_json::json!(["anna"]));
+    assert_eq!(json["model"]["kind"], "Base");
+    let out = home.path("a.wav");
+    let speak = |more: &[&str]| {
+        let common = [
+            "speak",
+            "-m",
+            &model,
+            TEXT,
+            "--max-frames",
+            "2",
+            "-o",
+            out.to_str().unwrap(),
+        ];
+        home.run(common.iter().chain(more).copied())
+    };
+    speak(&["--voice", "anna"]).succeeds();
+    speak(&["--voice", "berta"]).fails(2, &["no saved voice `berta`"]);
+    speak(&[]).fails(3, &["recording"]);
+    let script = home.path("talk.txt");
+    fs::write(&script, "anna: Good morning.\nIt was calm.\n").unwrap();
+    let said = home.run([
+        "speak",
+        "-m",
+        &model,
+        "--script",
+        script.to_str().unwrap(),
+        "--max-frames",
+        "2",
+        "--json",
+        "-o",
+        out.to_str().unwrap(),
+    ]);
+    // Nobody is given for other lines, but there are none.
+    let json: serde_json::Value = serde_json::from_str(said.succeeds()).unwrap();
+    assert_eq!(json["frames"], 4);
+    home.run(["voices", "remove", "anna"]).succeeds();
+    home.run(["voices", "remove", "anna"]).fails(2, &["anna"]);
+}
+
+#[test]
+fn what_cannot_be_done_is_said() {
+    let home = Home::new();
+    let model = model(&home, "voice_design");
+    let out = home.path("a.wav");
+    let out = out.to_str().unwrap();
+    home.run(["speak", "-m", &model, " ", "-o", out])
+        .fails(2, &["no text"]);
+    home.run(["speak", "-m", &model, TEXT, "--voice", "ryan", "-o", out])
+        .fails(3, &["CustomVoice"]);
+    home.run(["speak", "-m", &model, TEXT, "-o", "a.mp3"])
+        .fails(2, &["mp3"]);
+    home.run(["speak", "-m", &model, TEXT, "-o", "/nowhere/a.wav"])
+        .fails(1, &["/nowhere/a.wav"]);
+    home.run([
+        "speak",
+        "-m",
+        &model,
+        TEXT,
+        "--temperature",
+        "-1",
+        "-o",
+        out,
+    ])
+    .fails(2, &["temperature"]);
+    home.run(["speak", "-m", &model, "--file", "missing.txt", "-o", out])
+        .fails(4, &["missing.txt"]);
+    assert!(!Path::new(out).exists());
+    fs::remove_file(Path::new(&model).join("speech_tokenizer/model.safetensors")).unwrap();
+    home.run(["speak", "-m", &model, TEXT, "-o", out])
+        .fails(3, &["speech_tokenizer"]);
+}

@@ -1,0 +1,161 @@
+//! How a text is said.
+
+use crate::models::qwen3_tts::{GenerationDefaults, Sampling};
+use crate::{Error, Result};
+
+use super::Voice;
+
+/// How text and sound lie beside each other in the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TextLayout {
+    /// As the reference does: beside the sound for cloned voices, in front of it for the others.
+    #[default]
+    Auto,
+    /// The whole text in front of the sound.
+    Whole,
+    /// A token of text beside each frame of sound.
+    Beside,
+}
+
+/// How a text is said. What is `None` is as the model's `generation_config.json` says.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct SpeakOptions {
+    /// Who speaks.
+    pub voice: Voice,
+    /// How, in words; for a VoiceDesign model also who.
+    pub instruct: Option<String>,
+    /// A language of the model, by its English name or ISO 639-1 code; `None` or `auto` leaves it to the model.
+    pub language: Option<String>,
+    /// How text and sound lie beside each other.
+    pub layout: TextLayout,
+    /// 0 = always the most probable code.
+    pub temperature: Option<f32>,
+    /// 0 = all codes.
+    pub top_k: Option<usize>,
+    /// 1 = all codes.
+    pub top_p: Option<f32>,
+    /// 1 = none.
+    pub repetition_penalty: Option<f32>,
+    /// The same of the codes of a frame after the first.
+    pub subtalker_temperature: Option<f32>,
+    /// The same of the codes of a frame after the first.
+    pub subtalker_top_k: Option<usize>,
+    /// The same of the codes of a frame after the first.
+    pub subtalker_top_p: Option<f32>,
+    /// The same seed gives the same speech.
+    pub seed: u64,
+    /// Frames (of 80 ms) of a piece of text at most; `None` = by the length of the text.
+    pub max_frames: Option<usize>,
+    /// Exactly so many frames of a piece of text, whatever the model says: for measurements.
+    pub exact_frames: Option<usize>,
+    /// Frames of the first chunk of a stream; later ones are twice as long each, up to [`MAX_CHUNK`](Self::MAX_CHUNK).
+    pub first_chunk: usize,
+    /// Whether long texts are said in pieces.
+    pub split: bool,
+}
+
+macro_rules! setters {
+    ($($(#[$meta:meta])* $name:ident: $kind:ty),* $(,)?) => {
+        $($(#[$meta])*
+        #[must_use]
+        pub fn $name(mut self, $name: $kind) -> Self {
+            self.$name = $name.into();
+            self
+        })*
+    };
+}
+
+impl SpeakOptions {
+    /// Frames of the longest chunk of a stream.
+    pub const MAX_CHUNK: usize = 8;
+
+    /// All defaults.
+    pub fn new() -> Self {
+        Self {
+            first_chunk: 1,
+            split: true,
+            ..Self::default()
+        }
+    }
+
+    /// Who speaks.
+    #[must_use]
+    pub fn voice(mut self, voice: impl Into<Voice>) -> Self {
+        self.voice = voice.into();
+        self
+    }
+
+    /// How.
+    #[must_use]
+    pub fn instruct(mut self, instruct: impl Into<String>) -> Self {
+        self.instruct = Some(instruct.into());
+        self
+    }
+
+    /// A language.
+    #[must_use]
+    pub fn language(mut self, language: impl Into<String>) -> Self {
+        self.language = Some(language.into());
+        self
+    }
+
+    setters! {
+        /// How text and sound lie beside each other.
+        layout: TextLayout,
+        /// 0 = always the most probable code.
+        temperature: f32,
+        /// The same of the codes of a frame after the first.
+        subtalker_temperature: f32,
+        /// The same seed gives the same speech.
+        seed: u64,
+        /// Frames of a piece of text at most.
+        max_frames: usize,
+        /// Exactly so many frames, for measurements.
+        exact_frames: usize,
+        /// Whether long texts are said in pieces.
+        split: bool,
+    }
+
+    /// # Errors
+    /// A value that is outside of its range.
+    pub(super) fn sampling(&self, defaults: GenerationDefaults) -> Result<Sampling> {
+        let values = GenerationDefaults {
+            temperature: self.temperature.unwrap_or(defaults.temperature),
+            top_k: self.top_k.unwrap_or(defaults.top_k),
+            top_p: self.top_p.unwrap_or(defaults.top_p),
+            repetition_penalty: self
+                .repetition_penalty
+                .unwrap_or(defaults.repetition_penalty),
+            subtalker_temperature: self
+                .subtalker_temperature
+                .unwrap_or(defaults.subtalker_temperature),
+            subtalker_top_k: self.subtalker_top_k.unwrap_or(defaults.subtalker_top_k),
+            subtalker_top_p: self.subtalker_top_p.unwrap_or(defaults.subtalker_top_p),
+            max_new_tokens: defaults.max_new_tokens,
+        };
+        let within = |option: &'static str, value: f32, least: f32, most: f32| {
+            if (least..=most).contains(&value) {
+                return Ok(());
+            }
+            Err(Error::InvalidOption {
+                option,
+                message: format!("{value} is outside {least} to {most}"),
+            })
+        };
+        within("temperature", values.temperature, 0.0, 10.0)?;
+        within(
+            "subtalker_temperature",
+            values.subtalker_temperature,
+            0.0,
+            10.0,
+        )?;
+        within("top_p", values.top_p, 0.0, 1.0)?;
+        within("subtalker_top_p", values.subtalker_top_p, 0.0, 1.0)?;
+        within("repetition_penalty", values.repetition_penalty, 0.1, 10.0)?;
+        Ok(Sampling {
+            values,
+            seed: self.seed,
+        })
+    }
+}

@@ -1,0 +1,220 @@
+//! What comes out: sound, and how it came about.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use crate::audio::Audio;
+use crate::{Control, Result};
+
+use super::guard::StopReason;
+use super::options::SpeakOptions;
+use super::sentences::SentenceSplitter;
+use super::synthesizer::{Anchor, Plan, Synthesizer};
+use super::utterance::{Engine, Utterance};
+
+/// Where the time went, in seconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct SpeechTimings {
+    /// Until the first sound.
+    pub first_audio: f64,
+    /// Prompts and first frames.
+    pub prefill: f64,
+    /// All other frames.
+    pub generate: f64,
+    /// From codes to sound.
+    pub decode: f64,
+    /// All of it.
+    pub total: f64,
+}
+
+/// A text that was said.
+#[derive(Debug, Clone)]
+pub struct Speech {
+    /// The sound.
+    pub audio: Audio,
+    /// Every piece that the text was cut into, and why each was over.
+    pub pieces: Vec<(String, StopReason)>,
+    /// Frames of 80 ms.
+    pub n_frames: usize,
+    /// Where the time went.
+    pub timings: SpeechTimings,
+}
+
+/// Some of the sound of a text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chunk {
+    /// Samples at the model's rate.
+    pub samples: Vec<f32>,
+    /// The number of the piece of text.
+    pub piece: usize,
+    /// Why the piece is over, in its last chunk.
+    pub stopped: Option<StopReason>,
+}
+
+/// The sound of a text while it is made. Text may still come with [`push`](Self::push).
+#[derive(Debug)]
+pub struct SpeechStream<'a> {
+    synthesizer: &'a Synthesizer,
+    plan: Plan,
+    options: SpeakOptions,
+    control: Control,
+    engine: Option<Engine>,
+    splitter: SentenceSplitter,
+    pieces: VecDeque<String>,
+    said: Vec<(String, StopReason)>,
+    current: Option<(String, Utterance)>,
+    /// What later pieces take their voice from, where nothing else says who speaks.
+    anchor: Option<Anchor>,
+    next_chunk: usize,
+    n_frames: usize,
+    finished: bool,
+    started: Instant,
+    timings: SpeechTimings,
+}
+
+impl<'a> SpeechStream<'a> {
+    pub(super) fn new(
+        synthesizer: &'a Synthesizer,
+        plan: Plan,
+        options: SpeakOptions,
+        control: &Control,
+    ) -> Self {
+        Self {
+            engine: Some(synthesizer.engine()),
+            synthesizer,
+            plan,
+            next_chunk: options.first_chunk.max(1),
+            options,
+            control: control.clone(),
+            splitter: SentenceSplitter::new(),
+            pieces: VecDeque::new(),
+            said: Vec::new(),
+            current: None,
+            anchor: None,
+            n_frames: 0,
+            finished: false,
+            started: Instant::now(),
+            timings: SpeechTimings::default(),
+        }
+    }
+
+    /// More text; what is a sentence by now can be said.
+    pub fn push(&mut self, text: &str) {
+        self.splitter.push(text);
+        while let Some(piece) = self.splitter.next() {
+            self.pieces.push_back(piece);
+        }
+    }
+
+    /// A whole piece of text, said by itself.
+    pub fn push_piece(&mut self, text: &str) {
+        self.pieces.extend(self.splitter.finish());
+        self.pieces.push_back(text.to_owned());
+    }
+
+    /// There is no more text.
+    pub fn finish(&mut self) {
+        self.pieces.extend(self.splitter.finish());
+        self.finished = true;
+    }
+
+    /// Why each piece of text that is over was over.
+    pub fn said(&self) -> &[(String, StopReason)] {
+        &self.said
+    }
+
+    /// Frames so far.
+    pub fn n_frames(&self) -> usize {
+        self.n_frames
+    }
+
+    /// Where the time went so far.
+    pub fn timings(&self) -> SpeechTimings {
+        self.timings
+    }
+
+    /// The next sound; `None` if there is no text left to say, for now or (after [`finish`](Self::finish)) at all.
+    ///
+    /// # Errors
+    /// A text that is too long for the model, or a failed device. The stream is over then.
+    pub fn next_chunk(&mut self) -> Result<Option<Chunk>> {
+        let Some(mut engine) = self.engine.take() else {
+            return Ok(None);
+        };
+        let chunk = self.chunk(&mut engine)?;
+        self.timings.total = self.started.elapsed().as_secs_f64();
+        if chunk.is_some() && self.timings.first_audio == 0.0 {
+            self.timings.first_audio = self.timings.total;
+        }
+        self.engine = Some(engine);
+        Ok(chunk)
+    }
+
+    fn chunk(&mut self, engine: &mut Engine) -> Result<Option<Chunk>> {
+        let (text, mut utterance) = match self.current.take() {
+            Some(current) => current,
+            None => {
+                let Some(text) = self.pieces.pop_front() else {
+                    return Ok(None);
+                };
+                let piece = self.said.len();
+                let anchor = self.anchor.as_ref();
+                let utterance = self.synthesizer.begin(
+                    engine,
+                    (&text, piece),
+                    (&self.plan, &self.options),
+                    anchor,
+                    &mut self.timings,
+                )?;
+                (text, utterance)
+            }
+        };
+        let n_codes = self.synthesizer.model().config().n_codes;
+        while utterance.n_waiting(n_codes) < self.next_chunk {
+            self.control.check()?;
+            if !utterance.next_frame(engine, &mut self.timings)? {
+                break;
+            }
+            self.n_frames += 1;
+        }
+        self.next_chunk =
+            (2 * self.next_chunk).min(SpeakOptions::MAX_CHUNK.max(self.options.first_chunk));
+        let mut samples = Vec::new();
+        utterance.decode(engine, &mut samples, &mut self.timings)?;
+        let chunk = Chunk {
+            samples,
+            piece: self.said.len(),
+            stopped: utterance.stopped(),
+        };
+        match chunk.stopped {
+            Some(reason) => {
+                if self.anchor.is_none() && self.plan.needs_anchor() {
+                    self.anchor = Some(Anchor::new(
+                        self.synthesizer.model(),
+                        &text,
+                        utterance.codes(),
+                    ));
+                }
+                self.said.push((text, reason));
+            }
+            None => self.current = Some((text, utterance)),
+        }
+        Ok(Some(chunk))
+    }
+}
+
+impl Iterator for SpeechStream<'_> {
+    type Item = Result<Chunk>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_chunk().transpose()
+    }
+}
+
+impl Drop for SpeechStream<'_> {
+    fn drop(&mut self) {
+        if let Some(engine) = self.engine.take() {
+            self.synthesizer.give_back(engine);
+        }
+    }
+}

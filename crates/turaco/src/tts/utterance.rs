@@ -1,0 +1,176 @@
+//! One piece of text, frame by frame.
+
+use std::time::Instant;
+
+use crate::models::qwen3_tts::codec::{CodecRunner, CodecStream};
+use crate::models::qwen3_tts::{FrameInput, Prompt, PromptRequest, Runner, Sampling, TalkerState};
+use crate::{Error, Result};
+
+use super::guard::{LoopGuard, StopReason};
+use super::speech::SpeechTimings;
+
+/// What runs a model for one thread: compiled steps and their memory, used by one stream after the other.
+#[derive(Debug)]
+pub(super) struct Engine {
+    pub talker: Runner,
+    pub codec: CodecRunner,
+}
+
+/// When a piece of text has to be over.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Frames that its text may take.
+    pub budget: usize,
+    /// Frames that were asked for at most.
+    pub max_frames: Option<usize>,
+    /// Frames that are said whatever the model says.
+    pub exact_frames: Option<usize>,
+}
+
+/// A piece of text that is being said.
+#[derive(Debug)]
+pub(super) struct Utterance {
+    prompt: Prompt,
+    state: TalkerState,
+    stream: CodecStream,
+    limits: Limits,
+    guard: LoopGuard,
+    /// All frames so far.
+    codes: Vec<u32>,
+    /// Frames whose sound was made.
+    n_decoded: usize,
+    stopped: Option<StopReason>,
+}
+
+impl Utterance {
+    /// `before`: codes whose sound comes before and is not heard again: the recording in a prompt.
+    pub fn new(
+        engine: &mut Engine,
+        request: &PromptRequest<'_>,
+        before: &[u32],
+        (sampling, limits): (Sampling, Limits),
+        timings: &mut SpeechTimings,
+    ) -> Result<Self> {
+        let started = Instant::now();
+        let prompt = engine.talker.prompt(request)?;
+        let config = engine.talker.model().config();
+        let n_prompt = prompt.rows.len() / config.talker.dim;
+        let n_frames = limits.n_frames();
+        if n_prompt + n_frames > config.max_positions {
+            let room = config.max_positions.saturating_sub(n_prompt);
+            return Err(Error::InvalidOption {
+                option: "text",
+                message: format!(
+                    "the prompt takes {n_prompt} of the model's {} positions, which leaves {room} frames and {n_frames} may be \
+                     needed: a shorter text, recording or instruction is needed",
+                    config.max_positions
+                ),
+            });
+        }
+        let n_codes = config.n_codes;
+        let state = engine.talker.new_state(n_prompt + n_frames, sampling)?;
+        timings.prefill += started.elapsed().as_secs_f64();
+        let started = Instant::now();
+        let mut stream = engine.codec.new_stream()?;
+        engine.codec.decode(&mut stream, before, &mut Vec::new())?;
+        timings.decode += started.elapsed().as_secs_f64();
+        Ok(Self {
+            prompt,
+            state,
+            stream,
+            limits,
+            guard: LoopGuard::new(n_codes),
+            codes: Vec::new(),
+            n_decoded: 0,
+            stopped: None,
+        })
+    }
+
+    /// Why it is over, if it is.
+    pub fn stopped(&self) -> Option<StopReason> {
+        self.stopped
+    }
+
+    /// All frames so far.
+    pub fn codes(&self) -> &[u32] {
+        &self.codes
+    }
+
+    /// The next frame; `false` if there is none.
+    pub fn next_frame(&mut self, engine: &mut Engine, timings: &mut SpeechTimings) -> Result<bool> {
+        if self.stopped.is_some() {
+            return Ok(false);
+        }
+        let n_frames = self.state.n_frames();
+        if n_frames >= self.limits.n_frames() {
+            self.stopped = Some(match (self.limits.exact_frames, self.limits.max_frames) {
+                (Some(_), _) => StopReason::MaxFrames,
+                (None, Some(most)) if n_frames >= most => StopReason::MaxFrames,
+                _ => StopReason::Budget,
+            });
+            return Ok(false);
+        }
+        let started = Instant::now();
+        let end = engine.talker.model().config().codec_tokens.eos;
+        let dim = self.prompt.pad.len();
+        let input = match n_frames.checked_sub(1) {
+            None => FrameInput::Prompt(&self.prompt.rows),
+            Some(frame) => {
+                let word = self.prompt.trailing.get(frame * dim..(frame + 1) * dim);
+                FrameInput::Text(word.unwrap_or(&self.prompt.pad))
+            }
+        };
+        let codes = engine.talker.next_frames(&mut [&mut self.state], input)?;
+        match n_frames {
+            0 => timings.prefill += started.elapsed().as_secs_f64(),
+            _ => timings.generate += started.elapsed().as_secs_f64(),
+        }
+        if codes[0] == end {
+            if self.limits.exact_frames.is_none() {
+                self.stopped = Some(StopReason::End);
+                return Ok(false);
+            }
+            // Any code will do for a measurement.
+            self.codes.push(0);
+            self.codes.extend_from_slice(&codes[1..]);
+        } else {
+            self.codes.extend_from_slice(codes);
+        }
+        if self.limits.exact_frames.is_none() && self.guard.is_loop(codes) {
+            self.stopped = Some(StopReason::Repetition);
+        }
+        Ok(true)
+    }
+
+    /// The sound of the frames that have none yet, appended to `samples`.
+    pub fn decode(
+        &mut self,
+        engine: &mut Engine,
+        samples: &mut Vec<f32>,
+        timings: &mut SpeechTimings,
+    ) -> Result<()> {
+        let started = Instant::now();
+        let n_codes = engine.talker.model().config().n_codes;
+        let codes = &self.codes[self.n_decoded * n_codes..];
+        engine.codec.decode(&mut self.stream, codes, samples)?;
+        self.n_decoded = self.codes.len() / n_codes;
+        timings.decode += started.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    /// Frames that have no sound yet.
+    pub fn n_waiting(&self, n_codes: usize) -> usize {
+        self.codes.len() / n_codes - self.n_decoded
+    }
+}
+
+impl Limits {
+    /// Frames at most.
+    fn n_frames(self) -> usize {
+        match (self.exact_frames, self.max_frames) {
+            (Some(exact), _) => exact,
+            (None, Some(most)) => most.min(self.budget),
+            (None, None) => self.budget,
+        }
+    }
+}

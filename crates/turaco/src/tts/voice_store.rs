@@ -1,0 +1,159 @@
+//! Voices that were saved under a name: files in one folder.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+use super::ClonedVoice;
+
+/// A folder of voices, `NAME.safetensors` each.
+#[derive(Debug, Clone)]
+pub struct VoiceStore {
+    folder: PathBuf,
+}
+
+impl VoiceStore {
+    /// `$TURACO_VOICES`, else `turaco/voices` in the user's folder for data (`$XDG_DATA_HOME`, `~/.local/share`).
+    ///
+    /// # Errors
+    /// There is no home folder.
+    pub fn from_env() -> Result<Self> {
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        if let Some(folder) = variable("TURACO_VOICES") {
+            return Ok(Self::new(folder));
+        }
+        let data = match variable("XDG_DATA_HOME") {
+            Some(folder) => Some(PathBuf::from(folder)),
+            None => std::env::home_dir().map(|home| home.join(".local/share")),
+        };
+        let data = data.ok_or_else(|| Error::InvalidOption {
+            option: "voice",
+            message: "there is no home folder to keep voices in; TURACO_VOICES names another"
+                .into(),
+        })?;
+        Ok(Self::new(data.join("turaco").join("voices")))
+    }
+
+    /// The voices in `folder`.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self {
+            folder: folder.into(),
+        }
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// All names, sorted.
+    ///
+    /// # Errors
+    /// The folder is there but cannot be read.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let entries = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(self.failed("read", source)),
+        };
+        let mut names: Vec<String> = entries
+            .filter_map(|entry| {
+                let name = entry.ok()?.file_name().into_string().ok()?;
+                Some(name.strip_suffix(".safetensors")?.to_owned())
+            })
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Where a voice of this name is or would be.
+    ///
+    /// # Errors
+    /// A name that is no plain file name.
+    pub fn path(&self, name: &str) -> Result<PathBuf> {
+        let plain = !name.is_empty()
+            && !name.starts_with('.')
+            && !name.contains(['/', '\\', ':', '\0'])
+            && name.len() <= 100;
+        if !plain {
+            return Err(Error::InvalidOption {
+                option: "voice",
+                message: format!("`{}` is no name for a voice", name.escape_debug()),
+            });
+        }
+        Ok(self.folder.join(format!("{name}.safetensors")))
+    }
+
+    /// The voice of this name, if there is one.
+    ///
+    /// # Errors
+    /// Its file is broken.
+    pub fn find(&self, name: &str) -> Result<Option<ClonedVoice>> {
+        match self.path(name) {
+            Ok(path) if path.is_file() => ClonedVoice::open(&path).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Keep a voice.
+    ///
+    /// # Errors
+    /// A name that is no file name, or the file system refuses.
+    pub fn save(&self, name: &str, voice: &ClonedVoice) -> Result<PathBuf> {
+        let path = self.path(name)?;
+        fs::create_dir_all(&self.folder).map_err(|source| self.failed("create", source))?;
+        voice.save(&path)?;
+        Ok(path)
+    }
+
+    /// Remove a voice; whether there was one.
+    ///
+    /// # Errors
+    /// A name that is no file name, or the file system refuses.
+    pub fn remove(&self, name: &str) -> Result<bool> {
+        let path = self.path(name)?;
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(Error::Io {
+                action: "remove",
+                path,
+                source,
+            }),
+        }
+    }
+
+    fn failed(&self, action: &'static str, source: std::io::Error) -> Error {
+        Error::Io {
+            action,
+            path: self.folder.clone(),
+            source,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn voices_come_and_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = VoiceStore::new(folder.path().join("voices"));
+        let voice = ClonedVoice {
+            vector: vec![1.0; 4],
+            codes: Vec::new(),
+            n_codes: 16,
+            text: String::new(),
+        };
+        assert!(store.names().unwrap().is_empty() && store.find("anna").unwrap().is_none());
+        store.save("anna", &voice).unwrap();
+        assert_eq!(store.names().unwrap(), ["anna"]);
+        assert_eq!(store.find("anna").unwrap(), Some(voice.clone()));
+        assert!(store.remove("anna").unwrap() && !store.remove("anna").unwrap());
+        for name in ["", "../x", ".hidden", "a/b"] {
+            assert!(store.save(name, &voice).is_err() && store.find(name).unwrap().is_none());
+        }
+    }
+}
