@@ -13,7 +13,7 @@ mod with_cpal {
     use std::time::Duration;
 
     use cpal::traits::{DeviceTrait, HostTrait, StreamTrait};
-    use cpal::{FromSample, Sample, SampleFormat, SizedSample};
+    use cpal::{FromSample, SampleFormat, SizedSample};
     use turaco::Control;
     use turaco::audio::Resampler;
 

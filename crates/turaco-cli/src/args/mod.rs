@@ -19,7 +19,7 @@ use crate::env;
 pub use bench::BenchArgs;
 pub use listen::ListenArgs;
 pub use models::{ModelsArgs, ModelsCommand, PlainFormat, RandomModel, WeightFormat};
-pub use speak::{SpeakArgs, SpeechFormat, VoiceArgs, VoicesArgs, VoicesCommand};
+pub use speak::{SpeakArgs, VoiceArgs, VoicesArgs, VoicesCommand};
 pub use transcribe::{InputArgs, Recognition, TranscribeArgs};
 use values::parse_bool;
 

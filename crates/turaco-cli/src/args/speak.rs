@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use turaco::audio::SoundFormat;
 use turaco::tts::{SpeakOptions, TextLayout};
 
 use super::values::{Number, parse_count};
@@ -37,13 +38,13 @@ pub struct SpeakArgs {
     #[arg(long)]
     pub list_voices: bool,
 
-    /// Write to FILE instead: .wav or .pcm (16-bit, 24 kHz); "-" = stdout [default: the speaker, or stdout if that is a pipe]
+    /// Write to FILE instead: .wav, .flac, .opus or .pcm (raw 16-bit samples); "-" = stdout [default: the speaker, or stdout if that is a pipe]
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: Option<PathBuf>,
 
-    /// Format of what is written, whatever the file is called
-    #[arg(long, value_name = "FORMAT", value_enum, help_heading = "Output")]
-    pub format: Option<SpeechFormat>,
+    /// wav, flac, opus or pcm, whatever the file is called
+    #[arg(long, value_name = "FORMAT", help_heading = "Output")]
+    pub format: Option<SoundFormat>,
 
     /// Write sound while it is made, in chunks that begin with one frame (80 ms); pipes and speakers always get it so
     #[arg(long, help_heading = "Output")]
@@ -95,7 +96,7 @@ pub struct VoiceArgs {
     #[arg(long, value_name = "FILE")]
     pub ref_audio: Option<PathBuf>,
 
-    /// What is said in the recording
+    /// What is said in the recording [default: what a Whisper model hears, if one is here]
     #[arg(long, value_name = "TEXT", requires = "ref_audio")]
     pub ref_text: Option<String>,
 
@@ -143,14 +144,6 @@ pub struct SamplingArgs {
     /// --top-p of the finer codes of a frame [default: the model's, 1]
     #[arg(long, value_name = "P")]
     pub subtalker_top_p: Option<Number>,
-}
-
-/// Formats of speech.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum SpeechFormat {
-    // No doc comments on the values: they would make the help twice as long.
-    Wav,
-    Pcm,
 }
 
 /// Where the model sees the text.
@@ -211,7 +204,7 @@ pub enum VoicesCommand {
         /// The recording: some seconds of one person speaking
         #[arg(long, value_name = "FILE")]
         ref_audio: PathBuf,
-        /// What is said in it
+        /// What is said in it [default: what a Whisper model hears, if one is here]
         #[arg(long, value_name = "TEXT")]
         ref_text: Option<String>,
         /// Take only the sound of the voice from the recording, not its manner; no text is needed

@@ -7,17 +7,17 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use serde_json::json;
-use turaco::audio::{WavFormat, wav_header};
+use turaco::audio::{SoundFormat, SoundWriter};
 use turaco::tts::{SpeakOptions, SpeechStream, StopReason};
 use turaco::{Error, Synthesizer};
 
 use super::voices::{self, list};
 use super::{Context, speech_model};
-use crate::args::{SpeakArgs, SpeechFormat};
+use crate::args::SpeakArgs;
 use crate::engine;
 use crate::exit::{Exit, Failure, Outcome, Stop};
 use crate::printer::Level;
-use crate::recording::{Container, Recording, write_s16};
+use crate::recording::Recording;
 use crate::speaker::Speaker;
 
 /// Say what the command line says.
@@ -147,28 +147,25 @@ fn script(path: &Path, text: &str) -> Result<Vec<(Option<String>, String)>, Fail
 /// Where sound goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SinkKind {
-    File(Container),
-    Stdout(Container),
+    File(SoundFormat),
+    Stdout(SoundFormat),
     Speaker,
 }
 
 enum Sink {
     File(Recording),
-    /// What has to come before the first samples.
-    Stdout(Vec<u8>),
+    /// What was written and not passed on yet is in memory.
+    Stdout(SoundWriter<Vec<u8>>),
     Speaker(Box<Speaker>),
 }
 
 impl SinkKind {
     fn new(args: &SpeakArgs, stdout_is_terminal: bool) -> Result<Self, Failure> {
-        let given = args.format.map(|format| match format {
-            SpeechFormat::Wav => Container::Wav,
-            SpeechFormat::Pcm => Container::Pcm,
-        });
+        let given = args.format;
         let Some(path) = &args.output else {
             return Ok(match stdout_is_terminal {
                 true => Self::Speaker,
-                false => Self::Stdout(given.unwrap_or(Container::Wav)),
+                false => Self::Stdout(given.unwrap_or(SoundFormat::Wav)),
             });
         };
         if path == Path::new("-") {
@@ -178,32 +175,35 @@ impl SinkKind {
                         .hint("write the sound to a file: -o speech.wav"),
                 );
             }
-            return Ok(Self::Stdout(given.unwrap_or(Container::Wav)));
+            return Ok(Self::Stdout(given.unwrap_or(SoundFormat::Wav)));
         }
         let ending = path
             .extension()
-            .map(|ending| ending.to_string_lossy().to_lowercase());
-        match (given, ending.as_deref()) {
-            (Some(container), _) => Ok(Self::File(container)),
-            (None, Some("wav" | "wave") | None) => Ok(Self::File(Container::Wav)),
-            (None, Some("pcm" | "raw" | "s16le")) => Ok(Self::File(Container::Pcm)),
-            (None, Some(other)) => Err(Failure::usage(format!("cannot write `.{other}` files")).hint(
-                "`.wav` and `.pcm` can be written; others with ffmpeg: `turaco speak … | ffmpeg -i - speech.mp3`",
-            )),
-        }
+            .map(|ending| ending.to_string_lossy().into_owned());
+        let format = match (given, ending) {
+            (Some(format), _) => format,
+            (None, None) => SoundFormat::Wav,
+            (None, Some(ending)) => ending.parse().map_err(|_| {
+                Failure::usage(format!("cannot write `.{ending}` files")).hint(
+                    "`.wav`, `.flac`, `.opus` and `.pcm` can be written; others with ffmpeg: `turaco speak … | ffmpeg -i - speech.mp3`",
+                )
+            })?,
+        };
+        Ok(Self::File(format))
     }
 
     fn open(self, args: &SpeakArgs, rate: u32) -> Result<Sink, Stop> {
         Ok(match (self, &args.output) {
-            (Self::File(container), Some(path)) => Sink::File(match args.stream {
-                true if container == Container::Wav => Recording::create(path, rate)?,
-                _ => Recording::create_hidden(path, container, rate)?,
+            (Self::File(format), Some(path)) => Sink::File(match args.stream {
+                true if format == SoundFormat::Wav => Recording::create(path, rate)?,
+                _ => Recording::create_hidden(path, format, rate)?,
             }),
             (Self::Speaker, _) => Sink::Speaker(Box::new(Speaker::open(rate)?)),
-            (Self::Stdout(container) | Self::File(container), _) => Sink::Stdout(match container {
-                Container::Wav => wav_header(rate, WavFormat::S16, None),
-                Container::Pcm => Vec::new(),
-            }),
+            (Self::Stdout(format) | Self::File(format), _) => {
+                let writer = SoundWriter::new(Vec::new(), format, rate);
+                let failed = |error| Failure::write(Path::new("-"), &error);
+                Sink::Stdout(writer.map_err(failed)?)
+            }
         })
     }
 }
@@ -224,11 +224,10 @@ impl Sink {
         match self {
             Self::File(file) => Ok(file.write(samples)?),
             Self::Speaker(speaker) => Ok(speaker.write(samples, &context.control)?),
-            Self::Stdout(header) => {
-                let mut bytes = std::mem::take(header);
-                // Memory is always there.
-                let _ = write_s16(&mut bytes, samples);
-                put(&bytes)
+            Self::Stdout(writer) => {
+                let failed = |error| Failure::write(Path::new("-"), &error);
+                writer.write(samples).map_err(failed)?;
+                put(&std::mem::take(writer.get_mut()))
             }
         }
     }
@@ -237,7 +236,10 @@ impl Sink {
         match self {
             Self::File(file) => Ok(file.finish()?),
             Self::Speaker(speaker) => Ok(speaker.finish(&context.control)?),
-            Self::Stdout(header) => put(&header),
+            Self::Stdout(writer) => {
+                let failed = |error| Failure::write(Path::new("-"), &error);
+                put(&writer.finish().map_err(failed)?)
+            }
         }
     }
 }

@@ -5,13 +5,16 @@ use std::sync::Arc;
 
 use serde_json::json;
 use turaco::models::qwen3_tts::{Qwen3TtsCheckpoint, TtsKind};
+use turaco::text::normalize::normalize_basic;
+use turaco::text::wer::character_errors;
 use turaco::tts::{ClonedVoice, Voice, VoiceStore};
-use turaco::{Audio, Synthesizer};
+use turaco::{Audio, LoadOptions, Recognizer, Synthesizer, TranscribeOptions};
 
 use super::{Context, speech_model};
 use crate::args::{VoiceArgs, VoicesArgs, VoicesCommand};
 use crate::engine;
 use crate::exit::{Exit, Failure, Outcome, Stop};
+use crate::printer::Level;
 
 /// List, create or remove voices.
 pub fn run(args: &VoicesArgs, context: &Context) -> Outcome {
@@ -203,18 +206,81 @@ fn clone(
     x_vector_only: bool,
     context: &Context,
 ) -> Result<ClonedVoice, Stop> {
-    if text.is_none_or(|text| text.trim().is_empty())
-        && !x_vector_only
-        && synthesizer.kind() == TtsKind::Base
-    {
-        return Err(Failure::usage("what is said in the recording has to be known")
-            .hint("--ref-text \"…\" says it (`turaco transcribe` finds it out); --x-vector-only does without")
-            .into());
-    }
     let audio = Audio::open(path)?;
     for notice in audio.notices() {
         context.printer.note(notice);
     }
-    let text = text.filter(|_| !x_vector_only);
-    Ok(synthesizer.clone_voice(&audio, text, &context.control)?)
+    let given = text.map(str::trim).filter(|text| !text.is_empty());
+    if x_vector_only || synthesizer.kind() != TtsKind::Base {
+        return Ok(synthesizer.clone_voice(&audio, None, &context.control)?);
+    }
+    let printer = &context.printer;
+    let heard = hear(&audio, context);
+    let text = match (given, &heard) {
+        (Some(given), Some(heard)) => {
+            let [given_words, heard_words] = [given, heard].map(|text| normalize_basic(text, true));
+            // Characters, as not every language puts spaces between words.
+            if character_errors(&given_words, &heard_words).rate() > DIFFERENT {
+                printer.warning(&format!(
+                    "the recording seems to say something else than --ref-text: \"{}\"; what is said and what is given have to be the same",
+                    heard.trim()
+                ));
+            }
+            given
+        }
+        (Some(given), None) => given,
+        (None, Some(heard)) => {
+            printer.note(&format!("heard in the recording: \"{}\"", heard.trim()));
+            heard.trim()
+        }
+        (None, None) => {
+            return Err(Failure::usage("what is said in the recording has to be known")
+                .hint("--ref-text \"…\" says it, or a Whisper model that finds it out (`turaco models pull base`); --x-vector-only does without")
+                .into());
+        }
+    };
+    Ok(synthesizer.clone_voice(&audio, Some(text), &context.control)?)
+}
+
+/// Share of characters that differ in texts that are not of one recording; recognisers are wrong about a tenth.
+const DIFFERENT: f64 = 0.5;
+
+/// Models that know most languages, the better ones first.
+const RECOGNISERS: [&str; 7] = [
+    "large-v3-turbo",
+    "large-v3",
+    "medium",
+    "small",
+    "base",
+    "tiny",
+    "tiny.en",
+];
+
+/// What a recogniser hears, if one is here.
+fn hear(audio: &Audio, context: &Context) -> Option<String> {
+    let path = (RECOGNISERS.iter()).find_map(|name| engine::find_here(name, context).ok())?;
+    let options = LoadOptions::new()
+        .threads(context.global.threads)
+        .device("cpu");
+    let attempt = || -> turaco::Result<String> {
+        let recognizer = Recognizer::load_path(&path, &options, &context.control)?;
+        let sound = audio.clone().resampled(crate::sound::SAMPLE_RATE)?;
+        let transcription =
+            recognizer.transcribe(&sound, &TranscribeOptions::default(), &context.control)?;
+        let segments = transcription.collect::<turaco::Result<Vec<_>>>()?;
+        Ok(segments
+            .iter()
+            .map(|segment| segment.text.as_str())
+            .collect())
+    };
+    match attempt() {
+        Ok(text) => Some(text).filter(|text| !text.trim().is_empty()),
+        Err(error) => {
+            context.printer.message(
+                Level::Verbose,
+                &format!("the recording was not transcribed: {error}"),
+            );
+            None
+        }
+    }
 }

@@ -19,11 +19,16 @@ mod resample;
 mod sniff;
 mod source;
 mod wav;
+mod writer;
 
 #[cfg(feature = "decode")]
 mod container;
+#[cfg(feature = "encode")]
+mod flac;
 #[cfg(feature = "decode")]
 mod mp4;
+#[cfg(feature = "encode")]
+mod ogg_opus;
 #[cfg(feature = "decode")]
 mod opus;
 
@@ -35,6 +40,7 @@ pub use encode::{WavFormat, WavStream, wav, wav_header};
 pub use raw::{RawFormat, SampleFormat};
 pub use resample::Resampler;
 pub use source::AudioSource;
+pub use writer::{SoundFormat, SoundWriter};
 
 use crate::{Error, Result};
 

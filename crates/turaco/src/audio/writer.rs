@@ -1,0 +1,227 @@
+//! Sound as files and streams in the formats that people listen to.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::str::FromStr;
+
+use super::encode::{WavFormat, wav_header};
+#[cfg(feature = "encode")]
+use super::{flac::FlacWriter, ogg_opus::OggOpusWriter};
+
+/// How sound is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SoundFormat {
+    /// WAV, 16 bit.
+    Wav,
+    /// 16-bit samples, little endian, nothing else.
+    Pcm,
+    /// FLAC, 16 bit; lossless.
+    Flac,
+    /// Opus in Ogg.
+    Opus,
+}
+
+impl SoundFormat {
+    /// All formats.
+    pub const ALL: [Self; 4] = [Self::Wav, Self::Pcm, Self::Flac, Self::Opus];
+
+    /// The short name, which is also the usual ending of files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Wav => "wav",
+            Self::Pcm => "pcm",
+            Self::Flac => "flac",
+            Self::Opus => "opus",
+        }
+    }
+}
+
+impl fmt::Display for SoundFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for SoundFormat {
+    type Err = String;
+
+    /// By name or usual ending of files, in any case.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.to_lowercase().as_str() {
+            "wav" | "wave" => Ok(Self::Wav),
+            "pcm" | "raw" | "s16le" => Ok(Self::Pcm),
+            "flac" => Ok(Self::Flac),
+            "opus" | "ogg" | "oga" => Ok(Self::Opus),
+            other => Err(format!("`{other}` is none of wav, pcm, flac, opus")),
+        }
+    }
+}
+
+/// Writes mono sound while it comes.
+///
+/// What cannot be known before the end is written as unknown: nothing is rewound. FLAC is written at the end, as this
+/// encoder wants all samples.
+pub struct SoundWriter<W> {
+    writer: W,
+    kind: Kind,
+}
+
+enum Kind {
+    Pcm,
+    #[cfg(feature = "encode")]
+    Flac(FlacWriter),
+    #[cfg(feature = "encode")]
+    Opus(Box<OggOpusWriter>),
+}
+
+impl<W: Write> SoundWriter<W> {
+    /// Writes what comes before the first samples.
+    ///
+    /// # Errors
+    /// Those of the writer; [`io::ErrorKind::Unsupported`] for a sample rate that the format does not have, or a format that this
+    /// build has not.
+    pub fn new(mut writer: W, format: SoundFormat, sample_rate: u32) -> io::Result<Self> {
+        let kind = match format {
+            SoundFormat::Wav => {
+                writer.write_all(&wav_header(sample_rate, WavFormat::S16, None))?;
+                Kind::Pcm
+            }
+            SoundFormat::Pcm => Kind::Pcm,
+            #[cfg(feature = "encode")]
+            SoundFormat::Flac => Kind::Flac(FlacWriter::new(sample_rate)),
+            #[cfg(feature = "encode")]
+            SoundFormat::Opus => {
+                let opus = OggOpusWriter::new(sample_rate)?;
+                writer.write_all(&opus.header())?;
+                Kind::Opus(Box::new(opus))
+            }
+            #[cfg(not(feature = "encode"))]
+            other => {
+                let message = format!("{other} is not in this build");
+                return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+            }
+        };
+        Ok(Self { writer, kind })
+    }
+
+    /// More samples, full scale 1; louder ones are clipped.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn write(&mut self, samples: &[f32]) -> io::Result<()> {
+        match &mut self.kind {
+            Kind::Pcm => {
+                let bytes: Vec<u8> = samples.iter().flat_map(|&x| s16(x).to_le_bytes()).collect();
+                self.writer.write_all(&bytes)
+            }
+            #[cfg(feature = "encode")]
+            Kind::Flac(flac) => {
+                flac.push(samples);
+                Ok(())
+            }
+            #[cfg(feature = "encode")]
+            Kind::Opus(opus) => {
+                let page = opus.push(samples)?;
+                self.writer.write_all(&page)
+            }
+        }
+    }
+
+    /// What was written to.
+    pub fn get_mut(&mut self) -> &mut W {
+        &mut self.writer
+    }
+
+    /// Write the rest, flush, and give the writer back.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn finish(mut self) -> io::Result<W> {
+        match self.kind {
+            Kind::Pcm => {}
+            #[cfg(feature = "encode")]
+            Kind::Flac(flac) => self.writer.write_all(&flac.finish()?)?,
+            #[cfg(feature = "encode")]
+            Kind::Opus(opus) => self.writer.write_all(&opus.finish()?)?,
+        }
+        self.writer.flush()?;
+        Ok(self.writer)
+    }
+}
+
+/// Rounded to nearest and clipped; `as` does the clipping, and makes zero of what is no number.
+pub(super) fn s16(sample: f32) -> i16 {
+    (sample * 32_768.0).round() as i16
+}
+
+#[cfg(all(test, feature = "encode", feature = "decode"))]
+mod tests {
+    use super::*;
+    use crate::Audio;
+
+    fn tone(n_samples: usize) -> Vec<f32> {
+        let wave = |n: usize| 0.4 * (n as f32 * 0.07).sin() + 0.2 * (n as f32 * 0.31).sin();
+        (0..n_samples).map(wave).collect()
+    }
+
+    fn written(samples: &[f32], format: SoundFormat, rate: u32, piece: usize) -> Vec<u8> {
+        let mut writer = SoundWriter::new(Vec::new(), format, rate).unwrap();
+        for samples in samples.chunks(piece) {
+            writer.write(samples).unwrap();
+        }
+        writer.finish().unwrap()
+    }
+
+    #[test]
+    fn lossless_formats_lose_nothing() {
+        for len in [0, 1, 4095, 4096, 30_001] {
+            let samples: Vec<f32> = tone(len)
+                .iter()
+                .map(|&x| f32::from(s16(x)) / 32_768.0)
+                .collect();
+            for format in [SoundFormat::Wav, SoundFormat::Flac] {
+                let bytes = written(&samples, format, 24_000, 1920);
+                if len == 0 && format == SoundFormat::Flac {
+                    assert!(bytes.starts_with(b"fLaC"));
+                    continue;
+                }
+                let audio = Audio::from_bytes(bytes, format!("a.{format}")).unwrap();
+                assert!(audio.samples() == samples, "{format} {len}");
+                assert_eq!(audio.sample_rate(), 24_000);
+            }
+        }
+    }
+
+    #[test]
+    fn opus_sounds_as_it_did() {
+        for (rate, len) in [(24_000, 48_000), (48_000, 50_000), (16_000, 16_001)] {
+            let samples = tone(len);
+            for piece in [1920, 77, len] {
+                let bytes = written(&samples, SoundFormat::Opus, rate, piece);
+                let audio = Audio::from_bytes(bytes, "a.opus")
+                    .unwrap()
+                    .resampled(rate)
+                    .unwrap();
+                let off = audio.samples().len().abs_diff(len);
+                assert!(
+                    off <= 2,
+                    "{rate} {piece}: {} of {len}",
+                    audio.samples().len()
+                );
+                // Where they lie beside each other best, nearly all of the energy is the same.
+                let (mut signal, mut noise) = (0.0, 0.0);
+                for (a, b) in samples[2000..]
+                    .iter()
+                    .zip(&audio.samples()[2000..])
+                    .take(len - 5000)
+                {
+                    signal += a * a;
+                    noise += (a - b) * (a - b);
+                }
+                assert!(noise < 0.1 * signal, "{rate} {piece}: {noise} in {signal}");
+            }
+        }
+        assert!(SoundWriter::new(Vec::new(), SoundFormat::Opus, 44_100).is_err());
+    }
+}
