@@ -34,6 +34,10 @@ pub struct SpeakArgs {
     #[arg(short, long, value_name = "LANGUAGE")]
     pub language: Option<String>,
 
+    /// Above 1 is faster, at the same pitch
+    #[arg(long, value_name = "X", default_value_t = Number(1.0))]
+    pub speed: Number,
+
     /// Print the voices and languages of the model, and the saved voices
     #[arg(long)]
     pub list_voices: bool,
@@ -162,6 +166,7 @@ impl SpeakArgs {
         options.instruct = self.instruct.clone();
         options.language = self.language.clone();
         options.split = !self.no_split;
+        options.speed = self.speed.0 as f32;
         options.layout = match self.text_layout {
             Layout::Auto => TextLayout::Auto,
             Layout::Whole => TextLayout::Whole,

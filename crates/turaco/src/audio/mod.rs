@@ -18,6 +18,7 @@ mod raw;
 mod resample;
 mod sniff;
 mod source;
+mod stretch;
 mod wav;
 mod writer;
 
@@ -40,6 +41,7 @@ pub use encode::{WavFormat, WavStream, wav, wav_header};
 pub use raw::{RawFormat, SampleFormat};
 pub use resample::Resampler;
 pub use source::AudioSource;
+pub use stretch::TimeStretcher;
 pub use writer::{SoundFormat, SoundWriter};
 
 use crate::{Error, Result};

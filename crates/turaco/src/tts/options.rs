@@ -18,7 +18,7 @@ pub enum TextLayout {
 }
 
 /// How a text is said. What is `None` is as the model's `generation_config.json` says.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct SpeakOptions {
     /// Who speaks.
@@ -53,6 +53,32 @@ pub struct SpeakOptions {
     pub first_chunk: usize,
     /// Whether long texts are said in pieces.
     pub split: bool,
+    /// Above 1 is faster, at the same pitch; the sound is changed, not the model's way to speak. 0.25 to 4.
+    pub speed: f32,
+}
+
+impl Default for SpeakOptions {
+    fn default() -> Self {
+        Self {
+            voice: Voice::Default,
+            instruct: None,
+            language: None,
+            layout: TextLayout::Auto,
+            temperature: None,
+            top_k: None,
+            top_p: None,
+            repetition_penalty: None,
+            subtalker_temperature: None,
+            subtalker_top_k: None,
+            subtalker_top_p: None,
+            seed: 0,
+            max_frames: None,
+            exact_frames: None,
+            first_chunk: 1,
+            split: true,
+            speed: 1.0,
+        }
+    }
 }
 
 macro_rules! setters {
@@ -72,11 +98,7 @@ impl SpeakOptions {
 
     /// All defaults.
     pub fn new() -> Self {
-        Self {
-            first_chunk: 1,
-            split: true,
-            ..Self::default()
-        }
+        Self::default()
     }
 
     /// Who speaks.
@@ -115,6 +137,8 @@ impl SpeakOptions {
         exact_frames: usize,
         /// Whether long texts are said in pieces.
         split: bool,
+        /// Above 1 is faster.
+        speed: f32,
     }
 
     /// # Errors

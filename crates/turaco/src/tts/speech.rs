@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use crate::audio::Audio;
+use crate::audio::{Audio, TimeStretcher};
 use crate::{Control, Result};
 
 use super::guard::StopReason;
@@ -65,6 +65,7 @@ pub struct SpeechStream<'a> {
     current: Option<(String, Utterance)>,
     /// What later pieces take their voice from, where nothing else says who speaks.
     anchor: Option<Anchor>,
+    stretcher: TimeStretcher,
     next_chunk: usize,
     n_frames: usize,
     finished: bool,
@@ -78,8 +79,9 @@ impl<'a> SpeechStream<'a> {
         plan: Plan,
         options: SpeakOptions,
         control: &Control,
-    ) -> Self {
-        Self {
+    ) -> Result<Self> {
+        Ok(Self {
+            stretcher: TimeStretcher::new(synthesizer.sample_rate(), options.speed)?,
             engine: Some(synthesizer.engine()),
             synthesizer,
             plan,
@@ -95,7 +97,7 @@ impl<'a> SpeechStream<'a> {
             finished: false,
             started: Instant::now(),
             timings: SpeechTimings::default(),
-        }
+        })
     }
 
     /// More text; what is a sentence by now can be said.
@@ -150,12 +152,26 @@ impl<'a> SpeechStream<'a> {
         Ok(chunk)
     }
 
+    /// What is still held back when all was said.
+    fn last_chunk(&mut self) -> Option<Chunk> {
+        let mut samples = Vec::new();
+        if self.finished {
+            self.stretcher.finish(&mut samples);
+        }
+        let chunk = Chunk {
+            samples,
+            piece: self.said.len().saturating_sub(1),
+            stopped: None,
+        };
+        Some(chunk).filter(|chunk| !chunk.samples.is_empty())
+    }
+
     fn chunk(&mut self, engine: &mut Engine) -> Result<Option<Chunk>> {
         let (text, mut utterance) = match self.current.take() {
             Some(current) => current,
             None => {
                 let Some(text) = self.pieces.pop_front() else {
-                    return Ok(None);
+                    return Ok(self.last_chunk());
                 };
                 let piece = self.said.len();
                 let anchor = self.anchor.as_ref();
@@ -179,8 +195,10 @@ impl<'a> SpeechStream<'a> {
         }
         self.next_chunk =
             (2 * self.next_chunk).min(SpeakOptions::MAX_CHUNK.max(self.options.first_chunk));
-        let mut samples = Vec::new();
-        utterance.decode(engine, &mut samples, &mut self.timings)?;
+        let mut made = Vec::new();
+        utterance.decode(engine, &mut made, &mut self.timings)?;
+        let mut samples = Vec::with_capacity(made.len());
+        self.stretcher.push(&made, &mut samples);
         let chunk = Chunk {
             samples,
             piece: self.said.len(),

@@ -278,7 +278,7 @@ impl Synthesizer {
         control: &Control,
     ) -> Result<SpeechStream<'_>> {
         let plan = self.plan(options)?;
-        Ok(SpeechStream::new(self, plan, options.clone(), control))
+        SpeechStream::new(self, plan, options.clone(), control)
     }
 
     /// Compiled steps that nobody uses, or new ones.

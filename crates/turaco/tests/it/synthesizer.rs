@@ -187,6 +187,12 @@ fn long_texts_are_said_in_pieces_and_one_at_a_time() {
             .all(|(_, reason)| *reason == StopReason::MaxFrames)
     );
 
+    // Faster, in all.
+    let fast = synthesizer
+        .speak(text, &options.clone().speed(1.5), &Control::new())
+        .unwrap();
+    assert_eq!(fast.audio.samples().len(), 10 * 1920 * 2 / 3);
+
     // The same text as it comes from a language model.
     let mut stream = synthesizer.open_stream(&options, &Control::new()).unwrap();
     let mut n_samples = 0;
