@@ -41,6 +41,8 @@ pub(super) struct Context {
     /// The largest for weights.
     pub max_weights: u64,
     kernels: Mutex<HashMap<Shader, Arc<Kernel>>>,
+    /// Copies that the next submission begins with.
+    copies: Mutex<Vec<BufferCopy>>,
     pub shader_cache: Option<ShaderCache>,
     pub counters: Counters,
     /// Nanoseconds of a tick of the device's clock, if it can be asked.
@@ -75,6 +77,15 @@ impl Counters {
             device_nanoseconds: read(&self.device_nanoseconds),
         }
     }
+}
+
+/// Bytes of a buffer that take the place of another's.
+pub(super) struct BufferCopy {
+    pub from: wgpu::Buffer,
+    pub from_byte: u64,
+    pub to: wgpu::Buffer,
+    pub to_byte: u64,
+    pub bytes: u64,
 }
 
 /// A compiled shader.
@@ -182,6 +193,7 @@ impl Context {
             max_caches,
             unused_caches,
             kernels: Mutex::new(HashMap::new()),
+            copies: Mutex::default(),
             failure,
             device,
             queue,
@@ -406,14 +418,57 @@ impl Context {
         })
     }
 
-    /// Hand commands to the device.
+    /// Copy before anything that is submitted from now on: beams that change their parents cost no submission of their own.
+    pub fn copy_later(&self, copies: impl Iterator<Item = BufferCopy>) {
+        lock(&self.copies).extend(copies);
+    }
+
+    /// Do copies from and to a buffer that its owner gives up, so that nobody else keeps it.
+    pub fn release<'a>(&self, mut buffers: impl Iterator<Item = &'a wgpu::Buffer>) {
+        let mut copies = lock(&self.copies);
+        if copies.is_empty() {
+            return;
+        }
+        if self.check().is_err() {
+            copies.clear();
+        }
+        let waits = |buffer: &wgpu::Buffer| {
+            let mut copies = copies.iter();
+            copies.any(|copy| copy.from == *buffer || copy.to == *buffer)
+        };
+        let some_wait = buffers.any(waits);
+        drop(copies);
+        if some_wait {
+            self.submit(self.device.create_command_encoder(&Default::default()));
+        }
+    }
+
+    /// Hand commands to the device, behind the copies that were asked for before.
     pub fn submit(&self, encoder: wgpu::CommandEncoder) {
         let submissions = self.counters.submissions.fetch_add(1, Ordering::Relaxed);
         if self.fault == Some(Fault::Lost(submissions)) {
             self.device.destroy();
             self.fail("it was lost, as was asked for".into());
         }
-        self.queue.submit([encoder.finish()]);
+        // Kept until everything is handed over: what another thread submits meanwhile may rely on its own copies.
+        let mut copies = lock(&self.copies);
+        if copies.is_empty() {
+            drop(copies);
+            self.queue.submit([encoder.finish()]);
+            return;
+        }
+        let mut first = self.device.create_command_encoder(&Default::default());
+        for copy in copies.drain(..) {
+            let (from, to) = (&copy.from, &copy.to);
+            first.copy_buffer_to_buffer(
+                from,
+                copy.from_byte,
+                to,
+                copy.to_byte,
+                Some(copy.bytes),
+            );
+        }
+        self.queue.submit([first.finish(), encoder.finish()]);
     }
 
     fn fail(&self, reason: String) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::context::Context;
+use super::context::{BufferCopy, Context};
 use super::shader::Keys;
 use crate::device::CacheShape;
 use crate::dtype::DType;
@@ -74,7 +74,8 @@ impl GpuCache {
         })
     }
 
-    /// Copy positions `from..to` of every layer from a cache of the same shape, or of another capacity that holds them.
+    /// Copy positions `from..to` of every layer from a cache of the same shape, or of another capacity that holds them, at the
+    /// beginning of the next submission.
     pub fn copy_from(&mut self, source: &Self, from: usize, to: usize) -> Result<()> {
         if !Arc::ptr_eq(&self.context, &source.context) {
             return Err(Error::Unsupported {
@@ -86,23 +87,17 @@ impl GpuCache {
         if len == 0 {
             return Ok(());
         }
-        let mut encoder = self
-            .context
-            .device
-            .create_command_encoder(&Default::default());
-        let source_values = source.values;
-        for (source, target) in source.layers.iter().zip(&self.layers) {
-            for (from, to) in [(0, 0), (source_values, self.values)] {
-                encoder.copy_buffer_to_buffer(
-                    &source.buffer,
-                    (start + 4 * from) as u64,
-                    &target.buffer,
-                    (start + 4 * to) as u64,
-                    Some(len as u64),
-                );
-            }
-        }
-        self.context.submit(encoder);
+        let layers = source.layers.iter().zip(&self.layers);
+        let copies = layers.flat_map(|(source_layer, layer)| {
+            [(0, 0), (source.values, self.values)].map(|(from, to)| BufferCopy {
+                from: source_layer.buffer.clone(),
+                from_byte: (start + 4 * from) as u64,
+                to: layer.buffer.clone(),
+                to_byte: (start + 4 * to) as u64,
+                bytes: len as u64,
+            })
+        });
+        self.context.copy_later(copies);
         self.context.check()
     }
 
@@ -124,6 +119,13 @@ impl GpuCache {
     /// Whether it belongs to `context`.
     pub fn belongs_to(&self, context: &Arc<Context>) -> bool {
         Arc::ptr_eq(&self.context, context)
+    }
+}
+
+impl Drop for GpuCache {
+    fn drop(&mut self) {
+        let buffers = self.layers.iter().map(|layer| &layer.buffer);
+        self.context.release(buffers);
     }
 }
 

@@ -103,12 +103,17 @@ fn caches(device: &Device, n: usize) -> Result<Vec<KvCache>> {
 
 /// Feed one token to every sequence.
 fn run(step: &mut Step, caches: &mut [KvCache], token: u32) -> Result<()> {
+    run_tokens(step, caches, &vec![token; caches.len()])
+}
+
+/// Feed each sequence its own token.
+fn run_tokens(step: &mut Step, caches: &mut [KvCache], tokens: &[u32]) -> Result<()> {
     let n = caches.len();
     let allowed = vec![u32::MAX; n * VOCABULARY.div_ceil(32)];
     let mut caches: Vec<&mut KvCache> = caches.iter_mut().collect();
     step.run(&mut Bindings {
         inputs: &[&[0.0, 1.0, 0.0].repeat(n)],
-        ids: &[&vec![token; n], &allowed, &vec![1; 2 * n]],
+        ids: &[tokens, &allowed, &vec![1; 2 * n]],
         slots: &mut [SlotBinding::Write(&mut caches)],
     })
 }
@@ -168,6 +173,68 @@ fn beams_that_change_places_need_no_new_objects() {
     // All have seen the same tokens.
     let chosen = step.output_ids(0).unwrap();
     assert!(chosen.iter().all(|&token| token == chosen[0]));
+}
+
+#[test]
+fn beams_with_new_parents_are_one_submission_and_one_read_too() {
+    let Some((context, device)) = open(GpuOptions::default()) else {
+        return;
+    };
+    let n = 5;
+    let mut step = decoder(&device, n).unwrap();
+    let mut caches = caches(&device, n).unwrap();
+    run(&mut step, &mut caches, 1).unwrap();
+    run_tokens(&mut step, &mut caches, &[1, 2, 3, 4, 5]).unwrap();
+    for token in 2..20 {
+        let before = context.counters.activity();
+        // Two beams go on from others, in a chain.
+        let (first, rest) = caches.split_at_mut(1);
+        device.copy_cache(&first[0], &mut rest[2], 1).unwrap();
+        let (second, rest) = rest.split_at_mut(3);
+        device.copy_cache(&second[2], &mut rest[0], 0).unwrap();
+        caches.rotate_left(1);
+        run_tokens(&mut step, &mut caches, &[token, 7, 9, 7, 7]).unwrap();
+        let done = context.counters.activity().since(&before);
+        let expected = crate::Activity {
+            submissions: 1,
+            readbacks: 1,
+            read_bytes: 8 * n as u64,
+            ..crate::Activity::default()
+        };
+        assert_eq!(done, expected, "token {token}");
+        // Places after the rotation: 0 is in 4, its children in 2 and 3.
+        let logits = step.output(1).unwrap().to_vec();
+        let row = |index: usize| &logits[index * VOCABULARY..][..VOCABULARY];
+        assert_eq!(row(3), row(4), "token {token}");
+        assert_ne!(row(1), row(4), "token {token}: others saw other tokens");
+        run_tokens(&mut step, &mut caches, &[3, 5, 8, 8, 8]).unwrap();
+        let logits = step.output(1).unwrap();
+        let row = |index: usize| &logits[index * VOCABULARY..][..VOCABULARY];
+        assert_eq!(row(3), row(4), "token {token}");
+        assert_ne!(row(2), row(4), "token {token}: it went another way");
+    }
+}
+
+#[test]
+fn a_cache_that_is_given_up_leaves_nothing_to_copy() {
+    let Some((context, device)) = open(GpuOptions::default()) else {
+        return;
+    };
+    let mut step = decoder(&device, 1).unwrap();
+    let [from, mut to, mut third] = <[KvCache; 3]>::try_from(caches(&device, 3).unwrap()).unwrap();
+    let mut from = [from];
+    run(&mut step, &mut from, 3).unwrap();
+    device.copy_cache(&from[0], &mut to, 0).unwrap();
+    device.copy_cache(&to, &mut third, 0).unwrap();
+    let before = context.counters.activity();
+    drop(to);
+    assert_eq!(context.counters.activity().since(&before).submissions, 1);
+    // What was copied on from it is there.
+    let mut third = [third];
+    run(&mut step, &mut third, 8).unwrap();
+    let found = step.output(1).unwrap().to_vec();
+    run(&mut step, &mut from, 8).unwrap();
+    assert_eq!(found, step.output(1).unwrap());
 }
 
 #[test]
