@@ -337,6 +337,10 @@ fn wrong_device() -> Error {
 pub(crate) trait Backend: Send + Sync {
     /// Name for people, such as `cpu (avx512 vnni+bf16, 2 threads)`.
     fn description(&self) -> String;
+    /// Which of several kernels does what here; nothing where the description says it.
+    fn kernels(&self) -> Vec<KernelChoice> {
+        Vec::new()
+    }
     /// Upload a matrix; `sources` are stacked by rows.
     fn matrix(&self, sources: &[HostMatrix<'_>], weight_type: WeightType) -> Result<Matrix>;
     /// Upload a vector.
@@ -356,11 +360,24 @@ pub(crate) trait Backend: Send + Sync {
     fn compile(&self, graph: Graph) -> Result<Box<dyn Executable>>;
 }
 
+/// The kernel that a device chose for an operation, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelChoice {
+    /// What it does.
+    pub operation: &'static str,
+    /// How: its variant and sizes.
+    pub kernel: String,
+}
+
 /// What a device beside the processor has done, since it was opened or in one run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Activity {
     /// Times that work was handed over.
     pub submissions: u64,
+    /// Kernels that were called in it.
+    pub dispatches: u64,
+    /// Kernels that were made ready to be called: none once everything has run.
+    pub pipelines: u64,
     /// Times that the host waited for numbers.
     pub readbacks: u64,
     /// Bytes of them.
@@ -377,6 +394,8 @@ impl Activity {
     pub fn since(&self, earlier: &Self) -> Self {
         Self {
             submissions: self.submissions - earlier.submissions,
+            dispatches: self.dispatches - earlier.dispatches,
+            pipelines: self.pipelines - earlier.pipelines,
             readbacks: self.readbacks - earlier.readbacks,
             read_bytes: self.read_bytes - earlier.read_bytes,
             allocated_bytes: self.allocated_bytes - earlier.allocated_bytes,
@@ -411,6 +430,11 @@ impl Device {
     /// Name for people.
     pub fn description(&self) -> String {
         self.0.description()
+    }
+
+    /// Which of several kernels this device uses for what; nothing where [`description`](Self::description) says it.
+    pub fn kernels(&self) -> Vec<KernelChoice> {
+        self.0.kernels()
     }
 
     /// Upload a weight matrix, several sources stacked by rows (`q`, `k`, `v` of one attention, for example).

@@ -18,7 +18,8 @@ pub mod trace;
 pub use cpu::isa::Isa;
 pub use cpu::{CpuOptions, Precision};
 pub use device::{
-    Activity, CacheShape, Device, HostMatrix, KvCache, Matrix, StateBuffer, Vector, WeightType,
+    Activity, CacheShape, Device, HostMatrix, KernelChoice, KvCache, Matrix, StateBuffer, Vector,
+    WeightType,
 };
 pub use dtype::DType;
 pub use error::{Error, Result};

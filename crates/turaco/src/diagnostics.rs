@@ -76,34 +76,67 @@ fn graphics() -> Vec<String> {
     Vec::new()
 }
 
-/// Compare every operation on the first graphics processor with the processor; nothing if there is none. Takes a few
-/// seconds where shaders have to be compiled.
-pub fn graphics_self_test() -> Vec<Check> {
+/// What a graphics processor runs, and whether it computes right.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct GraphicsTest {
+    /// Its name.
+    pub adapter: String,
+    /// What it does, and the kernel that does it: its variant and sizes.
+    pub kernels: Vec<(&'static str, String)>,
+    /// Every operation compared with the processor.
+    pub check: Check,
+}
+
+/// Compare every operation on every graphics processor with the processor; imitated ones only where there is no other.
+/// Takes a few seconds where shaders have to be compiled.
+pub fn graphics_self_test() -> Vec<GraphicsTest> {
     #[cfg(feature = "wgpu")]
     {
-        let options = turaco_compute::GpuOptions {
-            software: true,
-            ..turaco_compute::GpuOptions::default()
-        };
-        if !turaco_compute::gpu::adapters().is_empty() {
-            return vec![match Device::gpu(options) {
-                Ok(device) => every_operation(&device),
-                Err(error) => Check {
-                    name: GRAPHICS,
-                    passed: false,
-                    detail: error.to_string(),
-                },
-            }];
-        }
+        let adapters = turaco_compute::gpu::adapters();
+        let real = adapters.iter().any(|adapter| !adapter.software);
+        let tested = adapters.iter().enumerate();
+        return tested
+            .filter(|(index, adapter)| !adapter.software || (!real && *index == 0))
+            .map(|(index, adapter)| graphics_test(index, &adapter.name))
+            .collect();
     }
+    #[cfg(not(feature = "wgpu"))]
     Vec::new()
+}
+
+#[cfg(feature = "wgpu")]
+fn graphics_test(index: usize, name: &str) -> GraphicsTest {
+    let options = turaco_compute::GpuOptions {
+        index: Some(index),
+        ..turaco_compute::GpuOptions::default()
+    };
+    let name = name.to_owned();
+    match Device::gpu(options) {
+        Ok(device) => GraphicsTest {
+            kernels: (device.kernels().into_iter())
+                .map(|choice| (choice.operation, choice.kernel))
+                .collect(),
+            check: every_operation(&device, &name),
+            adapter: name,
+        },
+        Err(error) => GraphicsTest {
+            adapter: name,
+            kernels: Vec::new(),
+            check: Check {
+                name: GRAPHICS,
+                passed: false,
+                detail: error.to_string(),
+            },
+        },
+    }
 }
 
 #[cfg(feature = "wgpu")]
 const GRAPHICS: &str = "graphics operations";
 
 #[cfg(feature = "wgpu")]
-fn every_operation(device: &Device) -> Check {
+fn every_operation(device: &Device, name: &str) -> Check {
     let comparisons =
         turaco_compute::self_test::compare(device, &Device::cpu(CpuOptions::default()));
     let failed: Vec<String> = comparisons
@@ -118,9 +151,9 @@ fn every_operation(device: &Device) -> Check {
         name: GRAPHICS,
         passed: failed.is_empty(),
         detail: if failed.is_empty() {
-            format!("{} agree with the processor", comparisons.len())
+            format!("{} on {name} agree with the processor", comparisons.len())
         } else {
-            failed.join("; ")
+            format!("on {name}: {}", failed.join("; "))
         },
     }
 }
@@ -308,7 +341,8 @@ mod tests {
 
     #[test]
     fn this_machine_computes_right() {
-        for check in self_test().into_iter().chain(graphics_self_test()) {
+        let graphics = graphics_self_test().into_iter().map(|test| test.check);
+        for check in self_test().into_iter().chain(graphics) {
             assert!(check.passed, "{check:?}");
         }
     }

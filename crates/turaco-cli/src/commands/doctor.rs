@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::json;
 use turaco::cache::{CachedModel, Lookup};
-use turaco::diagnostics::{Check, Machine, graphics_self_test, self_test};
+use turaco::diagnostics::{Check, GraphicsTest, Machine, graphics_self_test, self_test};
 
 use super::Context;
 use crate::args::DoctorArgs;
@@ -43,6 +43,7 @@ struct Facts {
     ffmpeg: Option<PathBuf>,
     variables: Vec<(&'static str, String)>,
     checks: Vec<Check>,
+    graphics: Vec<GraphicsTest>,
     test_seconds: f64,
 }
 
@@ -58,7 +59,8 @@ impl Facts {
         };
         let started = Instant::now();
         let mut checks = self_test();
-        checks.extend(graphics_self_test());
+        let graphics = graphics_self_test();
+        checks.extend(graphics.iter().map(|test| test.check.clone()));
         Ok(Self {
             threads: match global.threads {
                 0 => machine.physical_cores,
@@ -74,6 +76,7 @@ impl Facts {
             ffmpeg: in_path("ffmpeg"),
             variables: variables(),
             checks,
+            graphics,
             test_seconds: started.elapsed().as_secs_f64(),
         })
     }
@@ -95,6 +98,11 @@ impl Facts {
             .iter()
             .map(|(name, value)| ((*name).to_string(), value.as_str().into()))
             .collect();
+        let graphics_kernels: serde_json::Map<_, _> = self
+            .graphics
+            .iter()
+            .map(|test| (test.adapter.clone(), test.kernels.iter().cloned().collect()))
+            .collect();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "os": self.machine.os,
@@ -106,6 +114,7 @@ impl Facts {
             "threads": self.threads,
             "device": self.machine.device,
             "graphics": self.machine.graphics,
+            "graphics_kernels": graphics_kernels,
             "cache": self.cache.to_string_lossy(),
             "cached_models": self.cached.len(),
             "cached_bytes": self.cached_bytes(),
@@ -141,6 +150,11 @@ impl Facts {
         line("device", self.machine.device.clone());
         for graphics in &self.machine.graphics {
             line("graphics", graphics.clone());
+        }
+        for test in &self.graphics {
+            for (operation, kernel) in &test.kernels {
+                line("graphics kernels", format!("{operation}: {kernel}"));
+            }
         }
         line(
             "threads",

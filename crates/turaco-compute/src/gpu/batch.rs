@@ -17,7 +17,7 @@ pub(super) const DESCRIPTION_BYTES: usize = 512;
 pub(super) const DESCRIPTION_WORDS: usize = 8 + 8 * MAX_BATCH;
 
 /// Keys that one workgroup of an attention to a single query visits at least, and most parts that it is cut into.
-const SPLIT_KEYS: usize = 128;
+pub(super) const SPLIT_KEYS: usize = 128;
 pub(super) const MAX_SPLITS: usize = 64;
 
 /// Combinations of caches whose bind groups are kept.

@@ -37,7 +37,7 @@ pub(super) struct Context {
     /// What shaders use beyond the least.
     pub extras: Extras,
     /// The largest buffer that a shader can see, in bytes.
-    max_buffer: u64,
+    pub max_buffer: u64,
     /// The largest for weights.
     pub max_weights: u64,
     kernels: Mutex<HashMap<Shader, Arc<Kernel>>>,
@@ -60,6 +60,10 @@ pub(super) type Answer = mpsc::Receiver<std::result::Result<(), wgpu::BufferAsyn
 #[derive(Default)]
 pub(super) struct Counters {
     pub submissions: AtomicU64,
+    pub dispatches: AtomicU64,
+    pub pipelines: AtomicU64,
+    /// Of these pipelines, those that left something new in the driver's cache; see [`ShaderCache`].
+    pub compiled: AtomicU64,
     pub reads: AtomicU64,
     pub read_bytes: AtomicU64,
     pub allocated: AtomicU64,
@@ -71,6 +75,8 @@ impl Counters {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Activity {
             submissions: read(&self.submissions),
+            dispatches: read(&self.dispatches),
+            pipelines: read(&self.pipelines),
             readbacks: read(&self.reads),
             read_bytes: read(&self.read_bytes),
             allocated_bytes: read(&self.allocated),
@@ -409,6 +415,12 @@ impl Context {
         if let Some(error) = errors.collect::<Vec<_>>().into_iter().flatten().next() {
             return Err(self.error(format!("shader {label}: {}", described(&error))));
         }
+        self.counters.pipelines.fetch_add(1, Ordering::Relaxed);
+        if let Some(cache) = &self.shader_cache
+            && cache.has_grown()
+        {
+            self.counters.compiled.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(Kernel {
             label,
             proven: AtomicBool::new(false),
@@ -460,13 +472,7 @@ impl Context {
         let mut first = self.device.create_command_encoder(&Default::default());
         for copy in copies.drain(..) {
             let (from, to) = (&copy.from, &copy.to);
-            first.copy_buffer_to_buffer(
-                from,
-                copy.from_byte,
-                to,
-                copy.to_byte,
-                Some(copy.bytes),
-            );
+            first.copy_buffer_to_buffer(from, copy.from_byte, to, copy.to_byte, Some(copy.bytes));
         }
         self.queue.submit([first.finish(), encoder.finish()]);
     }

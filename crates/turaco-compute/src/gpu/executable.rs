@@ -191,9 +191,11 @@ impl GpuExecutable {
             label: None,
             timestamp_writes: times,
         });
+        let mut count = 0;
         for dispatch in &self.plan.dispatches[first..end] {
             match &dispatch.call {
                 Call::Fixed { kernel, grid } => {
+                    count += 1;
                     pass.set_pipeline(&kernel.pipeline);
                     pass.set_bind_group(0, &dispatch.group, &[]);
                     pass.dispatch_workgroups(grid[0], grid[1], 1);
@@ -202,6 +204,7 @@ impl GpuExecutable {
                     let SlotBinding::Buffer(buffer) = &bindings.slots[slot.0] else {
                         continue;
                     };
+                    count += 1;
                     pass.set_pipeline(&kernel.pipeline);
                     pass.set_bind_group(0, &dispatch.group, &[]);
                     pass.set_bind_group(1, &buffer.storage::<GpuState>()?.group, &[]);
@@ -229,6 +232,7 @@ impl GpuExecutable {
                             }
                         };
                         let kernel = self.cached_kernel(*make, batch)?;
+                        count += 1;
                         pass.set_pipeline(&kernel.pipeline);
                         pass.set_bind_group(0, &dispatch.group, &[]);
                         let at = (place * DESCRIPTION_BYTES) as u32;
@@ -241,6 +245,8 @@ impl GpuExecutable {
                 }
             }
         }
+        let counter = &self.context.counters.dispatches;
+        counter.fetch_add(count, Ordering::Relaxed);
         Ok(())
     }
 

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use crate::cpu::physical_cores;
 use crate::cpu::pool::Pool;
 use crate::device::{
-    Backend, CacheShape, Device, Executable, HostMatrix, KvCache, Matrix, StateBuffer, Vector,
-    WeightType,
+    Backend, CacheShape, Device, Executable, HostMatrix, KernelChoice, KvCache, Matrix,
+    StateBuffer, Vector, WeightType,
 };
 use crate::error::{Error, Result};
 use crate::graph::Graph;
@@ -25,6 +25,7 @@ pub use self::adapter::{AdapterSummary, Fault, GpuOptions, Interface, adapters, 
 
 mod adapter;
 mod batch;
+mod choices;
 mod context;
 mod executable;
 mod memory;
@@ -68,6 +69,10 @@ impl Backend for GpuBackend {
                 .any(|feature| ["subgroups", "f16"].contains(feature));
         let note = if plain { ", plain" } else { "" };
         format!("{} ({}{note})", summary.interface.name(), summary.name)
+    }
+
+    fn kernels(&self) -> Vec<KernelChoice> {
+        choices::choices(&self.context)
     }
 
     fn matrix(&self, sources: &[HostMatrix<'_>], weight_type: WeightType) -> Result<Matrix> {

@@ -17,6 +17,7 @@ use crate::graph::{Graph, Ids, IdsSource, Op, Slot, Value, ValueSource};
 use crate::slots::{SlotNeeds, slot_needs};
 
 pub(super) use self::fuse::Task;
+pub(super) use self::operations::MATMUL_ROWS;
 
 /// Everything about a graph that is decided before its first run.
 pub(super) struct Plan {

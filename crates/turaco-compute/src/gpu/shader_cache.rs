@@ -2,6 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What a driver made of shaders, read when a device is opened and written when it is closed.
 pub(super) struct ShaderCache {
@@ -9,7 +10,13 @@ pub(super) struct ShaderCache {
     path: PathBuf,
     /// What the file held, by a hash.
     stored: Option<u64>,
+    /// Bytes that the driver kept when they were last counted.
+    size: AtomicUsize,
 }
+
+#[cfg(test)]
+/// Bytes of a cache with nothing in it: wgpu's header and Vulkan's.
+const HEADERS: usize = 64 + 32;
 
 impl ShaderCache {
     /// The cache of devices of kind `key` in `folder`; `None` if the device cannot keep one.
@@ -27,8 +34,10 @@ impl ShaderCache {
         // SAFETY: the bytes were written by this type for the same kind of device and driver, which the name of the file
         // and wgpu's own header say; bytes that do not look like it are dropped (`fallback`).
         let pipelines = unsafe { device.create_pipeline_cache(&descriptor) };
+        let size = pipelines.get_data().map_or(0, |bytes| bytes.len());
         Some(Self {
             pipelines,
+            size: AtomicUsize::new(size),
             path,
             stored: stored.as_deref().map(hash),
         })
@@ -37,6 +46,18 @@ impl ShaderCache {
     /// What pipelines are made with.
     pub fn pipelines(&self) -> &wgpu::PipelineCache {
         &self.pipelines
+    }
+
+    /// Whether the driver has kept something since this was last asked: it compiled a shader that it did not have.
+    pub fn has_grown(&self) -> bool {
+        let size = self.pipelines.get_data().map_or(0, |bytes| bytes.len());
+        self.size.swap(size, Ordering::Relaxed) != size
+    }
+
+    /// Whether the driver keeps anything here. Mesa's software one does not, and has a cache of its own.
+    #[cfg(test)]
+    pub fn keeps_shaders(&self) -> bool {
+        self.size.load(Ordering::Relaxed) > HEADERS
     }
 
     /// What the driver has now, if that is not what the file held: it compiled something, or could not use the file.

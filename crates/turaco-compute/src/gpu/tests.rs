@@ -1,5 +1,6 @@
 //! What a run costs, and what happens when a device fails.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::*;
@@ -141,6 +142,7 @@ fn a_token_is_one_submission_and_one_read_of_what_was_chosen() {
             // A token and its log-probability for each sequence.
             let expected = crate::Activity {
                 submissions: 1,
+                dispatches: done.dispatches,
                 readbacks: 1,
                 read_bytes: 8 * n as u64,
                 ..crate::Activity::default()
@@ -197,6 +199,7 @@ fn beams_with_new_parents_are_one_submission_and_one_read_too() {
         let done = context.counters.activity().since(&before);
         let expected = crate::Activity {
             submissions: 1,
+            dispatches: done.dispatches,
             readbacks: 1,
             read_bytes: 8 * n as u64,
             ..crate::Activity::default()
@@ -262,6 +265,28 @@ fn recorded_runs_have_the_times_of_the_device() {
             activity.device_nanoseconds <= length,
             "{activity:?} of {length}"
         );
+    }
+}
+
+#[test]
+fn the_choice_of_kernels_says_which_path_is_taken() {
+    for plain in [false, true] {
+        let options = GpuOptions {
+            plain,
+            ..GpuOptions::default()
+        };
+        let Some((context, device)) = open(options) else {
+            return;
+        };
+        let list = device.kernels();
+        assert!(list.len() > 5, "{list:?}");
+        let subgroups = list
+            .iter()
+            .any(|choice| choice.kernel.contains("subgroups"));
+        assert_eq!(subgroups, context.extras.subgroups, "{list:?}");
+        let half = list.iter().any(|choice| choice.kernel.contains("16-bit"));
+        assert_eq!(half, context.extras.half, "{list:?}");
+        assert!(!plain || (!subgroups && !half));
     }
 }
 
@@ -336,7 +361,7 @@ fn the_watchdog_names_the_kernel() {
 #[test]
 fn a_second_start_compiles_nothing_and_a_damaged_file_is_replaced() {
     let folder = std::env::temp_dir().join(format!("turaco-shaders-{}", std::process::id()));
-    // Whether the driver had something to add to what the file held.
+    // Whether the driver had something to add to what the file held, and whether that shows in what it compiled.
     let start = || {
         let options = GpuOptions {
             shader_cache: Some(folder.clone()),
@@ -346,7 +371,19 @@ fn a_second_start_compiles_nothing_and_a_damaged_file_is_replaced() {
         let mut step = decoder(&device, 2).unwrap();
         run(&mut step, &mut caches(&device, 2).unwrap(), 0).unwrap();
         let tokens = step.output_ids(0).unwrap().to_vec();
-        let news = context.shader_cache.as_ref()?.news().is_some();
+        let cache = context.shader_cache.as_ref()?;
+        let news = cache.news().is_some();
+        let (made, compiled) = (&context.counters.pipelines, &context.counters.compiled);
+        assert!(made.load(Ordering::Relaxed) > 5);
+        let compiled = compiled.load(Ordering::Relaxed);
+        if cache.keeps_shaders() {
+            assert_eq!(compiled > 0, news, "{compiled} shaders compiled");
+        } else {
+            eprintln!(
+                "SKIPPED: whether shaders are compiled twice, as this driver does not let them be kept"
+            );
+            assert_eq!(compiled, 0);
+        }
         Some((news, tokens))
     };
     let file = || {

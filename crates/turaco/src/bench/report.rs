@@ -221,6 +221,9 @@ pub struct DeviceReport {
     pub prefill_ms: f64,
     /// Milliseconds of a decode step.
     pub step_ms: f64,
+    /// Kernels that a decode step calls.
+    #[serde(default)]
+    pub step_dispatches: f64,
     /// Command buffers that a decode step submits.
     pub step_submissions: f64,
     /// Times that the host waits for numbers in a decode step.

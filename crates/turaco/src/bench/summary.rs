@@ -455,6 +455,7 @@ fn device_report(runs: &[&Run]) -> Option<DeviceReport> {
             encoder_ms: milliseconds(|run| &run.encoder_activity),
             prefill_ms: milliseconds(|run| &run.prefill_activity),
             step_ms: milliseconds(steps),
+            step_dispatches: mean(steps, |activity| activity.dispatches),
             step_submissions: mean(steps, |activity| activity.submissions),
             step_readbacks: mean(steps, |activity| activity.readbacks),
             step_read_bytes: mean(steps, |activity| activity.read_bytes),

@@ -249,8 +249,9 @@ fn corpus(text: &mut String, report: &Report, summary: &TranscriptionReport) {
             "device step".into(),
             format!("{:.2} ms", device.step_ms),
             format!(
-                "by its own clock; {:.2} submissions, {:.2} reads of {:.0} bytes, {:.0} bytes allocated; encoder {} ms, \
+                "by its own clock; {:.0} kernels in {:.2} submissions, {:.2} reads of {:.0} bytes, {:.0} bytes allocated; encoder {} ms, \
                  prefill {} ms",
+                device.step_dispatches,
                 device.step_submissions,
                 device.step_readbacks,
                 device.step_read_bytes,

@@ -345,6 +345,20 @@ mod on_graphics_processors {
         let tokens: Vec<Value> = tokens.map(|&token| Value::from(token)).collect();
         assert_eq!(tokens, expected.cloned().collect::<Vec<_>>());
     }
+
+    /// The tests above once more, with nothing but what every graphics processor has: no subgroups, no 16-bit numbers.
+    #[test]
+    fn all_of_it_on_the_plain_path() {
+        if std::env::var_os("TURACO_GPU_PLAIN").is_some() {
+            return;
+        }
+        let mut tests = std::process::Command::new(std::env::current_exe().unwrap());
+        tests.args(["golden_whisper::on_graphics_processors", "--nocapture"]);
+        let run = tests.env("TURACO_GPU_PLAIN", "1").output().unwrap();
+        let output = String::from_utf8_lossy(&run.stdout);
+        assert!(run.status.success(), "{output}");
+        assert!(output.contains("3 passed"), "{output}");
+    }
 }
 
 #[test]

@@ -95,7 +95,12 @@ pub fn loaded_on_gpu(path: &Path) -> Option<turaco::Transcriber> {
         .compute_type(turaco::ComputeType::F32)
         .device("wgpu");
     match turaco::Transcriber::load_path(path, &options, &Control::new()) {
-        Ok(transcriber) => Some(transcriber),
+        Ok(transcriber) => {
+            let plain = std::env::var_os("TURACO_GPU_PLAIN").is_some();
+            let device = transcriber.device_description();
+            assert_eq!(device.contains(", plain"), plain, "{device}");
+            Some(transcriber)
+        }
         Err(turaco::Error::Compute(error)) => {
             eprintln!("SKIPPED on graphics processors: {error}");
             None

@@ -15,7 +15,7 @@ use crate::graph::{Activation, ChooseTokens, FilterTokens, Ids, Op, Slot, Value}
 use crate::slots::NewRows;
 
 /// Rows from which on a linear map is a matrix product of tiles.
-pub(super) const MATMUL_ROWS: usize = 16;
+pub(in super::super) const MATMUL_ROWS: usize = 16;
 
 impl Planner<'_> {
     /// Record a task; `new_rows`: where an operation on a cache stands among the positions that are new.
