@@ -92,13 +92,15 @@ pub(super) struct Extras {
 /// A compute shader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Shader {
-    /// A linear map of few rows, `rows` at a time, after a norm; `gated`: the outputs are `silu(first half) * second half`.
+    /// A linear map of few rows, `rows` at a time, after a norm; `gated`: the outputs are `silu(first half) * second half`;
+    /// `chosen`: they are logits of which tokens are chosen.
     Matvec {
         weights: WeightType,
         rows: u32,
         slices: u32,
         norm: Normed,
         gated: bool,
+        chosen: bool,
     },
     /// A linear map of many rows, or a convolution.
     Matmul { weights: WeightType, windows: bool },
@@ -199,12 +201,14 @@ impl Shader {
         for weights in WeightType::ALL {
             for rows in [1, 2, 4, MATVEC_ROWS] {
                 for norm in [Normed::No, Normed::Layer, Normed::Rms] {
-                    all.extend([false, true].map(|gated| Self::Matvec {
+                    let after = [(false, false), (true, false), (false, true)];
+                    all.extend(after.map(|(gated, chosen)| Self::Matvec {
                         weights,
                         rows,
                         slices: matvec_slices(rows, usize::MAX),
                         norm,
                         gated,
+                        chosen,
                     }));
                 }
             }
@@ -254,6 +258,17 @@ impl Shader {
     /// What it binds.
     pub fn layout(self) -> Layout {
         let (reads, writes): (&[u32], &[u32]) = match self {
+            Self::Matvec {
+                weights,
+                norm,
+                chosen: true,
+                ..
+            } => match (weights, norm) {
+                (WeightType::Int8, Normed::No) => (&[1, 2, 3, 9], &[6, 10]),
+                (_, Normed::No) => (&[1, 3, 9], &[6, 10]),
+                (WeightType::Int8, _) => (&[1, 2, 3, 7, 8, 9], &[6, 10]),
+                (_, _) => (&[1, 3, 7, 8, 9], &[6, 10]),
+            },
             Self::Matvec { weights, norm, .. } if norm != Normed::No => match weights {
                 WeightType::Int8 => (&[1, 2, 3, 4, 5, 7, 8], &[6]),
                 _ => (&[1, 3, 4, 5, 7, 8], &[6]),
@@ -316,6 +331,7 @@ impl Shader {
                 slices,
                 norm,
                 gated,
+                chosen,
             } => Template::new()
                 .number("ROWS", rows)
                 .number("SLICES", slices)
@@ -324,17 +340,26 @@ impl Shader {
                 .when("layer", norm == Normed::Layer)
                 .when("gated", gated)
                 .when("plain", !gated)
+                .when("mapped", !chosen)
+                .when("chosen", chosen)
                 .when("minimum", weights == WeightType::Q4)
                 .part(COMMON)
                 .part(LINEAR)
                 .lines(weights)
                 .part(include_str!("shaders/input_rows.wgsl"))
                 .reductions(norm != Normed::No, extras)
+                .part(if chosen { CHOOSE } else { "" })
+                .part(if chosen {
+                    include_str!("shaders/choose_panel.wgsl")
+                } else {
+                    ""
+                })
                 .part(include_str!("shaders/matvec.wgsl")),
             Self::Matmul { weights, windows } => Template::new()
                 .extension("f16", half)
                 .word("Staged", if half { "vec4<f16>" } else { "vec4<f32>" })
                 .repeat("4", 4)
+                .when("mapped", true)
                 .part(COMMON)
                 .part(LINEAR)
                 .weights(weights)
@@ -376,18 +401,21 @@ impl Shader {
             Self::FilterTokens => Template::new()
                 .number("THREADS", 256)
                 .part(COMMON)
+                .part(CHOOSE)
                 .part(include_str!("shaders/choose_rules.wgsl"))
                 .reductions(true, extras)
                 .part(include_str!("shaders/filter_tokens.wgsl")),
             Self::ChooseSlices => Template::new()
                 .number("THREADS", 256)
                 .part(COMMON)
+                .part(CHOOSE)
                 .part(include_str!("shaders/choose_rules.wgsl"))
                 .reductions(true, extras)
                 .part(include_str!("shaders/choose_slices.wgsl")),
             Self::ChooseTokens => Template::new()
                 .number("THREADS", 256)
                 .part(COMMON)
+                .part(CHOOSE)
                 .part(include_str!("shaders/choose_rules.wgsl"))
                 .reductions(true, extras)
                 .part(include_str!("shaders/choose_tokens.wgsl")),
@@ -478,11 +506,16 @@ impl Function {
 }
 
 const COMMON: &str = include_str!("shaders/common.wgsl");
+const CHOOSE: &str = include_str!("shaders/choose_common.wgsl");
 const LINEAR: &str = include_str!("shaders/linear.wgsl");
 const ATTENTION: &str = include_str!("shaders/attention_params.wgsl");
 
 /// Tokens that a workgroup of [`Shader::ChooseSlices`] looks at.
 pub(super) const CHOICE_SLICE: usize = 1024;
+
+/// Tokens for each row up to which a choice begins in the linear map that gives the logits; for more, what a panel of 32 tokens
+/// keeps would be longer than its logits.
+pub(super) const CHOICES_IN_PANELS: usize = 7;
 
 /// Groups of threads of [`Shader::Matvec`] that take a block of 32 inputs each: as many as workgroup memory has room for,
 /// fewer for short rows.

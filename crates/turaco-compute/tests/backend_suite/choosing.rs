@@ -1,8 +1,10 @@
 //! Token choice on random logits: every device against the scalar one, and the distribution of draws.
 
-use turaco_compute::{Bindings, ChooseTokens, Device, FilterTokens, Step, StepBuilder};
+use turaco_compute::{
+    Bindings, ChooseTokens, Device, Epilogue, FilterTokens, Step, StepBuilder, WeightType,
+};
 
-use crate::support::{Numbers, all_devices, assert_close, devices};
+use crate::support::{Numbers, all_devices, assert_close, devices, matrix_of};
 
 struct Request<'a> {
     logits: &'a [f32],
@@ -96,6 +98,97 @@ fn choices_agree() {
                         assert_eq!(found.0, expected.0, "{case}");
                         assert_close(&found.1, &expected.1, 2e-6, &case);
                         assert_eq!(choose(&mut step, &request), found, "{case}: replay");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Logits that are made in the same step: a norm, a linear map and the choice, which graphics processors do at once.
+#[test]
+fn choices_among_the_outputs_of_a_linear_map_agree() {
+    let width = 40;
+    let mut numbers = Numbers::new(3);
+    for (rows, vocabulary, prefer_from) in [
+        (1_usize, 1_usize, 0),
+        (1, 33, 32),
+        (1, 1000, 900),
+        (2, 100, 37),
+        (3, 5000, 4990),
+        (7, 64, 70),
+    ] {
+        let words = vocabulary.div_ceil(32);
+        let table = numbers.take(vocabulary * width);
+        let x = numbers.take(rows * width);
+        let gamma: Vec<f32> = numbers.take(width).iter().map(|x| 9.0 * x).collect();
+        for (k, temperature, penalty, prefer) in [
+            (1, 0.0, 1.0, 0.0),
+            (1, 0.7, 1.3, 1.0),
+            (5, 0.0, 1.3, 1.0),
+            (7, 0.0, 1.0, 0.0),
+            (8, 0.0, 1.0, 1.0),
+        ] {
+            if k > vocabulary {
+                continue;
+            }
+            let mut bits = || -> Vec<u32> {
+                (0..rows * words)
+                    .map(|_| numbers.bits() | numbers.bits())
+                    .collect()
+            };
+            let (allowed, seen) = (bits(), bits());
+            let seeds: Vec<u32> = (0..2 * rows as u32).collect();
+            let controls = [temperature, penalty, prefer];
+            for device in all_devices() {
+                // Of several rows, one type: every one is a shader to compile.
+                let types = [WeightType::F32, WeightType::Int8, WeightType::Q4];
+                let types = if rows == 1 { &types[..] } else { &types[..1] };
+                for &weight_type in types {
+                    let mut builder = StepBuilder::new(&device);
+                    let input = builder.input(rows, width);
+                    let wanted = ChooseTokens {
+                        allowed: builder.input_ids(rows, words),
+                        seen: Some(builder.input_ids(rows, words)),
+                        controls: builder.input(rows, 3),
+                        seeds: builder.input_ids(rows, 2),
+                        prefer_from,
+                        k,
+                    };
+                    let gamma = device.vector(&gamma).unwrap();
+                    let normed = builder.rms_norm(input, &gamma, 1e-5).unwrap();
+                    let table = matrix_of(&device, (vocabulary, width), &table, weight_type);
+                    let logits = builder.linear(normed, &table, Epilogue::default()).unwrap();
+                    let (tokens, logprobs) = builder.choose_tokens(logits, wanted).unwrap();
+                    let chosen = builder.output(logprobs);
+                    let asked = builder.output_on_demand(logits);
+                    builder.output_ids(tokens);
+                    let mut step = builder.finish().unwrap();
+                    step.run(&mut Bindings {
+                        inputs: &[&x, &controls.repeat(rows)],
+                        ids: &[&allowed, &seen, &seeds],
+                        slots: &mut [],
+                    })
+                    .unwrap();
+                    // What the processor chooses of the same logits.
+                    let logits = step.output(asked).unwrap();
+                    let mut plain = chooser(&devices()[0], vocabulary, prefer_from, k);
+                    for row in 0..rows {
+                        let request = Request {
+                            logits: &logits[row * vocabulary..][..vocabulary],
+                            allowed: &allowed[row * words..][..words],
+                            seen: &seen[row * words..][..words],
+                            controls,
+                            seed: [seeds[2 * row], seeds[2 * row + 1]],
+                        };
+                        let (tokens, logprobs) = choose(&mut plain, &request);
+                        let case = format!(
+                            "row {row} of {rows}, {vocabulary} {k} {temperature} {weight_type:?} on {device:?}"
+                        );
+                        let found = &step.output_ids(0).unwrap()[row * k..][..k];
+                        assert_eq!(found, tokens, "{case}");
+                        let found = &step.output(chosen).unwrap()[row * k..][..k];
+                        assert_close(found, &logprobs, 5e-6, &case);
                     }
                 }
             }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use turaco_compute::{
-    AttentionShape, Bindings, CacheShape, DType, Device, Epilogue, HostMatrix, KvCache, Mask,
-    Matrix, SlotBinding, StepBuilder, WeightType,
+    AttentionShape, Bindings, CacheShape, DType, Device, Epilogue, KvCache, Mask, Matrix,
+    SlotBinding, StepBuilder, WeightType,
 };
 
-use crate::support::{Numbers, all_devices, assert_close, devices, gpus};
+use crate::support::{Numbers, all_devices, assert_close, devices, gpus, matrix_of};
 
 const WIDTH: usize = 48;
 const INNER: usize = 64;
@@ -29,19 +29,8 @@ enum Between {
 
 fn weights(device: &Device, rows: usize, cols: usize, weight_type: WeightType) -> Arc<Matrix> {
     let values = Numbers::new((rows * cols) as u64).take(rows * cols);
-    let bytes: Vec<u8> = values
-        .iter()
-        .flat_map(|value| (value * 0.3).to_le_bytes())
-        .collect();
-    let source = HostMatrix {
-        dtype: DType::F32,
-        rows,
-        cols,
-        bytes: &bytes,
-        row_scales: None,
-        storage: None,
-    };
-    device.matrix(&[source], weight_type).unwrap()
+    let values: Vec<f32> = values.iter().map(|value| value * 0.3).collect();
+    matrix_of(device, (rows, cols), &values, weight_type)
 }
 
 /// One layer for `rows` new rows of every cache; rotations of keys come before those of queries if `keys_first`.

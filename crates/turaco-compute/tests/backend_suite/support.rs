@@ -77,6 +77,16 @@ pub fn all_devices() -> Vec<Device> {
 
 /// Upload f32 values exactly.
 pub fn matrix(device: &Device, rows: usize, cols: usize, values: &[f32]) -> Arc<Matrix> {
+    matrix_of(device, (rows, cols), values, WeightType::F32)
+}
+
+/// Upload values as a type.
+pub fn matrix_of(
+    device: &Device,
+    (rows, cols): (usize, usize),
+    values: &[f32],
+    weight_type: WeightType,
+) -> Arc<Matrix> {
     let bytes: Vec<u8> = values
         .iter()
         .flat_map(|value| value.to_le_bytes())
@@ -89,7 +99,7 @@ pub fn matrix(device: &Device, rows: usize, cols: usize, values: &[f32]) -> Arc<
         row_scales: None,
         storage: None,
     };
-    device.matrix(&[source], WeightType::F32).unwrap()
+    device.matrix(&[source], weight_type).unwrap()
 }
 
 /// Values agree to `tolerance` relative to the larger of 1 and the expected value.

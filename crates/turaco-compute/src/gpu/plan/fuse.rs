@@ -1,10 +1,11 @@
 //! Which neighbouring operations become one call: a norm and the linear maps that read it, a gated linear map and its
-//! SwiGLU, rotary embedding and the append to a cache. Only steps of few rows gain by it, and only they are fused.
+//! SwiGLU, rotary embedding and the append to a cache, the logits and the choice of tokens among them. Only steps of few rows gain by it, and only they are fused.
 
 use crate::device::Matrix;
 use crate::error::Result;
 use crate::graph::{Activation, Graph, Op, Root, Value};
 
+use super::super::shader::CHOICES_IN_PANELS;
 use super::super::weights::GpuMatrix;
 use super::operations::MATMUL_ROWS;
 use crate::cpu::packed::PANEL;
@@ -19,6 +20,8 @@ pub(in super::super) struct Task<'a> {
     pub norm: Option<&'a Op>,
     /// What is made of its outputs at once.
     pub swiglu: Option<&'a Op>,
+    /// The linear map that gives the logits of a choice of tokens, which begins in it.
+    pub logits: Option<&'a Op>,
     /// Rotations of the queries (if there are any) and of the keys that are appended.
     pub rotations: Option<(Option<&'a Op>, &'a Op)>,
 }
@@ -30,6 +33,7 @@ impl<'a> Task<'a> {
             op,
             norm: None,
             swiglu: None,
+            logits: None,
             rotations: None,
         }
     }
@@ -37,6 +41,12 @@ impl<'a> Task<'a> {
     /// The values that it reads, and those that it writes.
     pub fn values(&self) -> (Vec<Value>, Vec<Value>) {
         let (mut reads, mut writes) = self.op.values();
+        if let Some(logits) = self.logits {
+            let (inputs, outputs) = logits.values();
+            reads.retain(|value| !outputs.contains(value));
+            reads.extend(inputs);
+            writes.extend(outputs);
+        }
         let (query, key) = self.rotations.map_or((None, None), |(q, k)| (q, Some(k)));
         for before in [self.norm, query, key].into_iter().flatten() {
             let (inputs, outputs) = before.values();
@@ -60,7 +70,7 @@ pub(in super::super) fn tasks(graph: &Graph) -> Result<Vec<Task<'_>>> {
     let mut done = vec![false; graph.ops.len()];
     let mut tasks: Vec<Task<'_>> = Vec::with_capacity(graph.ops.len());
     for (index, op) in graph.ops.iter().enumerate() {
-        if readers.norm_is_fused(index, op) {
+        if readers.norm_is_fused(index, op) || readers.choice_after(op).is_some() {
             done[index] = true;
         }
     }
@@ -79,6 +89,16 @@ pub(in super::super) fn tasks(graph: &Graph) -> Result<Vec<Task<'_>>> {
                         task.swiglu = Some(swiglu);
                         task.index = at;
                     }
+                }
+            }
+            Op::ChooseTokens { logits, .. } => {
+                let maps = graph.ops[..index].iter();
+                task.logits = maps.rev().find(|map| {
+                    matches!(map, Op::Linear { out, .. } if out == logits)
+                        && readers.choice_after(map) == Some(index)
+                });
+                if let Some(Op::Linear { x, .. }) = task.logits {
+                    task.norm = readers.norm_before(&done, *x);
                 }
             }
             Op::CacheAppend { k, .. } => {
@@ -199,6 +219,33 @@ impl<'a> Readers<'a> {
             && !self.output[id]
             && is_whole(weight)?;
         Ok(fits.then(|| (reader, &self.graph.ops[reader])))
+    }
+
+    /// The choice of tokens among the outputs of a linear map, if nothing else reads them and it can begin in the map.
+    fn choice_after(&self, op: &Op) -> Option<usize> {
+        let Op::Linear {
+            x,
+            bias: None,
+            activation: Activation::None,
+            residual: None,
+            out,
+            ..
+        } = op
+        else {
+            return None;
+        };
+        let [reader] = self.of[out.id as usize][..] else {
+            return None;
+        };
+        let Op::ChooseTokens { logits, choose, .. } = &self.graph.ops[reader] else {
+            return None;
+        };
+        let source = self.graph.values[choose.controls.id as usize].1;
+        let fits = logits == out
+            && x.rows() < MATMUL_ROWS
+            && choose.k <= CHOICES_IN_PANELS
+            && matches!(source, ValueSource::Input(_));
+        fits.then_some(reader)
     }
 
     /// Of the two operations before an append of `k`: the rotations of queries and keys, and how many there are.

@@ -78,6 +78,7 @@ impl Planner<'_> {
                 windows: None,
                 norm: self.norm_of(task.norm)?,
                 gated: task.swiglu.is_some(),
+                choice: None,
             }),
             Op::Conv1d {
                 x,
@@ -109,6 +110,7 @@ impl Planner<'_> {
                 ]),
                 norm: None,
                 gated: false,
+                choice: None,
             }),
             Op::LayerNorm {
                 x,
@@ -273,7 +275,7 @@ impl Planner<'_> {
                 choose,
                 tokens,
                 logprobs,
-            } => self.choose_tokens(*logits, choose, *tokens, *logprobs),
+            } => self.choose_tokens(task, (*logits, choose), (*tokens, *logprobs)),
         }
     }
 
@@ -352,6 +354,7 @@ impl Planner<'_> {
                     slices: matvec_slices(rows, inputs),
                     norm: norm.map_or(Normed::No, |norm| norm.kind),
                     gated: map.gated,
+                    chosen: map.choice.is_some(),
                 };
                 let blocks = map.rows.div_ceil(rows as usize);
                 (shader, blocks * part_outputs.div_ceil(PANEL))
@@ -371,17 +374,25 @@ impl Planner<'_> {
                 .number(map.scale)
                 .counts(map.windows.unwrap_or([1; 6]))
                 .number(norm.map_or(0.0, |norm| norm.eps))
-                .counts(norm.map_or([0; 3], |norm| norm.gain));
+                .counts(norm.map_or([0; 3], |norm| norm.gain))
+                .counts([part.first_row])
+                .counts(map.choice.as_ref().map_or([0; 8], |choice| choice.places));
             let mut buffers = part_buffers(part);
-            buffers.extend([
-                x.buffer.clone(),
-                bias.map_or(nothing.clone(), |bias| bias.0.clone()),
-                residual.map_or(nothing.clone(), |r| r.buffer.clone()),
-            ]);
+            buffers.push(x.buffer.clone());
+            if map.choice.is_none() {
+                buffers.extend([
+                    bias.map_or(nothing.clone(), |bias| bias.0.clone()),
+                    residual.map_or(nothing.clone(), |r| r.buffer.clone()),
+                ]);
+            }
             if let Some(norm) = norm {
                 buffers.extend([norm.gamma.clone(), norm.beta.clone()]);
             }
+            if map.choice.is_some() {
+                buffers.push(self.inputs.clone());
+            }
             buffers.push(map.out.buffer.clone());
+            buffers.extend(map.choice.iter().map(|choice| choice.found.clone()));
             self.call(shader, workgroups, params, buffers)?;
         }
         Ok(())
@@ -547,6 +558,7 @@ impl Planner<'_> {
             windows: None,
             norm: None,
             gated: false,
+            choice: None,
         })?;
         let kernel = self.context.kernel(Shader::Lstm {
             weights: weights.weight_type,
@@ -586,31 +598,45 @@ impl Planner<'_> {
         self.call(Shader::FilterTokens, logits.rows(), params, buffers)
     }
 
+    /// Slices of the tokens first, or panels where the logits are made, then what was found in all of them.
     fn choose_tokens(
         &mut self,
-        logits: Value,
-        choose: &ChooseTokens,
-        tokens: Ids,
-        logprobs: Value,
+        task: &Task<'_>,
+        (logits, choose): (Value, &ChooseTokens),
+        (tokens, logprobs): (Ids, Value),
     ) -> Result<()> {
         let place = |list: Ids| self.ids[list.id as usize].1;
         let values = self.view(logits);
         let controls = self.view(choose.controls);
-        let slices = logits.cols().div_ceil(CHOICE_SLICE);
-        let kept = choose.k.min(CHOICE_SLICE);
+        let slice = match task.logits {
+            Some(_) => PANEL,
+            None => CHOICE_SLICE,
+        };
+        let slices = logits.cols().div_ceil(slice);
+        let kept = choose.k.min(slice);
+        let split = (choose.prefer_from as usize).min(logits.cols());
+        let seen = choose.seen.map_or(u32::MAX as usize, place);
         let params = || {
             Params::default()
-                .counts([logits.rows(), logits.cols(), choose.k])
-                .counts([(choose.prefer_from as usize).min(logits.cols())])
+                .counts([logits.rows(), logits.cols(), choose.k, split])
                 .view(&values)
                 .view(&controls)
-                .counts([place(choose.allowed)])
-                .bits(choose.seen.map_or(u32::MAX, |seen| place(seen) as u32))
+                .counts([place(choose.allowed), seen])
                 .counts([place(choose.seeds), place(tokens)])
                 .number(f32::NEG_INFINITY)
                 .counts([slices, kept])
         };
         let (slices_params, params) = (params(), params());
+        let places = [
+            logits.cols(),
+            split,
+            kept,
+            controls.offset,
+            controls.stride,
+            place(choose.allowed),
+            seen,
+            place(choose.seeds),
+        ];
         let found = self.memory.take(logits.rows() * slices * (4 + 4 * kept))?;
         let given = [
             values.buffer.clone(),
@@ -618,13 +644,32 @@ impl Planner<'_> {
             self.inputs.clone(),
             found.clone(),
         ];
-        let workgroups = logits.rows() * slices;
-        self.call(
-            Shader::ChooseSlices,
-            workgroups,
-            slices_params,
-            given.to_vec(),
-        )?;
+        if let Some(Op::Linear {
+            x, weight, scale, ..
+        }) = task.logits
+        {
+            self.linear(LinearMap {
+                x: self.view(*x),
+                rows: x.rows(),
+                weight,
+                bias: None,
+                activation: Activation::None,
+                scale: *scale,
+                residual: None,
+                out: values,
+                windows: None,
+                norm: self.norm_of(task.norm)?,
+                gated: false,
+                choice: Some(ChoiceAfter {
+                    places,
+                    found: found.clone(),
+                }),
+            })?;
+        } else {
+            let workgroups = logits.rows() * slices;
+            let buffers = given.to_vec();
+            self.call(Shader::ChooseSlices, workgroups, slices_params, buffers)?;
+        }
         let mut buffers = given.to_vec();
         buffers.extend([self.computed.clone(), self.view(logprobs).buffer]);
         self.call(Shader::ChooseTokens, logits.rows(), params, buffers)?;
@@ -657,6 +702,16 @@ struct LinearMap<'a> {
     norm: Option<NormBefore>,
     /// Whether the result is `silu(first half) * second half` of the outputs.
     gated: bool,
+    /// The choice of tokens among the outputs.
+    choice: Option<ChoiceAfter>,
+}
+
+/// A choice of tokens that begins in the linear map that gives their logits.
+struct ChoiceAfter {
+    /// Its parameters, from the vocabulary on in the order of `shaders/linear.wgsl`.
+    places: [usize; 8],
+    /// What each panel finds.
+    found: wgpu::Buffer,
 }
 
 /// A norm that a linear map does itself.

@@ -53,15 +53,19 @@ fn main(
         }
     }
     let total_logarithm = most + ln(max(sum, 1e-30));
-    let each = 2u * p.kept - begin;
+    let groups_of = select(2u, 1u, begin > 0u);
 
     var last_rank = 0.0;
     var last_token = NOBODY;
     for (var nth = 0u; nth < p.k; nth++) {
         var best_rank = LOWEST;
         var best_token = NOBODY;
-        for (var i = thread; i < p.slices * each; i += 256u) {
-            let at = base + i / each * slice_words() + 4u + 2u * (begin + i % each);
+        // The best ones of a slice come first: of those after the ones that were taken, none is further behind.
+        let each = min(nth + 1u, p.kept);
+        for (var i = thread; i < p.slices * groups_of * each; i += 256u) {
+            let candidate = i % (groups_of * each);
+            let place = begin + candidate / each * p.kept + candidate % each;
+            let at = base + i / (groups_of * each) * slice_words() + 4u + 2u * place;
             let rank = bitcast<f32>(found[at]);
             let token = found[at + 1u];
             let after = nth == 0u || rank < last_rank || (rank == last_rank && token > last_token);

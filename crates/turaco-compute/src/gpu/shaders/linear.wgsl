@@ -28,25 +28,37 @@ struct Params {
     gain_offset: u32,
     gain_stride: u32,
     gain_each: u32,
+    // A choice of tokens after the products: the token of the first output, and as `choose_rules.wgsl` has them.
+    first_token: u32,
+    vocabulary: u32,
+    split: u32,
+    kept: u32,
+    controls_offset: u32,
+    controls_stride: u32,
+    allowed_offset: u32,
+    seen_offset: u32,
+    seeds_offset: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(3) var<storage, read> x: array<f32>;
-@group(0) @binding(4) var<storage, read> bias: array<f32>;
-@group(0) @binding(5) var<storage, read> residual: array<f32>;
+@mapped @group(0) @binding(4) var<storage, read> bias: array<f32>;
+@mapped @group(0) @binding(5) var<storage, read> residual: array<f32>;
 @group(0) @binding(6) var<storage, read_write> out: array<f32>;
 
-fn write(row: u32, output: u32, sum: f32) {
+// Write an output and return it.
+fn write(row: u32, output: u32, sum: f32) -> f32 {
     if row >= p.rows || output >= p.outputs {
-        return;
+        return 0.0;
     }
     var value = sum;
-    if p.bias >= 0x80000000u {
-        value += bias[(p.bias & 0x7fffffffu) + output];
-    }
+    @mapped if p.bias >= 0x80000000u {
+    @mapped     value += bias[(p.bias & 0x7fffffffu) + output];
+    @mapped }
     value = activate(value, p.activation) * p.scale;
-    if p.has_residual != 0u {
-        value += residual[p.residual_offset + row * p.residual_stride + output];
-    }
+    @mapped if p.has_residual != 0u {
+    @mapped     value += residual[p.residual_offset + row * p.residual_stride + output];
+    @mapped }
     out[p.out_offset + row * p.out_stride + output] = value;
+    return value;
 }

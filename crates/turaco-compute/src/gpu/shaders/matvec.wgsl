@@ -130,6 +130,7 @@ fn gathered(thread: u32, sum: vec4<f32>) -> f32 {
     @gated let up = gathered(thread, second);
     @gated value = value * sigmoid(value) * up;
     if thread < 32u {
-        write(row, panel * 32u + thread, value);
+        value = write(row, panel * 32u + thread, value);
     }
+    @chosen choose(row, panel, thread, value);
 }
