@@ -141,7 +141,8 @@ pub const GROUPS: &[Group] = &[
             },
             Variable {
                 name: "TURACO_GPU_FAULT",
-                meaning: "for tests: lost:N = the device is lost at submission N, memory:N = it has N bytes",
+                meaning: "for tests: lost:N = the device is lost at submission N, memory:N = it has N bytes, buffers:N = \
+                          its largest buffer, patience:N = it is given up after N ms",
             },
         ],
     },

@@ -4,6 +4,8 @@
 //! packed by the device; states ([`KvCache`], [`StateBuffer`]) are opaque too and live as long as their owner likes.
 
 use std::any::Any;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::dtype::DType;
@@ -404,10 +406,21 @@ impl Activity {
     }
 }
 
+/// What is ready later, on the thread that asked for it.
+pub(crate) type Pending<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
+
 /// A graph that a device can replay.
 pub(crate) trait Executable: Send {
     /// Run once; afterwards the outputs can be read. Advances the length of every written cache.
     fn run(&mut self, bindings: &mut Bindings<'_, '_>) -> Result<()>;
+    /// As `run`, for threads that must not wait.
+    fn run_async<'a>(&'a mut self, bindings: &'a mut Bindings<'_, '_>) -> Pending<'a> {
+        Box::pin(std::future::ready(self.run(bindings)))
+    }
+    /// Have output number `index` of the last run at hand, for threads that must not wait.
+    fn fetch_async<'a>(&'a mut self, _index: usize) -> Pending<'a> {
+        Box::pin(std::future::ready(Ok(())))
+    }
     /// Output number `index` of the last run, `[rows * cols]`.
     fn output(&self, index: usize) -> Result<&[f32]>;
     /// u32 output number `index` of the last run.

@@ -986,6 +986,32 @@ impl Step {
     /// Bindings that do not fit the recording, a full cache, an id out of range, or a failed device. Caches keep their
     /// length then.
     pub fn run(&mut self, bindings: &mut Bindings<'_, '_>) -> Result<()> {
+        self.check_bindings(bindings)?;
+        match self.name {
+            Some(name) if trace::detail() != Detail::Off => self.run_recorded(name, bindings),
+            _ => self.executable.run(bindings),
+        }
+    }
+
+    /// As [`run`](Self::run), for threads that must not wait, such as that of a page in a browser. Nothing is recorded.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn run_async(&mut self, bindings: &mut Bindings<'_, '_>) -> Result<()> {
+        self.check_bindings(bindings)?;
+        self.executable.run_async(bindings).await
+    }
+
+    /// Have an [output on demand](StepBuilder::output_on_demand) at hand before [`output`](Self::output) is called, for threads
+    /// that must not wait.
+    ///
+    /// # Errors
+    /// A failed device.
+    pub async fn fetch_async(&mut self, index: usize) -> Result<()> {
+        self.executable.fetch_async(index).await
+    }
+
+    fn check_bindings(&self, bindings: &Bindings<'_, '_>) -> Result<()> {
         let inputs_fit = bindings.inputs.len() == self.inputs.len()
             && bindings
                 .inputs
@@ -1020,11 +1046,7 @@ impl Step {
                     bindings.slots.len()
                 ),
             )
-        })?;
-        match self.name {
-            Some(name) if trace::detail() != Detail::Off => self.run_recorded(name, bindings),
-            _ => self.executable.run(bindings),
-        }
+        })
     }
 
     #[cold]

@@ -139,14 +139,22 @@ const GRAPHICS: &str = "graphics operations";
 fn every_operation(device: &Device, name: &str) -> Check {
     let comparisons =
         turaco_compute::self_test::compare(device, &Device::cpu(CpuOptions::default()));
-    let failed: Vec<String> = comparisons
-        .iter()
-        .filter(|comparison| !comparison.passed())
-        .map(|comparison| match &comparison.difference {
-            Ok(difference) => format!("{} differs by {difference:.1e}", comparison.operation),
-            Err(error) => format!("{}: {error}", comparison.operation),
-        })
-        .collect();
+    let mut failed: Vec<String> = Vec::new();
+    let mut last_error = String::new();
+    for comparison in comparisons.iter().filter(|comparison| !comparison.passed()) {
+        let operation = comparison.operation;
+        match &comparison.difference {
+            Ok(difference) => failed.push(format!("{operation} differs by {difference:.1e}")),
+            Err(error) => {
+                // A device that is lost says the same to all that follow.
+                let error = error.to_string();
+                if error != last_error {
+                    failed.push(format!("{operation}: {error}"));
+                }
+                last_error = error;
+            }
+        }
+    }
     Check {
         name: GRAPHICS,
         passed: failed.is_empty(),

@@ -26,7 +26,8 @@ pub struct GpuOptions {
     pub plain: bool,
     /// How long to wait for a run before it is given up; `None` = two minutes, an hour in software.
     pub patience: Option<Duration>,
-    /// A failure to show, to test what follows from it; `None` = what `TURACO_GPU_FAULT` says: `lost:N`, `memory:N`.
+    /// A failure to show, to test what follows from it; `None` = what `TURACO_GPU_FAULT` says: `lost:N`, `memory:N`,
+    /// `buffers:N`, `patience:N`.
     pub fault: Option<Fault>,
 }
 
@@ -37,6 +38,10 @@ pub enum Fault {
     Lost(u64),
     /// It has no memory beyond this many bytes, whether they were given back or not.
     Memory(u64),
+    /// Its kernels see no buffer of more bytes.
+    Buffers(u64),
+    /// It is given up when a run takes more milliseconds.
+    Patience(u64),
 }
 
 impl Fault {
@@ -48,6 +53,8 @@ impl Fault {
         match kind {
             "lost" => Some(Self::Lost(count)),
             "memory" => Some(Self::Memory(count)),
+            "buffers" => Some(Self::Buffers(count)),
+            "patience" => Some(Self::Patience(count)),
             _ => None,
         }
     }
@@ -62,6 +69,8 @@ pub enum Interface {
     Metal,
     /// Windows.
     Dx12,
+    /// Browsers.
+    WebGpu,
 }
 
 impl Interface {
@@ -71,6 +80,7 @@ impl Interface {
             Self::Vulkan => "vulkan",
             Self::Metal => "metal",
             Self::Dx12 => "dx12",
+            Self::WebGpu => "webgpu",
         }
     }
 
@@ -79,6 +89,7 @@ impl Interface {
             wgpu::Backend::Vulkan => Some(Self::Vulkan),
             wgpu::Backend::Metal => Some(Self::Metal),
             wgpu::Backend::Dx12 => Some(Self::Dx12),
+            wgpu::Backend::BrowserWebGpu => Some(Self::WebGpu),
             _ => None,
         }
     }
@@ -118,12 +129,20 @@ pub fn is_likely() -> bool {
     rendering || others.iter().any(|path| path.exists())
 }
 
-/// The graphics processors of this machine, those that computing is fastest on first.
+/// The graphics processors of this machine, those that computing is fastest on first. None in a browser, which has to be
+/// asked with [`adapters_async`].
 pub fn adapters() -> Vec<AdapterSummary> {
-    found(None)
-        .into_iter()
-        .filter_map(|adapter| summary(&adapter))
-        .collect()
+    if CAN_WAIT {
+        wait(adapters_async())
+    } else {
+        Vec::new()
+    }
+}
+
+/// As [`adapters`], in a browser too: the one that the browser offers to its pages.
+pub async fn adapters_async() -> Vec<AdapterSummary> {
+    let found = found(None).await;
+    found.fit.iter().filter_map(summary).collect()
 }
 
 fn summary(adapter: &wgpu::Adapter) -> Option<AdapterSummary> {
@@ -151,36 +170,67 @@ fn summary(adapter: &wgpu::Adapter) -> Option<AdapterSummary> {
     })
 }
 
-/// Adapters that can compute, the fastest kinds first.
-fn found(interface: Option<Interface>) -> Vec<wgpu::Adapter> {
+/// What there is.
+struct Found {
+    /// Adapters that can compute, the fastest kinds first.
+    fit: Vec<wgpu::Adapter>,
+    /// The names of the others.
+    unfit: Vec<String>,
+}
+
+async fn found(interface: Option<Interface>) -> Found {
     let backends = match interface {
-        None => wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12,
+        None => {
+            wgpu::Backends::VULKAN
+                | wgpu::Backends::METAL
+                | wgpu::Backends::DX12
+                | wgpu::Backends::BROWSER_WEBGPU
+        }
         Some(Interface::Vulkan) => wgpu::Backends::VULKAN,
         Some(Interface::Metal) => wgpu::Backends::METAL,
         Some(Interface::Dx12) => wgpu::Backends::DX12,
+        Some(Interface::WebGpu) => wgpu::Backends::BROWSER_WEBGPU,
     };
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = backends;
     // Validation layers are for people who write drivers and shaders; they cost time.
     descriptor.flags = wgpu::InstanceFlags::empty();
     let instance = wgpu::Instance::new(descriptor);
-    let mut adapters: Vec<wgpu::Adapter> = wait(instance.enumerate_adapters(backends))
+    let adapters = instance.enumerate_adapters(backends).await;
+    let (mut fit, unfit): (Vec<_>, Vec<_>) = adapters
         .into_iter()
-        .filter(|adapter| {
-            let capabilities = adapter.get_downlevel_capabilities();
-            let needed =
-                wgpu::DownlevelFlags::COMPUTE_SHADERS | wgpu::DownlevelFlags::SHADER_F16_IN_F32;
-            capabilities.flags.contains(needed)
-        })
-        .collect();
-    adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
+        .partition(|adapter| can_compute(&adapter.get_downlevel_capabilities()));
+    fit.sort_by_key(|adapter| match adapter.get_info().device_type {
         wgpu::DeviceType::DiscreteGpu => 0,
         wgpu::DeviceType::IntegratedGpu => 1,
         wgpu::DeviceType::VirtualGpu => 2,
         wgpu::DeviceType::Other => 3,
         wgpu::DeviceType::Cpu => 4,
     });
-    adapters
+    Found {
+        fit,
+        unfit: unfit
+            .iter()
+            .map(|adapter| adapter.get_info().name)
+            .collect(),
+    }
+}
+
+/// Whether an adapter runs what the shaders need at least.
+fn can_compute(capabilities: &wgpu::DownlevelCapabilities) -> bool {
+    let needed = wgpu::DownlevelFlags::COMPUTE_SHADERS | wgpu::DownlevelFlags::SHADER_F16_IN_F32;
+    capabilities.flags.contains(needed)
+}
+
+/// Why there is none of those that were asked for.
+fn nothing_found(unfit: &[String], only_software: bool) -> String {
+    if only_software {
+        "only one that is imitated in software was found".to_owned()
+    } else if unfit.is_empty() {
+        "no graphics processor (or no driver of one) was found".to_owned()
+    } else {
+        format!("{} cannot run compute shaders", unfit.join(", "))
+    }
 }
 
 /// An open processor.
@@ -194,15 +244,8 @@ pub(super) struct Opened {
 }
 
 /// Open the processor that the options ask for.
-pub(super) fn open(options: &GpuOptions) -> Result<Opened> {
-    // A browser answers only when its page is left alone, and nothing here waits that way.
-    if cfg!(target_family = "wasm") {
-        return Err(Error::Unsupported {
-            what: "a graphics processor in a browser".into(),
-            reason: "runs end by blocking, which a page must not".into(),
-        });
-    }
-    let asked = options.interface.map_or("gpu", Interface::name);
+pub(super) async fn open(options: &GpuOptions) -> Result<Opened> {
+    let asked = options.interface.map_or("wgpu", Interface::name);
     let unavailable = |reason: String| Error::Device {
         device: match options.index {
             Some(index) => format!("{asked}:{index}"),
@@ -210,26 +253,21 @@ pub(super) fn open(options: &GpuOptions) -> Result<Opened> {
         },
         reason,
     };
-    let adapters = found(options.interface);
-    let count = adapters.len();
+    let Found { fit, unfit } = found(options.interface).await;
+    let count = fit.len();
+    let is_real = |adapter: &wgpu::Adapter| {
+        options.software || adapter.get_info().device_type != wgpu::DeviceType::Cpu
+    };
     let adapter = match options.index {
-        Some(index) => adapters.into_iter().nth(index).ok_or_else(|| {
+        Some(index) => fit.into_iter().nth(index).ok_or_else(|| {
             unavailable(format!(
                 "there is no such graphics processor ({count} found)"
             ))
         })?,
-        None => adapters
+        None => fit
             .into_iter()
-            .find(|adapter| {
-                options.software || adapter.get_info().device_type != wgpu::DeviceType::Cpu
-            })
-            .ok_or_else(|| {
-                unavailable(if count == 0 {
-                    "no graphics processor (or no driver of one) was found".to_owned()
-                } else {
-                    "only one that is imitated in software was found".to_owned()
-                })
-            })?,
+            .find(is_real)
+            .ok_or_else(|| unavailable(nothing_found(&unfit, count > 0)))?,
     };
     let summary =
         summary(&adapter).ok_or_else(|| unavailable("its interface is not known".into()))?;
@@ -238,13 +276,15 @@ pub(super) fn open(options: &GpuOptions) -> Result<Opened> {
         Extras::default()
     } else {
         Extras {
-            subgroups: offered.contains(wgpu::Features::SUBGROUP),
+            // Browsers want them announced in the text of a shader, in a way that no other system takes.
+            subgroups: CAN_WAIT && offered.contains(wgpu::Features::SUBGROUP),
             half: offered.contains(wgpu::Features::SHADER_F16),
         }
     };
-    let mut optional = wgpu::Features::PIPELINE_CACHE
-        | wgpu::Features::TIMESTAMP_QUERY
-        | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS;
+    let mut optional = wgpu::Features::PIPELINE_CACHE;
+    // Recorded runs wait for the device.
+    let clock = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS;
+    optional.set(clock, CAN_WAIT);
     optional.set(wgpu::Features::SUBGROUP, extras.subgroups);
     optional.set(wgpu::Features::SHADER_F16, extras.half);
     let descriptor = wgpu::DeviceDescriptor {
@@ -253,7 +293,9 @@ pub(super) fn open(options: &GpuOptions) -> Result<Opened> {
         required_limits: adapter.limits(),
         ..wgpu::DeviceDescriptor::default()
     };
-    let (device, queue) = wait(adapter.request_device(&descriptor))
+    let (device, queue) = adapter
+        .request_device(&descriptor)
+        .await
         .map_err(|error| unavailable(format!("it cannot be opened: {error}")))?;
     Ok(Opened {
         summary,
@@ -269,6 +311,10 @@ fn plain_is_asked_for() -> bool {
     std::env::var_os("TURACO_GPU_PLAIN").is_some_and(|value| !value.is_empty() && value != "0")
 }
 
+/// Whether a thread may wait for the device. A page in a browser may not: there, nothing happens until it gives the thread
+/// back.
+pub(super) const CAN_WAIT: bool = !cfg!(target_family = "wasm");
+
 /// Wait for a future of wgpu. On systems with threads they are ready when they are made.
 pub(super) fn wait<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
@@ -278,5 +324,22 @@ pub(super) fn wait<F: Future>(future: F) -> F::Output {
             Poll::Ready(output) => return output,
             Poll::Pending => std::thread::yield_now(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adapters_without_compute_shaders_are_named() {
+        let mut capabilities = wgpu::DownlevelCapabilities::default();
+        assert!(can_compute(&capabilities));
+        capabilities.flags -= wgpu::DownlevelFlags::COMPUTE_SHADERS;
+        assert!(!can_compute(&capabilities));
+        let reason = nothing_found(&["Old Card".into()], false);
+        assert_eq!(reason, "Old Card cannot run compute shaders");
+        assert!(nothing_found(&[], false).contains("no graphics processor"));
+        assert!(nothing_found(&[], true).contains("in software"));
     }
 }

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
-use super::adapter::{AdapterSummary, Fault, GpuOptions, Opened, open, wait};
+use super::adapter::{AdapterSummary, CAN_WAIT, Fault, GpuOptions, Opened, open, wait};
+use super::arrival::Arrival;
 use super::shader::{Extras, Layout, MAX_BATCH, Shader};
 use super::shader_cache::ShaderCache;
 use crate::device::Activity;
@@ -105,14 +106,15 @@ pub(super) struct Kernel {
 }
 
 impl Context {
-    pub fn open(options: &GpuOptions) -> Result<Self> {
+    pub async fn open(options: &GpuOptions) -> Result<Self> {
         let Opened {
             summary,
             device,
             queue,
             cache_key,
             extras,
-        } = open(options)?;
+        } = open(options).await?;
+        let fault = options.fault.or_else(Fault::asked_for);
         let failure = Arc::new(Mutex::new(None));
         let note = |failure: &Arc<Mutex<Option<String>>>| {
             let failure = Arc::clone(failure);
@@ -170,7 +172,15 @@ impl Context {
         let unused_caches = (0..max_caches).map(|_| tiny()).collect();
         let max_buffer = limits
             .max_buffer_size
-            .min(limits.max_storage_buffer_binding_size);
+            .min(limits.max_storage_buffer_binding_size)
+            .min(match fault {
+                Some(Fault::Buffers(bytes)) => bytes,
+                _ => u64::MAX,
+            });
+        let patience = match fault {
+            Some(Fault::Patience(milliseconds)) => Some(Duration::from_millis(milliseconds)),
+            _ => options.patience,
+        };
         let shader_cache = match (&options.shader_cache, cache_key) {
             (Some(folder), Some(key)) => ShaderCache::open(&device, folder, &key),
             _ => None,
@@ -182,12 +192,12 @@ impl Context {
                 .features()
                 .contains(wgpu::Features::TIMESTAMP_QUERY)
                 .then(|| queue.get_timestamp_period()),
-            patience: options.patience.unwrap_or(if summary.software {
+            patience: patience.unwrap_or(if summary.software {
                 PATIENCE_WITH_SOFTWARE
             } else {
                 PATIENCE
             }),
-            fault: options.fault.or_else(Fault::asked_for),
+            fault,
             extras,
             max_buffer,
             max_weights: max_buffer.min(options.max_weights_buffer.unwrap_or(u64::MAX)),
@@ -284,14 +294,15 @@ impl Context {
         if matches!(self.fault, Some(Fault::Memory(limit)) if so_far + size > limit) {
             return self.out_of_memory(size, what);
         }
-        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        // Where nobody can wait for the answer, it comes as a failure of the device.
+        let memory = CAN_WAIT.then(|| self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory));
         let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: None,
             size,
             usage,
             mapped_at_creation: mapped,
         });
-        if wait(memory.pop()).is_some() {
+        if memory.is_some_and(|memory| wait(memory.pop()).is_some()) {
             return self.out_of_memory(size, what);
         }
         self.check()?;
@@ -360,12 +371,15 @@ impl Context {
     }
 
     fn compile(&self, shader: Shader) -> Result<Kernel> {
-        let scopes = [
+        let filters = [
             wgpu::ErrorFilter::Validation,
             wgpu::ErrorFilter::Internal,
             wgpu::ErrorFilter::OutOfMemory,
-        ]
-        .map(|filter| self.device.push_error_scope(filter));
+        ];
+        let filters = if CAN_WAIT { &filters[..] } else { &[] };
+        let scopes: Vec<_> = (filters.iter())
+            .map(|&filter| self.device.push_error_scope(filter))
+            .collect();
         let label = format!("{shader:?}");
         let module = self
             .device
@@ -481,8 +495,21 @@ impl Context {
         lock(&self.failure).get_or_insert(reason);
     }
 
+    /// An error where a thread must not wait for the device.
+    fn may_wait(&self) -> Result<()> {
+        if CAN_WAIT {
+            return Ok(());
+        }
+        Err(Error::Unsupported {
+            what: "waiting for a graphics processor in a browser".into(),
+            reason: "a page must not block; `Step::run_async` and `Step::fetch_async` do not"
+                .into(),
+        })
+    }
+
     /// Wait until everything that was submitted is done; `what` that is.
     pub fn finish(&self, what: &dyn Fn() -> String) -> Result<()> {
+        self.may_wait()?;
         let polled = self.device.poll(wgpu::PollType::Wait {
             submission_index: None,
             timeout: Some(self.patience),
@@ -523,13 +550,29 @@ impl Context {
         if bytes.is_empty() {
             return self.check();
         }
-        let len = bytes.len() as u64;
+        let staging = self.copy_out(buffer, from, bytes.len() as u64)?;
+        self.read(&staging, bytes, &|| "a copy".into())
+    }
+
+    /// As [`fetch`](Self::fetch), in a browser too.
+    pub async fn fetch_async(
+        &self,
+        buffer: &wgpu::Buffer,
+        from: u64,
+        bytes: &mut [u8],
+    ) -> Result<()> {
+        let staging = self.copy_out(buffer, from, bytes.len() as u64)?;
+        self.read_async(&staging, bytes, &|| "a copy".into()).await
+    }
+
+    /// A copy of some bytes, that the host can read when it is done.
+    fn copy_out(&self, buffer: &wgpu::Buffer, from: u64, len: u64) -> Result<wgpu::Buffer> {
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging = self.buffer(len, usage, "a copy of a result")?;
         let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(buffer, from, &staging, 0, Some(len));
         self.submit(encoder);
-        self.read(&staging, bytes, &|| "a copy".into())
+        Ok(staging)
     }
 
     /// Read the first `bytes.len()` bytes of a buffer that was made for reading.
@@ -543,9 +586,8 @@ impl Context {
         if bytes.is_empty() {
             return self.finish(what);
         }
-        let len = bytes.len() as u64;
-        self.counters.reads.fetch_add(1, Ordering::Relaxed);
-        self.counters.read_bytes.fetch_add(len, Ordering::Relaxed);
+        self.may_wait()?;
+        let len = self.count_read(bytes);
         let (sender, receiver) = mpsc::sync_channel(1);
         buffer.map_async(wgpu::MapMode::Read, ..len, move |result| {
             // Nobody listens any more if the wait was given up.
@@ -553,6 +595,45 @@ impl Context {
         });
         self.finish(what)?;
         self.arrived(&receiver, "its results cannot be read")?;
+        self.copy_mapped(buffer, bytes)
+    }
+
+    /// As [`read`](Self::read), in a browser too.
+    pub async fn read_async(
+        &self,
+        buffer: &wgpu::Buffer,
+        bytes: &mut [u8],
+        what: &dyn Fn() -> String,
+    ) -> Result<()> {
+        if bytes.is_empty() {
+            return self.check();
+        }
+        let len = self.count_read(bytes);
+        let arrival = Arrival::default();
+        let settled = arrival.clone();
+        buffer.map_async(wgpu::MapMode::Read, ..len, move |result| {
+            settled.settle(result);
+        });
+        // Elsewhere, nothing happens until the device is asked.
+        if CAN_WAIT {
+            self.finish(what)?;
+        }
+        let arrived = arrival.await;
+        self.check()?;
+        arrived.map_err(|_| self.error("its results cannot be read"))?;
+        self.copy_mapped(buffer, bytes)
+    }
+
+    fn count_read(&self, bytes: &[u8]) -> u64 {
+        let len = bytes.len() as u64;
+        self.counters.reads.fetch_add(1, Ordering::Relaxed);
+        self.counters.read_bytes.fetch_add(len, Ordering::Relaxed);
+        len
+    }
+
+    /// Copy what is mapped, and give it back.
+    fn copy_mapped(&self, buffer: &wgpu::Buffer, bytes: &mut [u8]) -> Result<()> {
+        let len = bytes.len() as u64;
         let range = buffer
             .get_mapped_range(..len)
             .map_err(|error| self.error(format!("its results cannot be read: {error}")))?;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::adapter::CAN_WAIT;
 use super::batch::{
     Batch, Batches, Caches, DESCRIPTION_BYTES, DESCRIPTION_WORDS, Kind, cache, cache_count,
 };
@@ -15,7 +16,7 @@ use super::recording::Clock;
 use super::state::{GpuCache, GpuState};
 use super::upload::Upload;
 use crate::cpu::kernels::rope;
-use crate::device::{Activity, Executable, WeightType};
+use crate::device::{Activity, Executable, Pending, WeightType};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Op, Scope, Work};
 use crate::step::{Bindings, SlotBinding};
@@ -331,10 +332,19 @@ impl GpuExecutable {
     }
 
     /// Copy the outputs behind the last dispatches, submit, and wait.
-    pub(super) fn submit(&mut self, mut encoder: wgpu::CommandEncoder) -> Result<()> {
+    pub(super) fn submit(&mut self, encoder: wgpu::CommandEncoder) -> Result<()> {
+        self.hand_over(encoder);
+        self.read_results()
+    }
+
+    /// Copy the outputs behind the last dispatches, and submit.
+    fn hand_over(&mut self, mut encoder: wgpu::CommandEncoder) {
         self.copy_outputs(&mut encoder, &self.readback);
         self.context.submit(encoder);
         self.given.upload.take_back();
+    }
+
+    fn read_results(&mut self) -> Result<()> {
         let mut results = std::mem::take(&mut self.results);
         let bytes = bytemuck::cast_slice_mut(&mut results);
         let read = self.context.read(&self.readback, bytes, &|| self.names());
@@ -363,6 +373,38 @@ impl GpuExecutable {
         self.encode(&mut encoder, range, bindings, None)?;
         self.context.submit(encoder);
         self.context.finish(what)
+    }
+
+    /// Everything of a run that was not done to prove kernels, ready to be submitted.
+    fn encode_run(&mut self, bindings: &Bindings<'_, '_>) -> Result<wgpu::CommandEncoder> {
+        let known = self.proven.iter().flatten().copied();
+        let proven = self.proven.is_some() && self.batches.kinds().eq(known);
+        // Nobody watches where nobody can wait.
+        let done = if proven || !CAN_WAIT {
+            0
+        } else {
+            self.prove(bindings)?
+        };
+        let mut encoder = self.encoder();
+        if done == 0 {
+            self.copy_given(&mut encoder);
+        }
+        let rest = (done, self.plan.dispatches.len());
+        self.encode(&mut encoder, rest, bindings, None)?;
+        Ok(encoder)
+    }
+
+    /// Check the numbers that the host can only see now, and count what was appended.
+    fn conclude(&self, bindings: &mut Bindings<'_, '_>) -> Result<()> {
+        for limit in &self.plan.limits {
+            if let Numbers::Copied(at, len) = limit.numbers {
+                check_numbers(limit.what, &self.results[at..at + len], limit.below)?;
+            }
+        }
+        for (need, binding) in self.plan.needs.iter().zip(bindings.slots.iter_mut()) {
+            need.advance(binding);
+        }
+        Ok(())
     }
 
     /// An output that stayed on the device.
@@ -403,35 +445,44 @@ impl Executable for GpuExecutable {
         self.begin(bindings)?;
         match trace::detail() {
             Detail::Off => {
-                let done = if self
-                    .batches
-                    .kinds()
-                    .eq(self.proven.iter().flatten().copied())
-                    && self.proven.is_some()
-                {
-                    0
-                } else {
-                    self.prove(bindings)?
-                };
-                let mut encoder = self.encoder();
-                if done == 0 {
-                    self.copy_given(&mut encoder);
-                }
-                let rest = (done, self.plan.dispatches.len());
-                self.encode(&mut encoder, rest, bindings, None)?;
+                let encoder = self.encode_run(bindings)?;
                 self.submit(encoder)?;
             }
             detail => self.run_recorded(detail, bindings)?,
         }
-        for limit in &self.plan.limits {
-            if let Numbers::Copied(at, len) = limit.numbers {
-                check_numbers(limit.what, &self.results[at..at + len], limit.below)?;
+        self.conclude(bindings)
+    }
+
+    fn run_async<'a>(&'a mut self, bindings: &'a mut Bindings<'_, '_>) -> Pending<'a> {
+        Box::pin(async move {
+            self.begin(bindings)?;
+            let encoder = self.encode_run(bindings)?;
+            self.hand_over(encoder);
+            let mut results = std::mem::take(&mut self.results);
+            let bytes = bytemuck::cast_slice_mut(&mut results);
+            let context = Arc::clone(&self.context);
+            let read = context
+                .read_async(&self.readback, bytes, &|| self.names())
+                .await;
+            self.results = results;
+            read?;
+            self.conclude(bindings)
+        })
+    }
+
+    fn fetch_async<'a>(&'a mut self, index: usize) -> Pending<'a> {
+        Box::pin(async move {
+            if let Some(Output::Kept(view, len)) = self.plan.outputs.get(index)
+                && self.fetched[index].get().is_none()
+            {
+                let mut values = vec![0_u32; *len];
+                let bytes = bytemuck::cast_slice_mut(&mut values);
+                let from = 4 * view.offset as u64;
+                self.context.fetch_async(&view.buffer, from, bytes).await?;
+                let _ = self.fetched[index].set(values);
             }
-        }
-        for (need, binding) in self.plan.needs.iter().zip(bindings.slots.iter_mut()) {
-            need.advance(binding);
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     fn output(&self, index: usize) -> Result<&[f32]> {

@@ -1,4 +1,4 @@
-//! The backend for graphics processors: Vulkan, Metal and DirectX 12 through wgpu, with shaders of our own.
+//! The backend for graphics processors: Vulkan, Metal, DirectX 12 and, in browsers, WebGPU through wgpu, with shaders of our own.
 //!
 //! A recorded graph becomes a list of dispatches whose pipelines, parameters and buffers are settled when it is compiled
 //! ([`plan`]); a run writes its inputs with one copy, submits one command buffer, and reads back what the step's outputs
@@ -15,15 +15,19 @@ use crate::device::{
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 
+use self::adapter::{CAN_WAIT, wait};
 use self::context::Context;
 use self::executable::GpuExecutable;
 use self::shader::Extras;
 use self::state::{GpuCache, GpuState};
 use self::weights::{GpuMatrix, GpuVector};
 
-pub use self::adapter::{AdapterSummary, Fault, GpuOptions, Interface, adapters, is_likely};
+pub use self::adapter::{
+    AdapterSummary, Fault, GpuOptions, Interface, adapters, adapters_async, is_likely,
+};
 
 mod adapter;
+mod arrival;
 mod batch;
 mod choices;
 mod context;
@@ -52,8 +56,24 @@ impl Device {
     /// # Errors
     /// [`Error::Device`] if there is none as asked for, or it cannot be opened.
     pub fn gpu(options: GpuOptions) -> Result<Self> {
+        if !CAN_WAIT {
+            return Err(Error::Unsupported {
+                what: "opening a graphics processor in a browser at once".into(),
+                reason: "a page must not block; `Device::gpu_async` does not".into(),
+            });
+        }
+        wait(Self::gpu_async(options))
+    }
+
+    /// As [`gpu`](Self::gpu), in a browser too. There, models run with [`Step::run_async`](crate::Step::run_async), and a
+    /// shader or buffer that the browser refuses is an error of the run after it.
+    ///
+    /// # Errors
+    /// As [`gpu`](Self::gpu).
+    pub async fn gpu_async(options: GpuOptions) -> Result<Self> {
+        let context = Context::open(&options).await?;
         Ok(Self(Arc::new(GpuBackend {
-            context: Arc::new(Context::open(&options)?),
+            context: Arc::new(context),
             pool: Pool::new(physical_cores()),
         })))
     }
@@ -134,5 +154,7 @@ impl Backend for GpuBackend {
     }
 }
 
+#[cfg(all(test, target_os = "linux"))]
+mod browser;
 #[cfg(test)]
 mod tests;

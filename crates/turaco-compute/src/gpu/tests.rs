@@ -17,7 +17,7 @@ fn open(options: GpuOptions) -> Option<(Arc<Context>, Device)> {
         software: true,
         ..options
     };
-    match Context::open(&options) {
+    match wait(Context::open(&options)) {
         Ok(context) => {
             let context = Arc::new(context);
             let device = Device(Arc::new(GpuBackend {
@@ -158,6 +158,48 @@ fn a_token_is_one_submission_and_one_read_of_what_was_chosen() {
             .rev()
             .max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
         assert_eq!(step.output_ids(0).unwrap()[0] as usize, best.unwrap());
+    }
+}
+
+#[test]
+fn runs_of_threads_that_must_not_wait_give_the_same() {
+    let Some((context, device)) = open(GpuOptions::default()) else {
+        return;
+    };
+    let n = 2;
+    let mut step = decoder(&device, n).unwrap();
+    let mut caches = caches(&device, n).unwrap();
+    let run_later = |step: &mut Step, caches: &mut [KvCache], token: u32| {
+        let allowed = vec![u32::MAX; n * VOCABULARY.div_ceil(32)];
+        let mut caches: Vec<&mut KvCache> = caches.iter_mut().collect();
+        let mut slots = [SlotBinding::Write(&mut caches)];
+        let mut bindings = Bindings {
+            inputs: &[&[0.0, 1.0, 0.0].repeat(n)],
+            ids: &[&vec![token; n], &allowed, &vec![1; 2 * n]],
+            slots: &mut slots,
+        };
+        wait(async {
+            step.run_async(&mut bindings).await?;
+            step.fetch_async(1).await
+        })
+    };
+    for token in 0..4 {
+        let lengths = caches[0].len();
+        let before = context.counters.activity();
+        run_later(&mut step, &mut caches, token).unwrap();
+        let done = context.counters.activity().since(&before);
+        // The token, and the logits that were asked for.
+        assert_eq!(done.readbacks, 2);
+        assert!(token == 0 || done.submissions == 2, "{done:?}");
+        assert_eq!(caches[0].len(), lengths + 1);
+        let found = (
+            step.output_ids(0).unwrap().to_vec(),
+            step.output(1).unwrap().to_vec(),
+        );
+        caches.iter_mut().for_each(|cache| cache.truncate(lengths));
+        run(&mut step, &mut caches, token).unwrap();
+        assert_eq!(found.0, step.output_ids(0).unwrap());
+        assert_eq!(found.1, step.output(1).unwrap());
     }
 }
 

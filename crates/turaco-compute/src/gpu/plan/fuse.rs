@@ -1,5 +1,6 @@
 //! Which neighbouring operations become one call: a norm and the linear maps that read it, a gated linear map and its
-//! SwiGLU, rotary embedding and the append to a cache, the logits and the choice of tokens among them. Only steps of few rows gain by it, and only they are fused.
+//! SwiGLU, rotary embedding and the append to a cache, the logits and the choice of tokens among them. Only steps of few
+//! rows gain by it, and only they are fused.
 
 use crate::device::Matrix;
 use crate::error::Result;
