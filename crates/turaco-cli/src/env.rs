@@ -141,8 +141,7 @@ pub const GROUPS: &[Group] = &[
             },
             Variable {
                 name: "TURACO_GPU_FAULT",
-                meaning: "for tests: lost:N = the device is lost at submission N, memory:N = it has N bytes, buffers:N = \
-                          its largest buffer, patience:N = it is given up after N ms",
+                meaning: "for tests, a failure on purpose: lost:N, memory:N, buffers:N or patience:N",
             },
         ],
     },

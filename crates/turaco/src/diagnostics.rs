@@ -90,18 +90,20 @@ pub struct GraphicsTest {
 
 /// Compare every operation on every graphics processor with the processor; imitated ones only where there is no other.
 /// Takes a few seconds where shaders have to be compiled.
+#[cfg(feature = "wgpu")]
 pub fn graphics_self_test() -> Vec<GraphicsTest> {
-    #[cfg(feature = "wgpu")]
-    {
-        let adapters = turaco_compute::gpu::adapters();
-        let real = adapters.iter().any(|adapter| !adapter.software);
-        let tested = adapters.iter().enumerate();
-        return tested
-            .filter(|(index, adapter)| !adapter.software || (!real && *index == 0))
-            .map(|(index, adapter)| graphics_test(index, &adapter.name))
-            .collect();
-    }
-    #[cfg(not(feature = "wgpu"))]
+    let adapters = turaco_compute::gpu::adapters();
+    let real = adapters.iter().any(|adapter| !adapter.software);
+    let tested = adapters.iter().enumerate();
+    tested
+        .filter(|(index, adapter)| !adapter.software || (!real && *index == 0))
+        .map(|(index, adapter)| graphics_test(index, &adapter.name))
+        .collect()
+}
+
+/// This build knows no graphics processors.
+#[cfg(not(feature = "wgpu"))]
+pub fn graphics_self_test() -> Vec<GraphicsTest> {
     Vec::new()
 }
 

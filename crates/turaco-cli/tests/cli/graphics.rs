@@ -42,27 +42,6 @@ fn one_with_too_little_memory_is_6() {
 }
 
 #[test]
-fn one_that_takes_too_long_is_6_and_the_kernel_is_named() {
-    if has_graphics() {
-        let run = transcribe("wgpu", &[("TURACO_GPU_FAULT", "patience:0")]);
-        run.fails(6, &["did not end within", "Lookup"]);
-    }
-}
-
-#[test]
-fn weights_larger_than_a_buffer_are_split_and_buffers_too_small_are_6() {
-    if !has_graphics() {
-        return;
-    }
-    let expected = transcribe("cpu", &[]);
-    // The vocabulary takes several parts.
-    let split = transcribe("wgpu", &[("TURACO_GPU_FAULT", "buffers:1000000")]);
-    assert_eq!(split.code, 0, "{split:?}");
-    assert_eq!(split.stdout, expected.stdout);
-    transcribe("wgpu", &[("TURACO_GPU_FAULT", "buffers:2000")]).fails(6, &["largest buffer"]);
-}
-
-#[test]
 fn one_that_is_lost_is_6() {
     if has_graphics() {
         let run = transcribe("wgpu", &[("TURACO_GPU_FAULT", "lost:2")]);

@@ -153,6 +153,10 @@ fn summary(adapter: &wgpu::Adapter) -> Option<AdapterSummary> {
         (wgpu::Features::SUBGROUP, "subgroups"),
         (wgpu::Features::TIMESTAMP_QUERY, "timestamps"),
         (wgpu::Features::PIPELINE_CACHE, "pipeline cache"),
+        (
+            wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX,
+            "cooperative matrices (not used)",
+        ),
     ];
     Some(AdapterSummary {
         name: info.name,

@@ -28,9 +28,7 @@ pub(super) fn choices(context: &Context) -> Vec<KernelChoice> {
         ),
         choice(
             "linear, many rows",
-            format!(
-                "tiles of {TILE}x{TILE} from {MATMUL_ROWS} rows on; {staged}; no cooperative matrices"
-            ),
+            format!("tiles of {TILE}x{TILE} from {MATMUL_ROWS} rows on; {staged}"),
         ),
         choice(
             "attention",

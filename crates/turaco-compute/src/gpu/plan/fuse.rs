@@ -4,7 +4,7 @@
 
 use crate::device::Matrix;
 use crate::error::Result;
-use crate::graph::{Activation, Graph, Op, Root, Value};
+use crate::graph::{Activation, Graph, Op, Root, Value, ValueSource};
 
 use super::super::shader::CHOICES_IN_PANELS;
 use super::super::weights::GpuMatrix;
