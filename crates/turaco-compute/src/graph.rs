@@ -63,6 +63,8 @@ pub(crate) enum ValueSource {
     Columns { of: u32, offset: u32 },
     /// The storage of another value, cut into rows of another length.
     Reshaped { of: u32 },
+    /// Rows `first..first + rows` of another value.
+    Rows { of: u32, first: u32 },
 }
 
 /// Where a u32 list comes from.
@@ -179,6 +181,8 @@ pub(crate) enum Op {
         dilation: usize,
         padding: (usize, usize),
         activation: Activation,
+        /// Follows instead of an activation.
+        snake: Option<Snake>,
         out: Value,
     },
     /// `out = (x - mean) / sqrt(var + eps) * gamma + beta`, per row.
@@ -439,7 +443,7 @@ pub(crate) struct Graph {
 pub(crate) struct Root {
     /// The value that owns the storage.
     pub owner: usize,
-    /// First column in it.
+    /// First column in it, or further on: values from the beginning of the storage.
     pub column: usize,
     /// Values from one row to the next.
     pub stride: usize,
@@ -456,6 +460,13 @@ impl Graph {
                     let whole = roots[of as usize];
                     Root {
                         column: whole.column + offset as usize,
+                        ..whole
+                    }
+                }
+                ValueSource::Rows { of, first } => {
+                    let whole = roots[of as usize];
+                    Root {
+                        column: whole.column + first as usize * whole.stride,
                         ..whole
                     }
                 }

@@ -340,6 +340,7 @@ impl StepBuilder {
             dilation,
             padding,
             activation,
+            snake: None,
             out,
         };
         Ok(self.push(op, out))

@@ -60,7 +60,7 @@ impl CpuExecutable {
     pub(crate) fn new(engine: &Arc<Engine>, graph: Graph) -> Result<Self> {
         let plan = Plan::new(&graph, engine.precision, engine.isa)?;
         let mut linear_scratch = LinearScratch::new();
-        linear_scratch.reserve(linear_bytes(&graph)?)?;
+        linear_scratch.reserve(linear_bytes(&graph, &plan, engine.isa)?)?;
         Ok(Self {
             engine: Arc::clone(engine),
             linear_scratch,
@@ -183,17 +183,21 @@ struct Machine<'a, 'run, 'state> {
 }
 
 /// Most bytes that a linear map of the graph needs for its repacked input.
-fn linear_bytes(graph: &Graph) -> Result<usize> {
+fn linear_bytes(graph: &Graph, plan: &Plan, isa: Isa) -> Result<usize> {
     let mut most = 0;
     // A single row is packed too where it is treated like many.
     let packed = |rows: usize| if graph.uniform { rows.max(2) } else { rows };
-    for op in &graph.ops {
+    for (op, details) in graph.ops.iter().zip(&plan.details) {
         let bytes = match op {
             Op::Linear { x, weight, .. } => {
                 linear_scratch_bytes(packed(x.rows()), matrix(weight)?.packed())
             }
             Op::Conv1d { weight, out, .. } => {
-                linear_scratch_bytes(packed(out.rows()), matrix(weight)?.packed())
+                let weight = matrix(weight)?.packed();
+                match details.windows {
+                    Some(windows) => windows.scratch_bytes(isa, out.rows(), weight, graph.uniform),
+                    None => linear_scratch_bytes(packed(out.rows()), weight),
+                }
             }
             Op::Lstm { x, w_ih, w_hh, .. } => {
                 linear_scratch_bytes(x.rows(), matrix(w_ih)?.packed())
@@ -327,6 +331,7 @@ impl Machine<'_, '_, '_> {
                     scale: *scale,
                     residual: addend,
                     accumulate,
+                    snake: None,
                 };
                 let input = x.contiguous().unwrap_or_else(|| {
                     elementwise::copy(x, staging);
@@ -645,6 +650,7 @@ impl Machine<'_, '_, '_> {
             dilation,
             padding,
             activation,
+            snake,
             out,
         } = op
         else {
@@ -659,6 +665,7 @@ impl Machine<'_, '_, '_> {
         let epilogue = linear::Epilogue {
             bias: bias.as_deref().map(vector).transpose()?,
             activation: fused(*activation),
+            snake: snake.as_ref().map(signal::rates).transpose()?,
             ..linear::Epilogue::default()
         };
         let (engine, scratch) = (self.engine, &mut *self.linear_scratch);

@@ -92,7 +92,7 @@ impl Plan {
                 scratch,
                 rope_table,
                 new_rows: new_rows[index],
-                windows: windows_in_place(graph, op, isa),
+                windows: windows_in_place(graph, op, isa, &places.roots),
             });
         }
         let views: Vec<View> = graph
@@ -183,8 +183,21 @@ fn check_devices(op: &Op) -> Result<()> {
                 .as_ref()
                 .map_or(Ok(()), |(table, _)| matrix(table))
         }
-        Op::Linear { weight, bias, .. } | Op::Conv1d { weight, bias, .. } => {
+        Op::Linear { weight, bias, .. } => {
             matrix(weight)?;
+            bias.as_ref().map_or(Ok(()), |bias| vector(bias))
+        }
+        Op::Conv1d {
+            weight,
+            bias,
+            snake,
+            ..
+        } => {
+            matrix(weight)?;
+            if let Some(Snake { rate, gain }) = snake {
+                vector(rate)?;
+                vector(gain)?;
+            }
             bias.as_ref().map_or(Ok(()), |bias| vector(bias))
         }
         Op::LayerNorm { gamma, beta, .. } => vector(gamma).and_then(|()| vector(beta)),
@@ -351,7 +364,7 @@ impl Places {
     /// Place the results and the working memory of an operation, then free what nobody reads any more.
     fn step(&mut self, graph: &Graph, index: usize, op: &Op) -> View {
         let (reads, writes) = op.values();
-        let heir = self.heir(graph, index, op);
+        let heir = self.heir(index, op);
         for value in &writes {
             let root = value.id as usize;
             match heir {
@@ -362,7 +375,7 @@ impl Places {
                 _ => self.allocate(root),
             }
         }
-        let (rows, cols) = scratch_shape(graph, op, self.isa);
+        let (rows, cols) = scratch_shape(graph, op, self.isa, &self.roots);
         let scratch = self.scratch(rows, cols);
         self.free.give(scratch.offset, rows * cols);
         let mut freed = Vec::new();
@@ -378,7 +391,7 @@ impl Places {
     }
 
     /// The value whose storage the result takes over: a residual that nothing reads afterwards.
-    fn heir(&self, graph: &Graph, index: usize, op: &Op) -> Option<usize> {
+    fn heir(&self, index: usize, op: &Op) -> Option<usize> {
         let Op::Linear {
             x,
             residual: Some(residual),
@@ -388,15 +401,15 @@ impl Places {
             return None;
         };
         let root = self.roots[residual.id as usize].owner;
-        let source = graph.values[residual.id as usize].1;
-        let whole = !matches!(source, ValueSource::Columns { .. });
+        let (rows, cols) = self.sizes[root];
+        let whole = rows * cols == residual.rows() * residual.cols();
         let dies = self.last_use[root] == index && self.roots[x.id as usize].owner != root;
         (whole && dies).then_some(root)
     }
 }
 
 /// The windows of a convolution that a product takes from its input as it is: neighbours begin at neighbouring rows.
-fn windows_in_place(graph: &Graph, op: &Op, isa: Isa) -> Option<Windows> {
+fn windows_in_place(graph: &Graph, op: &Op, isa: Isa, roots: &[Root]) -> Option<Windows> {
     let Op::Conv1d {
         x,
         n_sequences: 1,
@@ -416,25 +429,25 @@ fn windows_in_place(graph: &Graph, op: &Op, isa: Isa) -> Option<Windows> {
         cols: x.cols(),
         dilation: *dilation,
     };
-    let whole = !matches!(graph.values[x.id as usize].1, ValueSource::Columns { .. });
+    let whole = roots[x.id as usize].stride == x.cols();
     let weight_type = weight.weight_type();
     let fit = windows.fit(isa, weight_type, out.rows(), graph.uniform);
     (whole && fit).then_some(windows)
 }
 
 /// Working memory of an operation, as rows and columns.
-fn scratch_shape(graph: &Graph, op: &Op, isa: Isa) -> (usize, usize) {
+fn scratch_shape(graph: &Graph, op: &Op, isa: Isa, roots: &[Root]) -> (usize, usize) {
     // A window of columns has gaps between its rows, and linear maps want none.
-    let packed = |x: &Value| match graph.values[x.id as usize].1 {
-        ValueSource::Columns { .. } => (x.rows(), x.cols()),
-        _ => (0, 0),
+    let packed = |x: &Value| match roots[x.id as usize].stride == x.cols() || x.rows() <= 1 {
+        true => (0, 0),
+        false => (x.rows(), x.cols()),
     };
     match op {
         Op::Linear { x, .. } => packed(x),
         // A row that is added.
         Op::Embedding { ids, out, .. } if ids.cols() > 1 => (1, out.cols()),
         // Windows, unless they are taken from where they are.
-        Op::Conv1d { .. } if windows_in_place(graph, op, isa).is_some() => (0, 0),
+        Op::Conv1d { .. } if windows_in_place(graph, op, isa, roots).is_some() => (0, 0),
         Op::Conv1d { x, kernel, out, .. } => (out.rows(), kernel * x.cols()),
         // Gates of all rows, and the packed input.
         Op::Lstm { x, w_hh, .. } => (1, x.rows() * w_hh.rows() + packed(x).0 * packed(x).1),

@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use super::{StepBuilder, check, shape};
-use crate::device::Vector;
+use super::{ConvShape, StepBuilder, check, shape};
+use crate::device::{Matrix, Vector};
 use crate::error::Result;
-use crate::graph::{Op, Slot, SlotKind, Snake, Value, ValueSource};
+use crate::graph::{Activation, Op, Slot, SlotKind, Snake, Value, ValueSource};
 
 impl StepBuilder {
     /// The same values in rows of `cols` columns, without a copy: `[rows, cols * n]` is `[rows * n, cols]`.
@@ -33,14 +33,56 @@ impl StepBuilder {
         Ok(self.value(len / cols, cols, ValueSource::Reshaped { of }))
     }
 
+    /// Rows `first..first + rows` of `x`, without a copy.
+    ///
+    /// # Errors
+    /// `x` has not so many rows.
+    pub fn rows(&mut self, x: Value, first: usize, rows: usize) -> Result<Value> {
+        check("rows", first + rows <= x.rows(), || {
+            (
+                format!("at most {} rows", x.rows()),
+                format!("{first} + {rows}"),
+            )
+        })?;
+        let source = ValueSource::Rows {
+            of: x.id,
+            first: first as u32,
+        };
+        Ok(self.value(rows, x.cols(), source))
+    }
+
     /// Whether other columns lie between the rows of a value.
     fn has_gaps(&self, x: Value) -> bool {
-        match self.graph.values[x.id as usize].1 {
-            ValueSource::Columns { of, .. } => {
-                self.graph.values[of as usize].0.cols != x.cols && x.rows > 1
-            }
-            _ => false,
+        x.rows > 1 && self.row_distance(x.id) != x.cols
+    }
+
+    /// Values from one row to the next.
+    fn row_distance(&self, id: u32) -> u32 {
+        let (value, source) = self.graph.values[id as usize];
+        match source {
+            ValueSource::Columns { of, .. } | ValueSource::Rows { of, .. } => self.row_distance(of),
+            _ => value.cols,
         }
+    }
+
+    /// A convolution as [`conv1d`](Self::conv1d), and a snake of its result.
+    ///
+    /// # Errors
+    /// As there, or a snake of another width.
+    pub fn conv1d_then_snake(
+        &mut self,
+        x: Value,
+        weight: &Arc<Matrix>,
+        bias: Option<&Arc<Vector>>,
+        snake: &Snake,
+        conv: ConvShape,
+    ) -> Result<Value> {
+        let out = self.conv1d(x, weight, bias, Activation::None, conv)?;
+        self.check_snake(snake, out)?;
+        if let Some(Op::Conv1d { snake: after, .. }) = self.graph.ops.last_mut() {
+            *after = Some(snake.clone());
+        }
+        Ok(out)
     }
 
     /// What a causal convolution sees of a stream: the `rows` rows before `x`, then `x` (through `snake`, if one is

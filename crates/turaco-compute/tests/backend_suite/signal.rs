@@ -397,3 +397,62 @@ fn windows_in_place_are_windows() {
         }
     }
 }
+
+/// A snake behind a convolution, over some of the rows of a value: the same bits as one after the other on the processor.
+#[test]
+fn snakes_follow_convolutions_of_some_rows() {
+    for device in all_devices() {
+        for (cols, c_out, weight_type) in [(64, 33, WeightType::F32), (32, 40, WeightType::Bf16)] {
+            let (rows, first, kernel) = (60, 7, 3);
+            let mut numbers = Numbers::new(14);
+            let (snake, ..) = snake_of(&device, c_out, &mut numbers);
+            let x = numbers.take(rows * cols);
+            let values = numbers.take(c_out * kernel * cols);
+            let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            let source = HostMatrix {
+                dtype: DType::F32,
+                rows: c_out,
+                cols: kernel * cols,
+                bytes: &bytes,
+                row_scales: None,
+                storage: None,
+            };
+            let weight = device.matrix(&[source], weight_type).unwrap();
+            let shape = ConvShape {
+                kernel,
+                ..ConvShape::default()
+            };
+            let mut builder = StepBuilder::new(&device);
+            let input = builder.input(rows, cols);
+            let whole = builder.add(input, 2.0, input, 0.0).unwrap();
+            let some = builder.rows(whole, first, 40).unwrap();
+            let both = builder
+                .conv1d_then_snake(some, &weight, None, &snake, shape)
+                .unwrap();
+            let conv = builder
+                .conv1d(some, &weight, None, Activation::None, shape)
+                .unwrap();
+            let after = builder.snake(conv, &snake).unwrap();
+            let part = builder.columns(some, 2, 5).unwrap();
+            let last = builder.rows(part, 3, 2).unwrap();
+            for value in [both, after, last] {
+                builder.output(value);
+            }
+            assert!(builder.rows(part, 39, 2).is_err());
+            let found = outputs(builder, &[&x], &[], 3);
+            let case = format!("{weight_type:?} on {device:?}");
+            // The reference has the library's sine.
+            let tolerance = if case.contains("scalar") || !case.contains("cpu") {
+                1e-5
+            } else {
+                0.0
+            };
+            assert_close(&found[0], &found[1], tolerance, &case);
+            let expected: Vec<f32> = (0..2)
+                .flat_map(|row| (0..5).map(move |col| (first + 3 + row) * cols + 2 + col))
+                .map(|at| 2.0 * x[at])
+                .collect();
+            assert_close(&found[2], &expected, 0.0, &format!("rows {case}"));
+        }
+    }
+}

@@ -159,6 +159,22 @@ impl CausalConv1d {
         self.over(step, x, seen, Activation::None)
     }
 
+    /// The same, and a snake after the convolution too.
+    ///
+    /// # Errors
+    /// `x` has another width.
+    pub fn forward_between(
+        &self,
+        step: &mut StepBuilder,
+        x: Value,
+        (before, after): (&Snake, &Snake),
+        state: Slot,
+    ) -> Result<Value> {
+        let seen = self.past.before(step, x, Some(before), state)?;
+        let shape = self.shape(x);
+        Ok(step.conv1d_then_snake(seen, &self.weight, self.bias.as_ref(), after, shape)?)
+    }
+
     /// `x [rows, c_in]` to `[rows / stride, c_out]`, rounded up with rows of zeros: the end of a stream then. `activation`
     /// follows the convolution.
     ///
@@ -183,20 +199,25 @@ impl CausalConv1d {
         seen: Value,
         activation: Activation,
     ) -> Result<Value> {
+        let shape = self.shape(x);
+        Ok(step.conv1d(seen, &self.weight, self.bias.as_ref(), activation, shape)?)
+    }
+
+    /// For so many rows.
+    fn shape(&self, x: Value) -> ConvShape {
         let Taps {
             kernel,
             dilation,
             stride,
         } = self.taps;
         let missing = x.rows().next_multiple_of(stride) - x.rows();
-        let shape = ConvShape {
+        ConvShape {
             kernel,
             dilation,
             stride,
             padding: (0, missing),
             ..ConvShape::default()
-        };
-        Ok(step.conv1d(seen, &self.weight, self.bias.as_ref(), activation, shape)?)
+        }
     }
 
     /// The same for a convolution of one row, which is a linear map, with what may follow one.

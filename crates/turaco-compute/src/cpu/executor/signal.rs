@@ -8,7 +8,7 @@ use crate::graph::{Op, Snake};
 use crate::step::SlotBinding;
 
 /// The numbers of a snake.
-fn rates(snake: &Snake) -> Result<(&[f32], &[f32])> {
+pub(super) fn rates(snake: &Snake) -> Result<(&[f32], &[f32])> {
     Ok((vector(&snake.rate)?, vector(&snake.gain)?))
 }
 

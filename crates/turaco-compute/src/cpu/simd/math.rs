@@ -59,7 +59,7 @@ const ERFC: [f32; 10] = [
 ];
 
 /// `sin(r)^2 / r^2` in powers of `r^2` for `|r|` up to `pi / 2`, smallest error of the squared sine.
-const SINE_SQUARED: [f32; 6] = [
+pub(crate) const SINE_SQUARED: [f32; 6] = [
     0.999_999_8,
     -0.333_332_15,
     0.044_441_294,

@@ -89,29 +89,46 @@ impl Planner<'_> {
                 dilation,
                 padding,
                 activation,
+                snake,
                 out,
                 ..
-            } => self.linear(LinearMap {
-                x: self.view(*x),
-                rows: out.rows(),
-                weight,
-                bias: bias.as_deref(),
-                activation: *activation,
-                scale: 1.0,
-                residual: None,
-                out: self.view(*out),
-                windows: Some([
-                    x.rows() / n_sequences,
-                    out.rows() / n_sequences,
-                    x.cols(),
-                    *stride,
-                    padding.0,
-                    *dilation,
-                ]),
-                norm: None,
-                gated: false,
-                choice: None,
-            }),
+            } => {
+                let target = match snake {
+                    Some(_) => View {
+                        buffer: self.memory.take(out.rows() * out.cols())?,
+                        offset: 0,
+                        stride: out.cols(),
+                    },
+                    None => self.view(*out),
+                };
+                self.linear(LinearMap {
+                    x: self.view(*x),
+                    rows: out.rows(),
+                    weight,
+                    bias: bias.as_deref(),
+                    activation: *activation,
+                    scale: 1.0,
+                    residual: None,
+                    out: target.clone(),
+                    windows: Some([
+                        x.rows() / n_sequences,
+                        out.rows() / n_sequences,
+                        x.cols(),
+                        *stride,
+                        padding.0,
+                        *dilation,
+                    ]),
+                    norm: None,
+                    gated: false,
+                    choice: None,
+                })?;
+                let Some(snake) = snake else {
+                    return Ok(());
+                };
+                self.snake(snake, &target, *out)?;
+                self.memory.give(target.buffer);
+                Ok(())
+            }
             Op::LayerNorm {
                 x,
                 gamma,

@@ -5,7 +5,7 @@ use super::super::shader::{Function, Shader};
 use super::operations::{map_params, vector};
 use super::{Call, Params, Planner};
 use crate::error::Result;
-use crate::graph::{Op, Slot, Value};
+use crate::graph::{Op, Slot, Snake, Value};
 
 impl Planner<'_> {
     /// One of the operations of this file.
@@ -54,9 +54,8 @@ impl Planner<'_> {
                 )
             }
             Op::Snake { x, snake, out } => {
-                let numbers = vector(&snake.gain)?.0.clone();
-                let rate = vector(&snake.rate)?.0.clone();
-                self.map_with_numbers(Function::Snake, (*x, *out), rate, numbers, (0, 0))
+                let view = self.view(*x);
+                self.snake(snake, &view, *out)
             }
             Op::DepthwiseConv1d {
                 x,
@@ -71,9 +70,10 @@ impl Planner<'_> {
                 };
                 let weight = vector(weight)?.0.clone();
                 let rows = usize::from(bias.is_some());
+                let view = self.view(*x);
                 self.map_with_numbers(
                     Function::Depthwise,
-                    (*x, *out),
+                    (&view, *out),
                     weight,
                     numbers,
                     (rows, *kernel),
@@ -122,23 +122,34 @@ impl Planner<'_> {
         }
     }
 
+    /// A snake of the rows of `view`, which has the shape of `out`.
+    pub(super) fn snake(&mut self, snake: &Snake, view: &View, out: Value) -> Result<()> {
+        let numbers = vector(&snake.gain)?.0.clone();
+        let rate = vector(&snake.rate)?.0.clone();
+        self.map_with_numbers(Function::Snake, (view, out), rate, numbers, (0, 0))
+    }
+
     /// A function of `x`, of a vector or matrix of weights, and of a vector that is passed as numbers.
     fn map_with_numbers(
         &mut self,
         function: Function,
-        (x, out): (Value, Value),
+        (view, out): (&View, Value),
         weights: wgpu::Buffer,
         numbers: wgpu::Buffer,
         (rows, kind): (usize, usize),
     ) -> Result<()> {
-        let view = self.view(x);
         let weights = View {
             buffer: weights,
             offset: 0,
-            stride: x.cols(),
+            stride: out.cols(),
         };
-        let params = map_params(out, &view, Some(&weights), kind, (0.0, 0.0), (rows, 0));
-        let buffers = vec![view.buffer, weights.buffer, numbers, self.view(out).buffer];
+        let params = map_params(out, view, Some(&weights), kind, (0.0, 0.0), (rows, 0));
+        let buffers = vec![
+            view.buffer.clone(),
+            weights.buffer,
+            numbers,
+            self.view(out).buffer,
+        ];
         let workgroups = (out.rows() * out.cols()).div_ceil(256);
         self.call(Shader::Map(function), workgroups, params, buffers)
     }

@@ -246,6 +246,164 @@ tile!(tile_bf16, next_bf16_one, next_bf16_two);
 tile!(first_int8, first_int8_one, first_int8_two);
 tile!(tile_int8, next_int8_one, next_int8_two);
 
+/// Defines the product of one (no `$lower`) or two tiles of rows of an image with a panel.
+macro_rules! image_product {
+    (
+        $name:ident, [$($open:literal),*],
+        [$($lower_load:literal),*], [$($lower:literal),*], [$($lower_store:literal),*]
+    ) => {
+        /// Between [`begin`] and [`end`].
+        ///
+        /// # Safety
+        /// See [`super::ImageFn`]. Needs AMX.
+        #[inline]
+        unsafe fn $name(
+            steps: usize,
+            image: *const u8,
+            row_bytes: usize,
+            offsets: *const u32,
+            b: *const u8,
+            c: *mut u8,
+        ) {
+            debug_assert!(steps > 0);
+            // SAFETY: the caller's promise.
+            unsafe {
+                asm!(
+                    $($open,)*
+                    "2:",
+                    "mov {at:e}, dword ptr [{offsets}]",
+                    "add {at}, {image}",
+                    "tileloadd tmm6, [{b} + {row}]",
+                    "tileloadd tmm4, [{at} + {a_row}]",
+                    "tileloadd tmm7, [{b} + {row} + 64]",
+                    $($lower_load,)*
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    $($lower,)*
+                    "add {offsets}, 4",
+                    "add {b}, 2048",
+                    "dec {steps}",
+                    "jnz 2b",
+                    "tilestored [{c} + {row}], tmm0",
+                    "tilestored [{c} + {row} + 64], tmm1",
+                    $($lower_store,)*
+                    "/* {c2} {half} */",
+                    steps = inout(reg) steps => _,
+                    image = in(reg) image,
+                    at = out(reg) _,
+                    offsets = inout(reg) offsets => _,
+                    a_row = in(reg) row_bytes,
+                    half = in(reg) TILE_ROWS * row_bytes,
+                    b = inout(reg) b => _,
+                    row = in(reg) PANEL_ROW,
+                    c = in(reg) c,
+                    c2 = in(reg) c.wrapping_add(TILE_ROWS * PANEL_ROW),
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack)
+                );
+            }
+        }
+    };
+}
+
+image_product!(
+    first_image_one,
+    ["tilezero tmm0", "tilezero tmm1"],
+    [],
+    [],
+    []
+);
+image_product!(
+    next_image_one,
+    [
+        "tileloadd tmm0, [{c} + {row}]",
+        "tileloadd tmm1, [{c} + {row} + 64]"
+    ],
+    [],
+    [],
+    []
+);
+image_product!(
+    first_image_two,
+    [
+        "tilezero tmm0",
+        "tilezero tmm1",
+        "tilezero tmm2",
+        "tilezero tmm3"
+    ],
+    ["add {at}, {half}", "tileloadd tmm5, [{at} + {a_row}]"],
+    ["tdpbf16ps tmm2, tmm5, tmm6", "tdpbf16ps tmm3, tmm5, tmm7"],
+    [
+        "tilestored [{c2} + {row}], tmm2",
+        "tilestored [{c2} + {row} + 64], tmm3"
+    ]
+);
+image_product!(
+    next_image_two,
+    [
+        "tileloadd tmm0, [{c} + {row}]",
+        "tileloadd tmm1, [{c} + {row} + 64]",
+        "tileloadd tmm2, [{c2} + {row}]",
+        "tileloadd tmm3, [{c2} + {row} + 64]"
+    ],
+    ["add {at}, {half}", "tileloadd tmm5, [{at} + {a_row}]"],
+    ["tdpbf16ps tmm2, tmm5, tmm6", "tdpbf16ps tmm3, tmm5, tmm7"],
+    [
+        "tilestored [{c2} + {row}], tmm2",
+        "tilestored [{c2} + {row} + 64], tmm3"
+    ]
+);
+
+/// Defines the product of one or two tiles of rows of an image with a panel.
+macro_rules! image_tile {
+    ($name:ident, $one:ident, $two:ident) => {
+        /// Between [`begin`] and [`end`].
+        ///
+        /// # Safety
+        /// See [`super::ImageFn`]; the sums have rows for whole tiles. Needs AMX.
+        pub(super) unsafe fn $name(
+            rows: usize,
+            steps: usize,
+            image: *const u8,
+            row_bytes: usize,
+            offsets: *const u32,
+            b: *const u8,
+            c: *mut u32,
+        ) {
+            debug_assert!(rows <= ROWS);
+            // SAFETY: the caller's promise.
+            unsafe {
+                if rows > TILE_ROWS {
+                    $two(steps, image, row_bytes, offsets, b, c.cast());
+                } else {
+                    $one(steps, image, row_bytes, offsets, b, c.cast());
+                }
+            }
+        }
+    };
+}
+
+image_tile!(first_image, first_image_one, first_image_two);
+image_tile!(next_image, next_image_one, next_image_two);
+
+/// Rounds values to bf16, in pairs.
+///
+/// # Safety
+/// See [`super::RoundFn`]; needs AVX-512 with BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) unsafe fn round(x: &[f32], out: &mut [u32]) {
+    let lines = out.as_chunks_mut::<16>().0;
+    for (step, line) in lines.iter_mut().enumerate() {
+        let halves = _mm512_cvtne2ps_pbh(load(x, step * 32 + 16), load(x, step * 32));
+        // SAFETY: vectors of 64 bytes, and as many to write.
+        unsafe {
+            let halves = std::mem::transmute::<__m512bh, __m512i>(halves);
+            _mm512_storeu_si512(line.as_mut_ptr().cast(), halves);
+        }
+    }
+}
+
 /// Copies part of a panel of pairs of bf16 or of quads of bytes, to end with whole steps.
 ///
 /// # Safety

@@ -131,6 +131,60 @@ unsafe fn tile_f32_rows<const ROWS: usize>(
     }
 }
 
+/// # Safety
+/// See [`super::RowsFn`]; needs AVX2, FMA and F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn rows_f32(
+    rows: usize,
+    inputs: usize,
+    x: *const f32,
+    distance: usize,
+    b: *const u8,
+    c: *mut u32,
+) {
+    by_rows!(rows_f32_rows, rows, [1 2 3 4 5 6], (inputs, x, distance, b, c));
+}
+
+/// # Safety
+/// As above.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn rows_f32_rows<const ROWS: usize>(
+    inputs: usize,
+    x: *const f32,
+    distance: usize,
+    b: *const u8,
+    c: *mut u32,
+) {
+    for half in 0..2 {
+        let mut b = b;
+        let c = c.cast::<f32>().wrapping_add(half * 16);
+        // SAFETY: the caller's promise: `ROWS` rows of `inputs` values, `b` holds as many inputs, `c` is `[ROWS][32]`.
+        unsafe {
+            let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
+            for row in 0..ROWS {
+                sums[row][0] = _mm256_loadu_ps(c.add(row * PANEL));
+                sums[row][1] = _mm256_loadu_ps(c.add(row * PANEL + 8));
+            }
+            let starts: [*const f32; 2] = std::array::from_fn(|i| x.wrapping_add(3 * i * distance));
+            for input in 0..inputs {
+                let low = weights_f32(b, 0, half * 2);
+                let high = weights_f32(b, 0, half * 2 + 1);
+                for row in 0..ROWS {
+                    let at = starts[row / 3].wrapping_add(row % 3 * distance + input);
+                    let value = _mm256_set1_ps(*at);
+                    sums[row][0] = _mm256_fmadd_ps(value, low, sums[row][0]);
+                    sums[row][1] = _mm256_fmadd_ps(value, high, sums[row][1]);
+                }
+                b = b.add(128);
+            }
+            for row in 0..ROWS {
+                _mm256_storeu_ps(c.add(row * PANEL), sums[row][0]);
+                _mm256_storeu_ps(c.add(row * PANEL + 8), sums[row][1]);
+            }
+        }
+    }
+}
+
 /// Defines the widening for one weight type, which `$load(b, input, part)` does for eight weights.
 macro_rules! widen {
     ($name:ident, $load:ident, $size:literal) => {

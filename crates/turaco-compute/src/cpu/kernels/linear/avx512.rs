@@ -138,6 +138,57 @@ unsafe fn tile_f32_rows<const ROWS: usize>(
     }
 }
 
+/// # Safety
+/// See [`super::RowsFn`]; needs AVX-512.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma,f16c")]
+pub(super) unsafe fn rows_f32(
+    rows: usize,
+    inputs: usize,
+    x: *const f32,
+    distance: usize,
+    b: *const u8,
+    c: *mut u32,
+) {
+    by_rows!(rows_f32_rows, rows, [1 2 3 4 5 6 7 8 9 10 11 12], (inputs, x, distance, b, c));
+}
+
+/// # Safety
+/// As above.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma,f16c")]
+unsafe fn rows_f32_rows<const ROWS: usize>(
+    inputs: usize,
+    x: *const f32,
+    distance: usize,
+    mut b: *const u8,
+    c: *mut u32,
+) {
+    let c = c.cast::<f32>();
+    // SAFETY: the caller's promise: `ROWS` rows of `inputs` values, `b` holds as many inputs, `c` is `[ROWS][32]`.
+    unsafe {
+        let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+        for row in 0..ROWS {
+            sums[row][0] = _mm512_loadu_ps(c.add(row * PANEL));
+            sums[row][1] = _mm512_loadu_ps(c.add(row * PANEL + 16));
+        }
+        // Every third row has a pointer; processors add the distance once or twice by themselves.
+        let starts: [*const f32; 4] = std::array::from_fn(|i| x.wrapping_add(3 * i * distance));
+        for input in 0..inputs {
+            let weights = one_f32(b);
+            for row in 0..ROWS {
+                let at = starts[row / 3].wrapping_add(row % 3 * distance + input);
+                let value = _mm512_set1_ps(*at);
+                sums[row][0] = _mm512_fmadd_ps(value, weights[0], sums[row][0]);
+                sums[row][1] = _mm512_fmadd_ps(value, weights[1], sums[row][1]);
+            }
+            b = b.add(128);
+        }
+        for row in 0..ROWS {
+            _mm512_storeu_ps(c.add(row * PANEL), sums[row][0]);
+            _mm512_storeu_ps(c.add(row * PANEL + 16), sums[row][1]);
+        }
+    }
+}
+
 /// Defines the widening for one weight type; `$load(b)` gives two inputs, low and high outputs.
 macro_rules! widen {
     ($name:ident, $load:ident, $one:ident, $size:literal) => {

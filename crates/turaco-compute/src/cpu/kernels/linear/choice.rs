@@ -5,11 +5,14 @@ use super::left::Left;
 use super::neon;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 use super::simd128;
-use super::{Around, PackFn, STREAM_ROWS, StoreFn, StreamFn, TileFn, WidenFn, blocks, scalar};
+use super::{
+    Around, FEW_PANELS, InPlace, PackFn, STREAM_ROWS, StoreFn, StreamFn, TileFn, WidenFn, Windows,
+    blocks, scalar,
+};
 #[cfg(target_arch = "x86_64")]
 use super::{MAX_BLOCK_ROWS, amx, avx2, avx512};
 use crate::cpu::isa::Isa;
-use crate::cpu::packed::WeightType;
+use crate::cpu::packed::{PackedMatrix, WeightType};
 
 /// Rows of a block where the multiplying instruction works on rows.
 const BLOCK_ROWS: usize = 96;
@@ -43,6 +46,8 @@ pub(super) struct Kernels {
     pub(super) left: Left,
     pub(super) store: StoreFn,
     pub(super) pack: PackFn,
+    /// For activations that need not be packed.
+    pub(super) unpacked: Option<InPlace>,
 }
 
 impl Kernels {
@@ -81,6 +86,14 @@ impl Kernels {
         Self::scalar(weight_type)
     }
 
+    /// How activations are taken that are not packed, if that is better.
+    pub(super) fn in_place(&self, windows: Windows, w: &PackedMatrix) -> Option<InPlace> {
+        self.unpacked.filter(|in_place| match in_place {
+            InPlace::Rows(_) => windows.taps > 1 || w.n_panels() <= FEW_PANELS,
+            InPlace::Image(..) => windows.taps > 1,
+        })
+    }
+
     fn scalar(weight_type: WeightType) -> Self {
         let plain = Self {
             stream: None,
@@ -98,6 +111,7 @@ impl Kernels {
             left: Left::Float,
             store: scalar::store,
             pack: scalar::pack,
+            unpacked: None,
         };
         match weight_type {
             WeightType::F32 => plain.streaming(scalar::stream_f32),
@@ -132,6 +146,7 @@ impl Kernels {
             left: Left::Float,
             store: neon::store,
             pack: neon::pack,
+            unpacked: None,
         };
         let matrix = dot && std::arch::is_aarch64_feature_detected!("i8mm");
         let (int8, q8, q4): (TileFn, TileFn, TileFn) = if matrix {
@@ -188,6 +203,7 @@ impl Kernels {
             left: Left::Float,
             store: simd128::store,
             pack: simd128::pack,
+            unpacked: None,
         };
         match weight_type {
             WeightType::F32 => plain.streaming(simd128::stream_f32),
@@ -225,9 +241,13 @@ impl Kernels {
             left: Left::Float,
             store: avx2::store,
             pack: avx2::pack,
+            unpacked: None,
         };
         match weight_type {
-            WeightType::F32 => plain.streaming(avx2::stream_f32),
+            WeightType::F32 => Self {
+                unpacked: Some(InPlace::Rows(avx2::rows_f32)),
+                ..plain.streaming(avx2::stream_f32)
+            },
             WeightType::F16 => plain.streaming(avx2::stream_f16).widening(avx2::widen_f16),
             WeightType::Bf16 => plain
                 .streaming(avx2::stream_bf16)
@@ -249,6 +269,11 @@ impl Kernels {
             stream: None,
             around: Some((amx::begin, amx::end)),
             pack: amx::pack,
+            unpacked: Some(InPlace::Image(
+                amx::first_image,
+                amx::next_image,
+                amx::round,
+            )),
             first_tile: Some(amx::first_bf16),
             ..Self::avx512(weight_type, true).tiles(amx::tile_bf16, Left::Bf16Rows)
         };
@@ -261,6 +286,7 @@ impl Kernels {
             .widening(amx::widen_bf16),
             WeightType::Int8 => Self {
                 first_tile: Some(amx::first_int8),
+                unpacked: None,
                 completes_only: true,
                 ..plain.tiles(amx::tile_int8, Left::Int8Rows)
             }
@@ -288,9 +314,13 @@ impl Kernels {
             left: Left::Float,
             store: avx512::store,
             pack: if dot { avx512::pack_dot } else { avx512::pack },
+            unpacked: None,
         };
         match weight_type {
-            WeightType::F32 => plain.streaming(avx512::stream_f32),
+            WeightType::F32 => Self {
+                unpacked: Some(InPlace::Rows(avx512::rows_f32)),
+                ..plain.streaming(avx512::stream_f32)
+            },
             WeightType::F16 => plain
                 .streaming(avx512::stream_f16)
                 .widening(avx512::widen_f16),

@@ -4,6 +4,7 @@
 //! Multiply-adds are fused everywhere (on wasm nowhere), so every instruction set gives the same bits.
 
 use crate::cpu::packed::PANEL;
+use crate::cpu::simd::math::SINE_SQUARED;
 
 /// A function applied to each output of a linear layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,6 +41,8 @@ pub struct Epilogue<'a> {
     pub residual: Option<&'a [f32]>,
     /// Whether the result is added to what `out` holds.
     pub accumulate: bool,
+    /// Rates and gains, `[n]` each: `x + gain sin(rate x)²` after the bias, before the activation.
+    pub snake: Option<(&'a [f32], &'a [f32])>,
 }
 
 impl Default for Epilogue<'_> {
@@ -50,6 +53,7 @@ impl Default for Epilogue<'_> {
             scale: 1.0,
             residual: None,
             accumulate: false,
+            snake: None,
         }
     }
 }
@@ -141,6 +145,10 @@ unsafe fn store_with(block: &Block<'_>, activation: impl Fn(f32) -> f32) {
     let bias = epilogue
         .bias
         .map(|bias| widen(&bias[first_column..first_column + columns]));
+    let snake = epilogue.snake.map(|(rate, gain)| {
+        let part = first_column..first_column + columns;
+        (widen(&rate[part.clone()]), widen(&gain[part]))
+    });
     for row in 0..block.rows {
         let start = (first_row + row) * n + first_column;
         // SAFETY: within the block, which is ours.
@@ -154,7 +162,7 @@ unsafe fn store_with(block: &Block<'_>, activation: impl Fn(f32) -> f32) {
                 block,
                 row,
                 &activation,
-                bias.as_ref(),
+                (bias.as_ref(), snake.as_ref()),
                 residual.and_then(<[f32]>::first_chunk),
                 out,
             );
@@ -163,7 +171,7 @@ unsafe fn store_with(block: &Block<'_>, activation: impl Fn(f32) -> f32) {
                 block,
                 row,
                 &activation,
-                bias.as_ref(),
+                (bias.as_ref(), snake.as_ref()),
                 residual.map(widen).as_ref(),
                 &widen(out),
             );
@@ -172,19 +180,27 @@ unsafe fn store_with(block: &Block<'_>, activation: impl Fn(f32) -> f32) {
     }
 }
 
+/// One number for each column of a block.
+type Columns = [f32; PANEL];
+
 /// One row of a block; `before` is what the output held.
 #[inline(always)]
 fn finish(
     block: &Block<'_>,
     row: usize,
     activation: &impl Fn(f32) -> f32,
-    bias: Option<&[f32; PANEL]>,
+    (bias, snake): (Option<&[f32; PANEL]>, Option<&(Columns, Columns)>),
     residual: Option<&[f32; PANEL]>,
     before: &[f32; PANEL],
 ) -> [f32; PANEL] {
     let mut values = block.sums.row(row);
     if let Some(bias) = bias {
         add(&mut values, bias);
+    }
+    if let Some((rate, gain)) = snake {
+        for ((value, rate), gain) in values.iter_mut().zip(rate).zip(gain) {
+            *value = fma(*gain, sine_squared(rate * *value), *value);
+        }
     }
     for value in &mut values {
         *value = activation(*value);
@@ -284,6 +300,17 @@ pub(super) fn exp(x: f32) -> f32 {
     let rest = fma(n, -1.428_606_8e-6, rest);
     let tail = polynomial(EXP, rest);
     fma(tail * rest, rest, rest + 1.0) * power_of_two(shifted)
+}
+
+/// `sin(x)²`, as [`math::sine_squared`](crate::cpu::simd::math::sine_squared), to the bit.
+#[inline(always)]
+fn sine_squared(x: f32) -> f32 {
+    let shifted = fma(x, std::f32::consts::FRAC_1_PI, ROUND);
+    let n = shifted - ROUND;
+    let rest = fma(n, -3.140_625, x);
+    let rest = fma(n, -0.000_967_653_6, rest);
+    let square = rest * rest;
+    polynomial(SINE_SQUARED, square) * square
 }
 
 #[inline(always)]

@@ -68,6 +68,9 @@ const MANY_ROWS: usize = 32;
 /// Most rows of a register tile.
 const MAX_TILE_ROWS: usize = 12;
 
+/// Most panels for which packing rows of f32 costs more than it brings.
+const FEW_PANELS: usize = 12;
+
 /// Most rows of a block.
 const MAX_BLOCK_ROWS: usize = 384;
 
@@ -99,6 +102,34 @@ type StreamFn = unsafe fn(usize, usize, *const f32, usize, *const u8, *mut f32);
 ///
 /// Safety: all must be readable (the sums writable) for these sizes. With f32 activations the panel is f32.
 type TileFn = unsafe fn(usize, usize, *const u32, *const u8, *mut u32);
+
+/// As [`TileFn`] for rows of f32 that lie in the input as they are.
+///
+/// Arguments: `rows` (up to the kernel's tile), inputs, the first row, the distance between rows, the panel, the sums.
+///
+/// Safety: as there.
+type RowsFn = unsafe fn(usize, usize, *const f32, usize, *const u8, *mut u32);
+
+/// As [`TileFn`] for rows that are rounded, but not laid out.
+///
+/// Arguments: `rows`, `steps`, the first row, bytes from one row to the next, for each step the bytes from a row to its inputs,
+/// the panel, the sums.
+///
+/// Safety: as there; rows are readable up to whole tiles.
+type ImageFn = unsafe fn(usize, usize, *const u8, usize, *const u32, *const u8, *mut u32);
+
+/// Kernels that take activations which are not packed.
+#[derive(Clone, Copy)]
+enum InPlace {
+    /// As they are.
+    Rows(RowsFn),
+    /// Rounded, row after row; the first kernel begins sums, the second goes on with them. Neighbouring windows share rows, so that
+    /// each is rounded once and not once for each tap.
+    Image(ImageFn, ImageFn, RoundFn),
+}
+
+/// Rounds values to what an image has. Safety: the instruction set must be there.
+type RoundFn = unsafe fn(&[f32], &mut [u32]);
 
 /// Widens part of a panel to what the tile multiplies, so that all strips of a block share the work.
 ///
@@ -246,6 +277,24 @@ impl Windows {
                 && !matches!(kernels.left, Left::Int8 { .. } | Left::Int8Rows)
     }
 
+    /// Bytes of scratch that [`linear_of_windows`] needs for `m` such windows.
+    pub fn scratch_bytes(self, isa: Isa, m: usize, w: &PackedMatrix, uniform: bool) -> usize {
+        let kernels = Kernels::new(isa, w.weight_type(), if uniform { MANY_ROWS } else { m });
+        match kernels.in_place(self, w) {
+            Some(InPlace::Rows(_)) => 0,
+            Some(InPlace::Image(..)) => 4 * (16 + self.image_words(&kernels, m, w)),
+            None if self.stream_by(&kernels, m, uniform) => 0,
+            None => linear_scratch_bytes(if uniform { m.max(2) } else { m }, w),
+        }
+    }
+
+    /// Words of an image, and of the offsets before it.
+    fn image_words(self, kernels: &Kernels, m: usize, w: &PackedMatrix) -> usize {
+        let steps = w.padded_k().div_ceil(kernels.left.step_inputs());
+        let rows = m + (self.taps - 1) * self.dilation + kernels.row_multiple;
+        steps.next_multiple_of(16) + rows * self.cols / 2
+    }
+
     /// Whether weights stream by: the kernels for that want all values of a row one after the other.
     fn stream_by(self, kernels: &Kernels, m: usize, uniform: bool) -> bool {
         let few = kernels.stream.is_some() && m <= kernels.stream_up_to;
@@ -322,6 +371,10 @@ fn check(
     length("output", m, w.n(), out.len())?;
     if let Some(bias) = epilogue.bias {
         length("bias", 1, w.n(), bias.len())?;
+    }
+    if let Some((rate, gain)) = epilogue.snake {
+        length("snake", 1, w.n(), rate.len())?;
+        length("snake", 1, w.n(), gain.len())?;
     }
     if let Some(residual) = epilogue.residual {
         length("residual", m, w.n(), residual.len())?;
@@ -407,8 +460,17 @@ impl Call<'_> {
         let strips = m.div_ceil(height);
         let strip_rows = |strip: usize| height.min(m - strip * height);
         let integer = matches!(kernels.left, Left::Int8 { .. } | Left::Int8Rows);
-        let (scales, packed) =
-            scratch.parts(if integer { m } else { 0 }, padded(m) * steps * words)?;
+        let in_place = kernels.in_place(self.windows, w);
+        let needed = match in_place {
+            Some(InPlace::Rows(_)) => 0,
+            Some(InPlace::Image(..)) => self.windows.image_words(kernels, m, w),
+            None => padded(m) * steps * words,
+        };
+        let (scales, packed) = scratch.parts(if integer { m } else { 0 }, needed)?;
+        let offset_words = match in_place {
+            Some(InPlace::Image(_, _, round)) => self.round(round, steps, packed),
+            _ => 0,
+        };
 
         let (scales, packed) = (Shared::new(scales), Shared::new(packed));
         let strip_len = height * steps * words;
@@ -443,7 +505,12 @@ impl Call<'_> {
             }
         };
 
-        let strips_per_block = (kernels.block_bytes / (strip_len * 4).max(1))
+        let strip_bytes = match in_place {
+            Some(InPlace::Rows(_)) => height * self.windows.cols * 4,
+            Some(InPlace::Image(..)) => height * self.windows.cols * 2,
+            None => strip_len * 4,
+        };
+        let strips_per_block = (kernels.block_bytes / strip_bytes.max(1))
             .clamp(2, kernels.block_rows / height.max(1))
             .clamp(1, strips);
         let threads = self.pool.n_threads();
@@ -516,14 +583,13 @@ impl Call<'_> {
                 for strip in strips.clone() {
                     let (first_row, rows) = (strip * height, strip_rows(strip));
                     let sums = &mut room[place(strip)];
+                    let begins = start == 0 && count > 0 && kernels.first_tile.is_some();
+                    if start == 0 && !begins {
+                        sums.fill(MaybeUninit::new(first_sums));
+                    }
                     let tile = match kernels.first_tile {
-                        Some(first_tile) if start == 0 && count > 0 => first_tile,
-                        _ => {
-                            if start == 0 {
-                                sums.fill(MaybeUninit::new(first_sums));
-                            }
-                            kernels.tile
-                        }
+                        Some(first_tile) if begins => first_tile,
+                        _ => kernels.tile,
                     };
                     if last {
                         self.prefetch_output(first_row, rows, panel);
@@ -536,13 +602,45 @@ impl Call<'_> {
                         let next = first_byte + bytes + (strip - strips.start) * share;
                         prefetch(weights.as_ptr().wrapping_add(next), share);
                     }
-                    if count > 0 {
+                    let target = sums.as_mut_ptr().cast();
+                    if count == 0 {
+                        // Nothing to add.
+                    } else if let Some(InPlace::Rows(tile)) = in_place {
+                        // SAFETY: the piece ends within the panel.
+                        unsafe {
+                            self.rows_in_place(
+                                tile,
+                                (first_row, rows),
+                                (start, count),
+                                part,
+                                target,
+                            )
+                        };
+                    } else if let Some(InPlace::Image(first_tile, next_tile, _)) = in_place {
+                        let tile = if begins { first_tile } else { next_tile };
+                        let row_words = self.windows.cols / 2;
+                        // SAFETY: the image has a row for each window's first tap, the rows that later taps see, and as many
+                        // more as complete a tile; there is an offset for each step. The rest as below.
+                        unsafe {
+                            let words = packed.get().cast_const();
+                            let image = words.add(offset_words + first_row * row_words).cast();
+                            tile(
+                                rows,
+                                count,
+                                image,
+                                4 * row_words,
+                                words.add(start),
+                                part,
+                                target,
+                            );
+                        }
+                    } else {
                         let x = first_row * steps * words + start * words * padded(rows);
                         // SAFETY: the strip has `steps` steps of `rows` rows of activations, the panel as many, and the
                         // sums have a place for each row. The kernel came with its instruction set.
                         unsafe {
                             let x = packed.get().add(x).cast_const();
-                            tile(rows, count, x, part, sums.as_mut_ptr().cast());
+                            tile(rows, count, x, part, target);
                         }
                     }
                     // One strip later, so that the last products need not be waited for.
@@ -563,15 +661,19 @@ impl Call<'_> {
         if blocks >= threads {
             // Whoever packs a block multiplies it, so that it stays in one core's cache.
             self.pool.run(blocks, &|block| {
-                block_strips(block).for_each(pack);
+                if in_place.is_none() {
+                    block_strips(block).for_each(pack);
+                }
                 (0..panels).for_each(|panel| one(block, panel));
             });
             return Ok(());
         }
-        self.pool
-            .run_split(strips, MIN_PACK.div_ceil(height * k), &|part| {
-                part.for_each(pack);
-            });
+        if in_place.is_none() {
+            self.pool
+                .run_split(strips, MIN_PACK.div_ceil(height * k), &|part| {
+                    part.for_each(pack);
+                });
+        }
         if blocks == 1 {
             self.over_panels(|panel| one(0, panel));
         } else {
@@ -579,6 +681,65 @@ impl Call<'_> {
                 .run(blocks * panels, &|task| one(task / panels, task % panels));
         }
         Ok(())
+    }
+
+    /// Rounds the whole input into an image behind the offsets of all steps; the length of those.
+    fn round(&self, round: RoundFn, steps: usize, words: &mut [u32]) -> usize {
+        let Windows {
+            taps,
+            cols,
+            dilation,
+        } = self.windows;
+        let (offsets, image) = words.split_at_mut(steps.next_multiple_of(16));
+        let per_tap = steps / taps.max(1);
+        for (step, offset) in offsets.iter_mut().take(steps).enumerate() {
+            let (tap, part) = (step / per_tap, step % per_tap);
+            *offset = (tap * dilation * cols * 2 + part * 64) as u32;
+        }
+        let rows = self.x.len() / cols;
+        let image = Shared::new(image);
+        self.pool
+            .run_split(rows, MIN_PACK.div_ceil(cols), &|part: std::ops::Range<
+                usize,
+            >| {
+                let x = &self.x[part.start * cols..part.end * cols];
+                // SAFETY: each row is written by one task; the image has room for all. The kernel came with its instruction
+                // set.
+                unsafe {
+                    let out = image.get().add(part.start * cols / 2);
+                    round(x, std::slice::from_raw_parts_mut(out, x.len() / 2));
+                }
+            });
+        offsets.len()
+    }
+
+    /// Adds the products of inputs `start..start + count` of some rows to their sums, tap by tap.
+    ///
+    /// # Safety
+    /// `panel` must be readable for these inputs, `sums` writable for the rows.
+    unsafe fn rows_in_place(
+        &self,
+        tile: RowsFn,
+        (first_row, rows): (usize, usize),
+        (start, count): (usize, usize),
+        panel: *const u8,
+        sums: *mut u32,
+    ) {
+        let Windows { cols, dilation, .. } = self.windows;
+        let mut at = start;
+        while at < start + count {
+            let (tap, column) = (at / cols, at % cols);
+            let inputs = (cols - column).min(start + count - at);
+            let first = (first_row + tap * dilation) * cols + column;
+            debug_assert!(first + (rows - 1) * cols + inputs <= self.x.len());
+            // SAFETY: rows and inputs are within the input, whose length was checked; the caller's promise for the rest. The
+            // kernel came with its instruction set.
+            unsafe {
+                let panel = panel.add((at - start) * 4 * PANEL);
+                tile(rows, inputs, self.x.as_ptr().add(first), cols, panel, sums);
+            }
+            at += inputs;
+        }
     }
 
     /// Asks for the part of the output that a tile will go to, while there is still work to do: its rows are too far

@@ -151,6 +151,7 @@ fn check_case(case: &Case, weight_type: WeightType, pools: &[Pool]) {
         scale,
         residual: case.residual.then_some(&residual),
         accumulate,
+        snake: None,
     };
     let rows: Vec<Vec<f64>> = (0..n)
         .map(|row| {

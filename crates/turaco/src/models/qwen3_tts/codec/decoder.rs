@@ -31,6 +31,9 @@ const CONV_NEXT_EPS: f32 = 1e-6;
 /// How much wider ConvNeXt blocks are inside.
 const CONV_NEXT_EXPANSION: usize = 4;
 
+/// Blocks of the last part that always go over all frames of a step: they have most of the weights.
+const WHOLE_BLOCKS: usize = 2;
+
 /// Most samples that the last convolution makes side by side.
 const MOST_SIDE_BY_SIDE: usize = 16;
 
@@ -111,8 +114,13 @@ pub(super) struct DecoderInputs {
     pub state: Slot,
 }
 
-/// Named values after the stages, the samples `[rows, 1]` last.
-pub(super) type Stages = Vec<(String, Value)>;
+/// What a step of the decoder gives.
+pub(super) struct DecoderOutputs {
+    /// Named values after the stages.
+    pub stages: Vec<(String, Value)>,
+    /// The samples, `[rows, 1]` each, one slice after the other.
+    pub samples: Vec<Value>,
+}
 
 impl CodecDecoder {
     /// Upload the decoder of a codec to `device`, its matrices stored as `weight_type`.
@@ -220,10 +228,16 @@ impl CodecDecoder {
         self.state.len()
     }
 
-    /// Frames to samples.
-    pub(super) fn forward(&self, step: &mut StepBuilder, given: &DecoderInputs) -> Result<Stages> {
+    /// Frames to samples. The last blocks go over `slice` frames at a time: they have few weights and many rows, which are
+    /// still in the processor's caches then when the next layer reads them.
+    pub(super) fn forward(
+        &self,
+        step: &mut StepBuilder,
+        given: &DecoderInputs,
+        slice: usize,
+    ) -> Result<DecoderOutputs> {
         let state = given.state;
-        let mut stages = Stages::new();
+        let mut stages = Vec::new();
         let mut named = |name: &str, value: Value| {
             stages.push((name.to_owned(), value));
             value
@@ -250,17 +264,33 @@ impl CodecDecoder {
             self.conv_in.forward(step, x, None, state)
         })?;
         named("decoder0_out", x);
-        for (index, block) in self.blocks.iter().enumerate() {
+        let (first, last) = self.blocks.split_at(self.blocks.len().min(WHOLE_BLOCKS));
+        for (index, block) in first.iter().enumerate() {
             x = step.scope(&format!("codec.block.{index}"), |step| {
                 block.forward(step, x, state)
             })?;
             named(&format!("decoder{}_out", index + 1), x);
         }
-        let samples = step.scope("codec.conv_out", |step| {
-            self.conv_out.forward(step, x, Some(&self.snake_out), state)
-        })?;
-        named("wav", samples);
-        Ok(stages)
+        let mut samples = Vec::new();
+        let frames = given.positions.rows();
+        let per_frame = x.rows() / frames;
+        for begin in (0..frames).step_by(slice) {
+            let count = slice.min(frames - begin);
+            let mut part = step.rows(x, begin * per_frame, count * per_frame)?;
+            for (index, block) in last.iter().enumerate() {
+                let index = first.len() + index;
+                part = step.scope(&format!("codec.block.{index}"), |step| {
+                    block.forward(step, part, state)
+                })?;
+                named(&format!("decoder{}_out", index + 1), part);
+            }
+            let wav = step.scope("codec.conv_out", |step| {
+                self.conv_out
+                    .forward(step, part, Some(&self.snake_out), state)
+            })?;
+            samples.push(named("wav", wav));
+        }
+        Ok(DecoderOutputs { stages, samples })
     }
 }
 
@@ -428,8 +458,8 @@ impl ResidualUnit {
     }
 
     fn forward(&self, step: &mut StepBuilder, x: Value, state: Slot) -> Result<Value> {
-        let h = self.conv1.forward(step, x, Some(&self.snake1), state)?;
-        let h = step.snake(h, &self.snake2)?;
+        let snakes = (&self.snake1, &self.snake2);
+        let h = self.conv1.forward_between(step, x, snakes, state)?;
         self.conv2
             .forward_with(step, h, Epilogue::default().residual(x))
     }

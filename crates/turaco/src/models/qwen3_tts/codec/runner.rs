@@ -13,6 +13,9 @@ use crate::Result;
 /// Most frames that go through the decoder at once. More would hardly be faster, and take more memory.
 pub const MAX_FRAMES: usize = 16;
 
+/// Frames whose samples are made at once, with what a layer gives still in the caches when the next one reads it.
+const SLICE_FRAMES: usize = 2;
+
 /// What the decoder has to know of the frames before: keys and values of a window, and what convolutions look back on.
 #[derive(Debug)]
 pub struct CodecStream {
@@ -44,8 +47,8 @@ struct DecodeStep {
     semantic: Vec<u32>,
     acoustic: Vec<u32>,
     positions: Vec<u32>,
-    /// Number of the output with the samples.
-    samples: usize,
+    /// Outputs with samples.
+    n_slices: usize,
 }
 
 impl CodecRunner {
@@ -138,8 +141,10 @@ impl CodecRunner {
             };
             let step = &mut self.steps[index].1;
             step.run(&self.decoder, stream, now)?;
-            let made = step.step.output(step.samples)?;
-            samples.extend(made.iter().map(|sample| sample.clamp(-1.0, 1.0)));
+            for slice in 0..step.n_slices {
+                let made = step.step.output(slice)?;
+                samples.extend(made.iter().map(|sample| sample.clamp(-1.0, 1.0)));
+            }
             rest = later;
         }
         Ok(())
@@ -194,18 +199,22 @@ impl DecodeStep {
             cache: step.cache_slot(),
             state: step.buffer_slot(),
         };
-        let stages = decoder.forward(&mut step, &given)?;
-        let mut samples = 0;
+        let slice = if names.is_some() {
+            frames
+        } else {
+            SLICE_FRAMES
+        };
+        let outputs = decoder.forward(&mut step, &given, slice)?;
         match names {
             Some(names) => {
-                for (name, value) in stages {
-                    samples = step.output(value);
+                for (name, value) in outputs.stages {
+                    step.output(value);
                     names.push(name);
                 }
             }
             None => {
-                if let Some((_, value)) = stages.last() {
-                    samples = step.output(*value);
+                for &value in &outputs.samples {
+                    step.output(value);
                 }
             }
         }
@@ -214,7 +223,7 @@ impl DecodeStep {
             semantic: Vec::new(),
             acoustic: Vec::new(),
             positions: vec![0; frames],
-            samples,
+            n_slices: outputs.samples.len(),
         })
     }
 
