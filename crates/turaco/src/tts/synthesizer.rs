@@ -1,7 +1,7 @@
 //! The loaded model that streams of speech share.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use turaco_compute::WeightType;
@@ -10,7 +10,9 @@ use crate::asr::LoadOptions;
 use crate::asr::device_choice::Devices;
 use crate::asr::memory_guard::check_model;
 use crate::audio::Audio;
-use crate::models::qwen3_tts::codec::{CodecCheckpoint, CodecDecoder, CodecEncoder, CodecRunner};
+use crate::models::qwen3_tts::codec::{
+    CodecCheckpoint, CodecDecoder, CodecEncoder, CodecRunner, CodecStream,
+};
 use crate::models::qwen3_tts::speaker_encoder::SpeakerEncoder;
 use crate::models::qwen3_tts::{
     PromptRequest, Qwen3Tts, Qwen3TtsCheckpoint, Reference, Runner, Sampling, TtsKind, Turn,
@@ -37,6 +39,8 @@ pub struct Synthesizer {
     codec: Arc<CodecDecoder>,
     /// Compiled steps that no stream uses at the moment.
     idle: Mutex<Vec<Engine>>,
+    /// Recordings whose sound the codec has gone through, the latest last.
+    heard: Mutex<Vec<(Weak<ClonedVoice>, CodecStream)>>,
     load_seconds: f64,
     threads: usize,
     warnings: Vec<String>,
@@ -138,6 +142,7 @@ impl Synthesizer {
             model,
             codec,
             idle: Mutex::default(),
+            heard: Mutex::default(),
             load_seconds: started.elapsed().as_secs_f64(),
             threads: match options.threads {
                 0 => turaco_compute::cpu::physical_cores(),
@@ -305,31 +310,25 @@ impl Synthesizer {
         timings: &mut SpeechTimings,
     ) -> Result<Utterance> {
         let config = self.model.config();
-        let no_vector = [];
-        let (voice, before) = match (&plan.voice, anchor) {
-            (PlannedVoice::Speaker(id), _) => (VoicePrompt::Speaker(*id), &no_vector[..]),
+        let voice = match (&plan.voice, anchor) {
+            (PlannedVoice::Speaker(id), _) => VoicePrompt::Speaker(*id),
             (PlannedVoice::Cloned(voice, turn), _) if voice.is_in_context() => {
                 let reference = Reference {
                     codes: &voice.codes,
                     text: &turn.text,
                 };
-                (
-                    VoicePrompt::InContext(&voice.vector, reference),
-                    &voice.codes[..],
-                )
+                VoicePrompt::InContext(&voice.vector, reference)
             }
-            (PlannedVoice::Cloned(voice, _), _) => {
-                (VoicePrompt::Vector(&voice.vector), &no_vector[..])
-            }
-            (PlannedVoice::None, Some(anchor)) => {
-                let reference = Reference {
-                    codes: &anchor.codes,
-                    text: &anchor.turn.text,
-                };
-                (VoicePrompt::Continued(reference), &anchor.codes[..])
-            }
-            (PlannedVoice::None, None) => (VoicePrompt::None, &no_vector[..]),
+            (PlannedVoice::Cloned(voice, _), _) => VoicePrompt::Vector(&voice.vector),
+            (PlannedVoice::None, Some(anchor)) => VoicePrompt::Continued(Reference {
+                codes: &anchor.codes,
+                text: &anchor.turn.text,
+            }),
+            (PlannedVoice::None, None) => VoicePrompt::None,
         };
+        let started = Instant::now();
+        let stream = self.stream_behind(engine, plan, anchor)?;
+        timings.decode += started.elapsed().as_secs_f64();
         let request = PromptRequest {
             turn: &self.model.turn(text.trim_start()),
             instruct: &plan.instruct,
@@ -348,7 +347,44 @@ impl Synthesizer {
             seed: plan.sampling.seed.wrapping_add((piece as u64) << 32),
             ..plan.sampling
         };
-        Utterance::new(engine, &request, before, (sampling, limits), timings)
+        Utterance::new(engine, &request, stream, (sampling, limits), timings)
+    }
+
+    /// Where the sound of an utterance goes on: behind the recording in its prompt, if there is one.
+    fn stream_behind(
+        &self,
+        engine: &mut Engine,
+        plan: &Plan,
+        anchor: Option<&Anchor>,
+    ) -> Result<CodecStream> {
+        let heard = |engine: &mut Engine, codes: &[u32]| {
+            let mut stream = engine.codec.new_stream()?;
+            engine.codec.decode(&mut stream, codes, &mut Vec::new())?;
+            Ok::<_, Error>(stream)
+        };
+        let voice = match (&plan.voice, anchor) {
+            (PlannedVoice::Cloned(voice, _), _) => voice,
+            (PlannedVoice::None, Some(anchor)) => return heard(engine, &anchor.codes),
+            _ => return engine.codec.new_stream(),
+        };
+        let lock = || self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock()
+            .iter()
+            .find(|(known, _)| std::ptr::eq(known.as_ptr(), Arc::as_ptr(voice)))
+            .map(|(_, stream)| engine.codec.copy_stream(stream));
+        if let Some(stream) = known {
+            return stream;
+        }
+        let stream = heard(engine, &voice.codes)?;
+        let copy = engine.codec.copy_stream(&stream)?;
+        let mut kept = lock();
+        // What nobody uses any more can not be asked for again.
+        kept.retain(|(known, _)| known.strong_count() > 0);
+        if kept.len() >= KEPT_RECORDINGS {
+            kept.remove(0);
+        }
+        kept.push((Arc::downgrade(voice), copy));
+        Ok(stream)
     }
 
     /// What options come to, or why they do not go with this model.
@@ -579,6 +615,9 @@ impl Synthesizer {
         })
     }
 }
+
+/// Recordings in use whose sound is kept.
+const KEPT_RECORDINGS: usize = 8;
 
 /// Seconds of a recording at least.
 const SHORTEST_REFERENCE: f64 = 0.5;

@@ -43,11 +43,11 @@ pub(super) struct Utterance {
 }
 
 impl Utterance {
-    /// `before`: codes whose sound comes before and is not heard again: the recording in a prompt.
+    /// `stream`: where its sound goes on.
     pub fn new(
         engine: &mut Engine,
         request: &PromptRequest<'_>,
-        before: &[u32],
+        stream: CodecStream,
         (sampling, limits): (Sampling, Limits),
         timings: &mut SpeechTimings,
     ) -> Result<Self> {
@@ -70,10 +70,6 @@ impl Utterance {
         let n_codes = config.n_codes;
         let state = engine.talker.new_state(n_prompt + n_frames, sampling)?;
         timings.prefill += started.elapsed().as_secs_f64();
-        let started = Instant::now();
-        let mut stream = engine.codec.new_stream()?;
-        engine.codec.decode(&mut stream, before, &mut Vec::new())?;
-        timings.decode += started.elapsed().as_secs_f64();
         Ok(Self {
             prompt,
             state,

@@ -90,6 +90,22 @@ impl CodecRunner {
         })
     }
 
+    /// A stream that goes on where `stream` is.
+    ///
+    /// # Errors
+    /// No memory, or a failed device.
+    pub fn copy_stream(&self, stream: &CodecStream) -> Result<CodecStream> {
+        let device = self.decoder.device();
+        let mut copy = CodecStream {
+            cache: device.ring_cache(stream.cache.shape())?,
+            state: device.state_buffer(stream.state.len())?,
+        };
+        device.copy_cache(&stream.cache, &mut copy.cache, 0)?;
+        let values = device.read_buffer(&stream.state)?;
+        device.write_buffer(&mut copy.state, &values)?;
+        Ok(copy)
+    }
+
     /// Begin a stream anew.
     ///
     /// # Errors
