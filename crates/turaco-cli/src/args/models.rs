@@ -103,6 +103,24 @@ pub enum RandomModel {
     VoxtralRealtime,
     /// Two layers each, for tests.
     VoxtralRealtimeTiny,
+    /// The published sizes, 2.5 GB with the codec.
+    #[value(name = "qwen3-tts-0.6b-base")]
+    Qwen3Tts06bBase,
+    /// The same without a speaker encoder.
+    #[value(name = "qwen3-tts-0.6b-customvoice")]
+    Qwen3Tts06bCustomVoice,
+    /// The published sizes, 4.5 GB with the codec.
+    #[value(name = "qwen3-tts-1.7b-base")]
+    Qwen3Tts17bBase,
+    /// The same without a speaker encoder.
+    #[value(name = "qwen3-tts-1.7b-customvoice")]
+    Qwen3Tts17bCustomVoice,
+    /// The same without a speaker encoder.
+    #[value(name = "qwen3-tts-1.7b-voicedesign")]
+    Qwen3Tts17bVoiceDesign,
+    /// Two layers each, for tests.
+    #[value(name = "qwen3-tts-tiny")]
+    Qwen3TtsTiny,
 }
 
 /// File formats that can be written.

@@ -7,7 +7,8 @@ use std::path::Path;
 use serde_json::json;
 use turaco::cache::{ALIASES, CachedModel};
 use turaco::hub::Hub;
-use turaco::models::voxtral_realtime::{self, VoxtralRealtimeCheckpoint};
+use turaco::models::qwen3_tts::{self, Qwen3TtsCheckpoint};
+use turaco::models::voxtral_realtime::{self, VoxtralRealtimeCheckpoint, VoxtralRealtimeConfig};
 use turaco::models::whisper::{self, WhisperCheckpoint};
 use turaco::weights::new_folder::NewFolder;
 use turaco::weights::{self, DType, WeightType};
@@ -214,7 +215,14 @@ fn convert(input: &str, output: &Path, dtype: DType, context: &Context) -> Outco
     let path = engine::find(input, context)?;
     let opened = weights::open(&path).map_err(engine::model_failure)?;
     let is_realtime = VoxtralRealtimeCheckpoint::is_one(&opened).map_err(engine::model_failure)?;
-    let write: WriteInto = if is_realtime {
+    let is_tts = Qwen3TtsCheckpoint::is_one(&opened).map_err(engine::model_failure)?;
+    let write: WriteInto = if is_tts {
+        let checkpoint =
+            Qwen3TtsCheckpoint::from_checkpoint(opened).map_err(engine::model_failure)?;
+        Box::new(move |folder, control| {
+            qwen3_tts::convert::write_hugging_face(&checkpoint, folder, dtype, control)
+        })
+    } else if is_realtime {
         let checkpoint =
             VoxtralRealtimeCheckpoint::from_checkpoint(opened).map_err(engine::model_failure)?;
         Box::new(move |folder, control| {
@@ -235,12 +243,42 @@ fn convert(input: &str, output: &Path, dtype: DType, context: &Context) -> Outco
 
 /// Write a model with random weights.
 fn random(name: RandomModel, output: &Path, seed: u64, context: &Context) -> Outcome {
-    let config = match name {
-        RandomModel::VoxtralRealtime => voxtral_realtime::random::published(),
-        RandomModel::VoxtralRealtimeTiny => voxtral_realtime::random::tiny(),
+    use qwen3_tts::TtsKind::{Base, CustomVoice, VoiceDesign};
+    use qwen3_tts::random::Size::{Large, Small};
+    let tts = match name {
+        RandomModel::VoxtralRealtime => {
+            return random_voxtral(
+                &voxtral_realtime::random::published(),
+                output,
+                seed,
+                context,
+            );
+        }
+        RandomModel::VoxtralRealtimeTiny => {
+            return random_voxtral(&voxtral_realtime::random::tiny(), output, seed, context);
+        }
+        RandomModel::Qwen3Tts06bBase => qwen3_tts::random::published(Small, Base),
+        RandomModel::Qwen3Tts06bCustomVoice => qwen3_tts::random::published(Small, CustomVoice),
+        RandomModel::Qwen3Tts17bBase => qwen3_tts::random::published(Large, Base),
+        RandomModel::Qwen3Tts17bCustomVoice => qwen3_tts::random::published(Large, CustomVoice),
+        RandomModel::Qwen3Tts17bVoiceDesign => qwen3_tts::random::published(Large, VoiceDesign),
+        RandomModel::Qwen3TtsTiny => qwen3_tts::random::tiny(),
     };
     let write = |folder: NewFolder, control: &Control| {
-        voxtral_realtime::random::write_random(&config, folder.hidden(), seed, control)?;
+        qwen3_tts::random::write_random(&tts, folder.hidden(), seed, control)?;
+        folder.publish()
+    };
+    new_folder(output, write, context)
+}
+
+fn random_voxtral(
+    config: &VoxtralRealtimeConfig,
+    output: &Path,
+    seed: u64,
+    context: &Context,
+) -> Outcome {
+    let write = |folder: NewFolder, control: &Control| {
+        voxtral_realtime::random::write_random(config, folder.hidden(), seed, control)?;
         folder.publish()
     };
     new_folder(output, write, context)

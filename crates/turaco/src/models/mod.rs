@@ -1,6 +1,7 @@
 //! The networks: config, weights and forward passes.
 
 pub mod qwen3_tts;
+mod random;
 mod settings;
 pub mod silero_vad;
 pub mod voxtral_realtime;

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use super::{DType, Tensor, safetensors};
 use crate::{Control, Error, Result};
 
 fn failed(action: &'static str, path: &Path, source: io::Error) -> Error {
@@ -130,6 +131,69 @@ impl NewFolder {
         watch.control.check()?;
         // The name that the user knows.
         result.map_err(|source| failed("write", &self.target.join(name), source))
+    }
+
+    /// The weights, `model.safetensors`, each tensor as its type says; progress is in bytes of them.
+    pub(crate) fn write_weights(
+        &self,
+        tensors: &[(String, &Tensor, DType)],
+        control: &Control,
+    ) -> Result<()> {
+        let watch = Watch {
+            control,
+            total: Some(safetensors::data_len(tensors) as f64),
+        };
+        self.write("model.safetensors", watch, |out| {
+            safetensors::write(out, tensors)
+        })
+    }
+
+    /// A file of settings.
+    pub(crate) fn write_json(
+        &self,
+        name: &str,
+        value: &serde_json::Value,
+        control: &Control,
+    ) -> Result<()> {
+        self.write_silently(name, control, |out| {
+            serde_json::to_writer_pretty(&mut *out, value)?;
+            out.write_all(b"\n")
+        })
+    }
+
+    /// A copy of the file `from`.
+    pub(crate) fn copy(&self, from: &Path, name: &str, control: &Control) -> Result<()> {
+        let mut source = File::open(from).map_err(|source| failed("read", from, source))?;
+        self.write_silently(name, control, |out| io::copy(&mut source, out).map(drop))
+    }
+
+    /// Copies of all files that are in the folder `from`, in a folder `name`.
+    pub(crate) fn copy_folder(&self, from: &Path, name: &str, control: &Control) -> Result<()> {
+        let unreadable = |source| failed("read", from, source);
+        let inner = self.hidden.join(name);
+        fs::create_dir(&inner).map_err(|source| failed("create", &inner, source))?;
+        for entry in fs::read_dir(from).map_err(unreadable)? {
+            let path = entry.map_err(unreadable)?.path();
+            if let (true, Some(file)) = (path.is_file(), path.file_name()) {
+                let file = Path::new(name).join(file);
+                self.copy(&path, &file.to_string_lossy(), control)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// [`write`](Self::write) of what is too little to tell how far it is.
+    pub(crate) fn write_silently(
+        &self,
+        name: &str,
+        control: &Control,
+        content: impl FnOnce(&mut BufWriter<WatchedFile<'_>>) -> io::Result<()>,
+    ) -> Result<()> {
+        let watch = Watch {
+            control,
+            total: None,
+        };
+        self.write(name, watch, content)
     }
 
     /// Gives the folder its name.

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use turaco::models::qwen3_tts::{self, Qwen3TtsCheckpoint};
 use turaco::models::voxtral_realtime::VoxtralRealtimeCheckpoint;
 use turaco::models::voxtral_realtime::config::StackConfig;
 use turaco::models::whisper::WhisperCheckpoint;
@@ -68,7 +69,9 @@ fn facts(path: &Path) -> Result<Value, Failure> {
         "tensors": checkpoint.weights.len(),
         "dtypes": dtypes,
     });
-    let more = if VoxtralRealtimeCheckpoint::is_one(&checkpoint)? {
+    let more = if Qwen3TtsCheckpoint::is_one(&checkpoint)? {
+        speech(&Qwen3TtsCheckpoint::from_checkpoint(checkpoint)?)
+    } else if VoxtralRealtimeCheckpoint::is_one(&checkpoint)? {
         realtime(&VoxtralRealtimeCheckpoint::from_checkpoint(checkpoint)?)
     } else {
         whisper(&WhisperCheckpoint::from_checkpoint(checkpoint)?)?
@@ -100,6 +103,34 @@ fn realtime(model: &VoxtralRealtimeCheckpoint) -> Value {
         "vocabulary": config.n_vocab,
         "token_ms": token_ms,
         "delay_ms": token_ms * config.default_delay as f64,
+    })
+}
+
+fn speech(model: &Qwen3TtsCheckpoint) -> Value {
+    let config = &model.config;
+    let stack = |stack: &qwen3_tts::config::StackConfig| {
+        json!({
+            "layers": stack.n_layers,
+            "width": stack.dim,
+            "heads": stack.n_heads,
+        })
+    };
+    let voices: Vec<&str> = (config.speakers.iter())
+        .map(|speaker| speaker.name.as_str())
+        .collect();
+    json!({
+        "name": model.name,
+        "kind": "qwen3-tts",
+        "variant": config.kind.name(),
+        "parameters": model.weights.iter().map(|(_, tensor)| tensor.len()).sum::<usize>(),
+        "talker": stack(&config.talker),
+        "code_predictor": stack(&config.code_predictor),
+        "codes": config.n_codes,
+        "vocabulary": config.text_vocab,
+        "languages": config.language_names().collect::<Vec<_>>(),
+        "voices": voices,
+        "instructions": config.takes_instructions(),
+        "codec": model.codec_path().is_dir(),
     })
 }
 

@@ -13,7 +13,9 @@ pub mod checkpoint;
 mod code_predictor;
 pub mod codec;
 pub mod config;
+pub mod convert;
 mod prompt;
+pub mod random;
 mod runner;
 pub mod speaker_encoder;
 mod stack;
@@ -23,6 +25,7 @@ mod text_projection;
 
 use std::sync::Arc;
 
+use turaco_compute::cpu::packed::panels_len;
 use turaco_compute::{Device, WeightType};
 
 use crate::nn::Loader;
@@ -30,6 +33,7 @@ use crate::tokenizer::QwenTokenizer;
 use crate::{Control, Result};
 
 use code_predictor::CodePredictor;
+use config::StackConfig;
 use tables::Table;
 use talker::Talker;
 use text_projection::TextProjection;
@@ -142,6 +146,49 @@ impl Qwen3Tts {
     pub fn weight_type(&self) -> WeightType {
         self.weight_type
     }
+
+    /// What a frame reads of the weights of linear maps; embeddings are a few rows.
+    pub fn frame_bytes(&self) -> FrameBytes {
+        let config = &self.config;
+        let bytes = |rows, cols| panels_len(self.weight_type, rows, cols).unwrap_or(0) as u64;
+        let (talker, predictor) = (&config.talker, &config.code_predictor);
+        let projection = match talker.dim == predictor.dim {
+            true => 0,
+            false => bytes(predictor.dim, talker.dim),
+        };
+        let layers = projection + stack_bytes(predictor, &bytes);
+        let n_heads = config.n_codes as u64 - 1;
+        let heads = n_heads * bytes(config.codebook_size, predictor.dim);
+        FrameBytes {
+            talker: stack_bytes(talker, &bytes) + bytes(config.codec_vocab, talker.dim),
+            predictor: layers + heads,
+            predictor_frame: n_heads * layers + heads,
+        }
+    }
+}
+
+/// Bytes of the matrices of a stack, where `bytes` are those of one.
+fn stack_bytes(stack: &StackConfig, bytes: &dyn Fn(usize, usize) -> u64) -> u64 {
+    let (q, kv) = (
+        stack.n_heads * stack.head_dim,
+        stack.n_kv_heads * stack.head_dim,
+    );
+    let layer = bytes(q + 2 * kv, stack.dim)
+        + bytes(stack.dim, q)
+        + bytes(2 * stack.ffn_dim, stack.dim)
+        + bytes(stack.dim, stack.ffn_dim);
+    stack.n_layers as u64 * layer
+}
+
+/// Bytes of weights that frames read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameBytes {
+    /// The talker's, once per frame.
+    pub talker: u64,
+    /// The code predictor's.
+    pub predictor: u64,
+    /// What a frame reads of them: layers and projection once per code, every head once.
+    pub predictor_frame: u64,
 }
 
 /// How tables and the text projection are stored when the other matrices are `weight_type`.

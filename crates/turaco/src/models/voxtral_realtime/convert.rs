@@ -1,15 +1,13 @@
 //! Writing a checkpoint with smaller or packed weights, as a Hugging Face folder.
 
-use std::io::Write;
-
 use serde_json::json;
 
 use super::checkpoint::VoxtralRealtimeCheckpoint;
 use super::config::{StackConfig, VoxtralRealtimeConfig};
 use super::encoder_type;
 use crate::nn::{RotaryPairs, halves_of_pairs};
-use crate::weights::new_folder::{NewFolder, Watch};
-use crate::weights::{DType, Tensor, WeightType, safetensors};
+use crate::weights::new_folder::NewFolder;
+use crate::weights::{DType, Tensor, WeightType};
 use crate::{Control, Result};
 
 /// Writes `checkpoint` into `folder`: `model.safetensors` with all numbers as `dtype` (`F32`, `F16` or `Bf16`; or `Panels`,
@@ -44,29 +42,11 @@ pub fn write_hugging_face(
         .iter()
         .map(|(name, tensor)| ((*name).to_owned(), tensor, stored_type(name, dtype)))
         .collect();
-    let watch = Watch {
-        control,
-        total: Some(safetensors::data_len(&tensors) as f64),
-    };
-    folder.write("model.safetensors", watch, |out| {
-        safetensors::write(out, &tensors)
-    })?;
-    let unwatched = Watch {
-        control,
-        total: None,
-    };
-    for (name, value) in [
-        ("config.json", config_json(config)),
-        ("processor_config.json", processor_json(config)),
-    ] {
-        folder.write(name, unwatched, |out| {
-            serde_json::to_writer_pretty(&mut *out, &value)?;
-            out.write_all(b"\n")
-        })?;
-    }
-    if let Some(vocabulary) = checkpoint.sidecars.get("tekken.json")? {
-        folder.write("tekken.json", unwatched, |out| out.write_all(&vocabulary))?;
-    }
+    folder.write_weights(&tensors, control)?;
+    folder.write_json("config.json", &config_json(config), control)?;
+    folder.write_json("processor_config.json", &processor_json(config), control)?;
+    let vocabulary = checkpoint.sidecars.path("tekken.json");
+    folder.copy(&vocabulary, "tekken.json", control)?;
     folder.publish()
 }
 

@@ -1,17 +1,15 @@
 //! Checkpoints with random weights: the exact files of the published model for measurements without it, and tiny ones for
 //! tests.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use half::bf16;
 use serde_json::json;
 
 use super::config::{StackConfig, VoxtralRealtimeConfig};
-use crate::{Control, Error, Result};
+use crate::models::random::{RandomTensor, Spread, write_json, write_tensors};
+use crate::{Control, Result};
 
 /// Control tokens of the vocabulary.
 const N_SPECIAL: usize = 1000;
@@ -85,17 +83,6 @@ pub fn tiny() -> VoxtralRealtimeConfig {
     }
 }
 
-/// What a tensor is, for the spread of its values.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Kind {
-    /// Spread so that a product keeps its input's size.
-    Matrix,
-    /// Around 1.
-    Gain,
-    /// Around 0.
-    Bias,
-}
-
 /// Writes a checkpoint in Mistral's layout (`consolidated.safetensors`, `params.json`, `tekken.json`) into an existing
 /// folder: bf16 weights that depend on `seed` alone, and a vocabulary of bytes and made-up words.
 ///
@@ -107,109 +94,39 @@ pub fn write_random(
     seed: u64,
     control: &Control,
 ) -> Result<()> {
-    let file = |name: &str, write: &mut dyn FnMut(&mut BufWriter<File>) -> io::Result<()>| {
-        let path = folder.join(name);
-        let mut attempt = || {
-            let mut out = BufWriter::with_capacity(1 << 20, File::create(&path)?);
-            write(&mut out)?;
-            out.flush()
-        };
-        attempt().map_err(|source| Error::Io {
-            action: "write",
-            path: path.clone(),
-            source,
-        })
-    };
-    file("params.json", &mut |out| {
-        serde_json::to_writer_pretty(out, &params(config)).map_err(io::Error::from)
-    })?;
-    file("tekken.json", &mut |out| {
-        serde_json::to_writer(out, &tekken(config)).map_err(io::Error::from)
-    })?;
-    let mut cancelled = false;
-    let written = file("consolidated.safetensors", &mut |out| {
-        let tensors = tensors(config);
-        let mut end = 0;
-        let mut header = serde_json::Map::new();
-        for (name, shape, _) in &tensors {
-            let begin = end;
-            end += 2 * shape.iter().product::<usize>();
-            header.insert(
-                name.clone(),
-                json!({"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}),
-            );
-        }
-        let mut header = serde_json::to_vec(&header)?;
-        header.resize(header.len().next_multiple_of(8), b' ');
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(&header)?;
-        let mut random = Random(seed ^ 0x9e37_79b9_7f4a_7c15);
-        let mut done = 0;
-        for (_, shape, kind) in &tensors {
-            if control.is_cancelled() {
-                cancelled = true;
-                return Err(io::Error::other("cancelled"));
-            }
-            let len: usize = shape.iter().product();
-            let width = len / shape[0].max(1);
-            let (center, spread) = match kind {
-                Kind::Matrix => (0.0, 1.0 / (width as f32).sqrt()),
-                Kind::Gain => (1.0, 0.1),
-                Kind::Bias => (0.0, 0.02),
-            };
-            for _ in 0..len {
-                let value = center + spread * random.next();
-                out.write_all(&bf16::from_f32(value).to_le_bytes())?;
-            }
-            done += 2 * len;
-            control.report(done as f64, Some(end as f64));
-        }
-        Ok(())
-    });
-    if cancelled {
-        return Err(Error::Cancelled);
-    }
-    written
-}
-
-/// Sums of four uniform numbers: nearly normal, variance 1.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> f32 {
-        // Xorshift (Marsaglia 2003) with Vigna's multiplier.
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        let bits = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d);
-        let sum: u32 = (0..4)
-            .map(|part| (bits >> (16 * part)) as u32 & 0xffff)
-            .sum();
-        // Four numbers of variance 1/12 each around 2.
-        (sum as f32 / 65_536.0 - 2.0) * 3.0f32.sqrt()
-    }
+    write_json(folder, "params.json", &params(config))?;
+    write_json(folder, "tekken.json", &tekken(config))?;
+    let tensors = tensors(config);
+    write_tensors(
+        folder,
+        "consolidated.safetensors",
+        &tensors,
+        false,
+        seed,
+        control,
+    )
 }
 
 /// All tensors in the order of the file.
-fn tensors(config: &VoxtralRealtimeConfig) -> Vec<(String, Vec<usize>, Kind)> {
+fn tensors(config: &VoxtralRealtimeConfig) -> Vec<RandomTensor> {
     const EMBEDDING: &str = "mm_streams_embeddings.embedding_module";
     let whisper = format!("{EMBEDDING}.whisper_encoder");
-    let mut all: Vec<(String, Vec<usize>, Kind)> = Vec::new();
+    let mut all: Vec<RandomTensor> = Vec::new();
     let mut add = |name: String, shape: &[usize], kind| all.push((name, shape.to_vec(), kind));
     let (encoder, decoder) = (&config.encoder, &config.decoder);
     add(
         format!("{EMBEDDING}.tok_embeddings.weight"),
         &[config.n_vocab, decoder.dim],
-        Kind::Matrix,
+        Spread::Matrix,
     );
     for (index, c_in) in [config.n_mels, encoder.dim].into_iter().enumerate() {
         let conv = format!("{whisper}.conv_layers.{index}.conv");
         add(
             format!("{conv}.weight"),
             &[encoder.dim, c_in, 3],
-            Kind::Matrix,
+            Spread::Matrix,
         );
-        add(format!("{conv}.bias"), &[encoder.dim], Kind::Bias);
+        add(format!("{conv}.bias"), &[encoder.dim], Spread::Bias);
     }
     let mut stack = |prefix: &str, stack: &StackConfig, is_encoder: bool| {
         let (d, q, kv) = (
@@ -230,25 +147,25 @@ fn tensors(config: &VoxtralRealtimeConfig) -> Vec<(String, Vec<usize>, Kind)> {
             ];
             for (name, shape, has_bias) in matrices {
                 let name = format!("{prefix}layers.{layer}.{name}");
-                add(format!("{name}.weight"), &shape, Kind::Matrix);
+                add(format!("{name}.weight"), &shape, Spread::Matrix);
                 if is_encoder && has_bias {
-                    add(format!("{name}.bias"), &shape[..1], Kind::Bias);
+                    add(format!("{name}.bias"), &shape[..1], Spread::Bias);
                 }
             }
             for norm in ["attention_norm", "ffn_norm"] {
                 add(
                     format!("{prefix}layers.{layer}.{norm}.weight"),
                     &[d],
-                    Kind::Gain,
+                    Spread::Around(1.0),
                 );
             }
             if !is_encoder {
                 let ada = format!("{prefix}layers.{layer}.ada_rms_norm_t_cond");
-                add(format!("{ada}.0.weight"), &[DELAY_DIM, d], Kind::Matrix);
-                add(format!("{ada}.2.weight"), &[d, DELAY_DIM], Kind::Matrix);
+                add(format!("{ada}.0.weight"), &[DELAY_DIM, d], Spread::Matrix);
+                add(format!("{ada}.2.weight"), &[d, DELAY_DIM], Spread::Matrix);
             }
         }
-        add(format!("{prefix}norm.weight"), &[d], Kind::Gain);
+        add(format!("{prefix}norm.weight"), &[d], Spread::Around(1.0));
     };
     stack(&format!("{whisper}.transformer."), encoder, true);
     stack("", decoder, false);
@@ -257,12 +174,12 @@ fn tensors(config: &VoxtralRealtimeConfig) -> Vec<(String, Vec<usize>, Kind)> {
     add(
         format!("{adapter}.0.weight"),
         &[decoder.dim, side_by_side],
-        Kind::Matrix,
+        Spread::Matrix,
     );
     add(
         format!("{adapter}.2.weight"),
         &[decoder.dim, decoder.dim],
-        Kind::Matrix,
+        Spread::Matrix,
     );
     all
 }

@@ -11,8 +11,8 @@ use super::config::WhisperConfig;
 use super::vocabulary::{TokenEncoding, VocabularySource};
 use crate::tokenizer::bpe::byte_of_gpt2_char;
 use crate::tokenizer::languages::LANGUAGES;
-use crate::weights::new_folder::{NewFolder, Watch};
-use crate::weights::{DType, safetensors};
+use crate::weights::DType;
+use crate::weights::new_folder::NewFolder;
 use crate::{Control, Error, Result};
 
 /// Writes `checkpoint` into `folder`: `model.safetensors` with all numbers as `dtype` (`F32`, `F16` or `Bf16`; or `Panels`,
@@ -50,29 +50,16 @@ pub fn write_hugging_face(
             (format!("model.{name}"), tensor, dtype)
         })
         .collect();
-    let watch = Watch {
-        control,
-        total: Some(safetensors::data_len(&tensors) as f64),
-    };
-    folder.write("model.safetensors", watch, |out| {
-        safetensors::write(out, &tensors)
-    })?;
-    let unwatched = Watch {
-        control,
-        total: None,
-    };
+    folder.write_weights(&tensors, control)?;
     for (name, value) in [
         ("config.json", config_json(checkpoint, dtype)),
         ("generation_config.json", generation_json(checkpoint)),
         ("preprocessor_config.json", preprocessor_json(checkpoint)),
     ] {
-        folder.write(name, unwatched, |out| {
-            serde_json::to_writer_pretty(&mut *out, &value)?;
-            out.write_all(b"\n")
-        })?;
+        folder.write_json(name, &value, control)?;
     }
     for (name, content) in vocabulary_files(checkpoint) {
-        folder.write(name, unwatched, |out| out.write_all(&content))?;
+        folder.write_silently(name, control, |out| out.write_all(&content))?;
     }
     folder.publish()
 }
@@ -273,6 +260,7 @@ mod tests {
     use super::*;
     use crate::Error;
     use crate::models::whisper::testing;
+    use crate::weights::safetensors;
 
     fn write(checkpoint: &WhisperCheckpoint, folder: &Path, dtype: DType) -> Result<()> {
         let folder = NewFolder::create(folder)?;

@@ -1,13 +1,12 @@
 //! Codecs with random weights: the exact sizes of the published one for measurements without it, and tiny ones for tests.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use serde_json::json;
 
 use super::config::{CodecConfig, CodecDecoderConfig, CodecEncoderConfig};
-use crate::{Control, Error, Result};
+use crate::models::random::{RandomTensor, Spread, write_json, write_tensors};
+use crate::{Control, Result};
 
 /// Residual units of a decoder block.
 const N_UNITS: usize = 3;
@@ -103,21 +102,6 @@ pub fn tiny() -> CodecConfig {
     }
 }
 
-/// What a tensor is, for the spread of its values.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Kind {
-    /// Spread so that a product of so many inputs keeps its input's size.
-    Matrix(usize),
-    /// Around this.
-    Around(f32),
-    /// Around 0, a little.
-    Bias,
-    /// Positive.
-    Usage,
-}
-
-type Entry = (String, Vec<usize>, Kind);
-
 /// Writes `config.json`, `preprocessor_config.json` and `model.safetensors` (f32, values that depend on `seed` alone) into an
 /// existing folder: what a checkpoint has as `speech_tokenizer`.
 ///
@@ -129,28 +113,11 @@ pub fn write_random(
     seed: u64,
     control: &Control,
 ) -> Result<()> {
-    let file = |name: &str, write: &mut dyn FnMut(&mut BufWriter<File>) -> io::Result<()>| {
-        let path = folder.join(name);
-        let mut attempt = || {
-            let mut out = BufWriter::with_capacity(1 << 20, File::create(&path)?);
-            write(&mut out)?;
-            out.flush()
-        };
-        attempt().map_err(|source| Error::Io {
-            action: "write",
-            path: path.clone(),
-            source,
-        })
-    };
-    let json_file = |name: &str, value: serde_json::Value| {
-        file(name, &mut |out| {
-            serde_json::to_writer_pretty(out, &value).map_err(io::Error::from)
-        })
-    };
-    json_file("config.json", settings(config))?;
-    json_file(
+    write_json(folder, "config.json", &settings(config))?;
+    write_json(
+        folder,
         "preprocessor_config.json",
-        json!({
+        &json!({
             "feature_extractor_type": "EncodecFeatureExtractor",
             "feature_size": 1,
             "padding_side": "right",
@@ -161,67 +128,11 @@ pub fn write_random(
     )?;
     let mut tensors = decoder_tensors(&config.decoder);
     tensors.extend(encoder_tensors(&config.encoder));
-    let mut cancelled = false;
-    let written = file("model.safetensors", &mut |out| {
-        let mut end = 0;
-        let mut header = serde_json::Map::new();
-        for (name, shape, _) in &tensors {
-            let begin = end;
-            end += 4 * shape.iter().product::<usize>();
-            header.insert(
-                name.clone(),
-                json!({"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}),
-            );
-        }
-        let mut header = serde_json::to_vec(&header)?;
-        header.resize(header.len().next_multiple_of(8), b' ');
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(&header)?;
-        let mut random = Random(seed ^ 0x9e37_79b9_7f4a_7c15);
-        for (_, shape, kind) in &tensors {
-            if control.is_cancelled() {
-                cancelled = true;
-                return Err(io::Error::other("cancelled"));
-            }
-            for _ in 0..shape.iter().product() {
-                let noise = random.next();
-                let value = match *kind {
-                    Kind::Matrix(inputs) => noise / (inputs as f32).sqrt(),
-                    Kind::Around(center) => center * (1.0 + 0.1 * noise),
-                    Kind::Bias => 0.02 * noise,
-                    Kind::Usage => 1.0 + noise.abs(),
-                };
-                out.write_all(&value.to_le_bytes())?;
-            }
-        }
-        Ok(())
-    });
-    if cancelled {
-        return Err(Error::Cancelled);
-    }
-    written
+    write_tensors(folder, "model.safetensors", &tensors, true, seed, control)
 }
 
-/// Sums of four uniform numbers: nearly normal, variance 1.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> f32 {
-        // Xorshift (Marsaglia 2003) with Vigna's multiplier.
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        let bits = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d);
-        let sum: u32 = (0..4)
-            .map(|part| (bits >> (16 * part)) as u32 & 0xffff)
-            .sum();
-        // Four numbers of variance 1/12 each around 2.
-        (sum as f32 / 65_536.0 - 2.0) * 3.0f32.sqrt()
-    }
-}
-
-fn decoder_tensors(config: &CodecDecoderConfig) -> Vec<Entry> {
-    let mut all: Vec<Entry> = Vec::new();
+fn decoder_tensors(config: &CodecDecoderConfig) -> Vec<RandomTensor> {
+    let mut all: Vec<RandomTensor> = Vec::new();
     let mut add = |name: String, shape: &[usize], kind| {
         all.push((format!("decoder.{name}"), shape.to_vec(), kind));
     };
@@ -234,27 +145,27 @@ fn decoder_tensors(config: &CodecDecoderConfig) -> Vec<Entry> {
         for index in 0..count {
             let codebook = format!("{group}.vq.layers.{index}._codebook");
             let size = config.codebook_size;
-            add(format!("{codebook}.cluster_usage"), &[size], Kind::Usage);
+            add(format!("{codebook}.cluster_usage"), &[size], Spread::Usage);
             add(
                 format!("{codebook}.embedding_sum"),
                 &[size, dim],
-                Kind::Matrix(count),
+                Spread::Inputs(count),
             );
         }
         add(
             format!("{group}.input_proj.weight"),
             &[dim, config.codebook_dim, 1],
-            Kind::Matrix(config.codebook_dim),
+            Spread::Inputs(config.codebook_dim),
         );
         add(
             format!("{group}.output_proj.weight"),
             &[config.codebook_dim, dim, 1],
-            Kind::Matrix(dim),
+            Spread::Inputs(dim),
         );
     }
     let mut conv = |name: String, shape: [usize; 3], inputs: usize, c_out: usize| {
-        add(format!("{name}.weight"), &shape, Kind::Matrix(inputs));
-        add(format!("{name}.bias"), &[c_out], Kind::Bias);
+        add(format!("{name}.weight"), &shape, Spread::Inputs(inputs));
+        add(format!("{name}.bias"), &[c_out], Spread::Bias);
     };
     let (latent, hidden) = (config.latent_dim, config.hidden_dim);
     let causal = |c_out: usize, c_in: usize, k: usize| ([c_out, c_in, k], c_in * k, c_out);
@@ -305,27 +216,31 @@ fn decoder_tensors(config: &CodecDecoderConfig) -> Vec<Entry> {
         outs,
     );
     for (snake, width) in snakes {
-        add(format!("{snake}.alpha"), &[width], Kind::Bias);
-        add(format!("{snake}.beta"), &[width], Kind::Around(0.5));
+        add(format!("{snake}.alpha"), &[width], Spread::Bias);
+        add(format!("{snake}.beta"), &[width], Spread::Around(0.5));
     }
     for index in 0..config.upsampling_ratios.len() {
         let block = format!("upsample.{index}.1");
         let wide = 4 * latent;
-        add(format!("{block}.norm.weight"), &[latent], Kind::Around(1.0));
-        add(format!("{block}.norm.bias"), &[latent], Kind::Bias);
+        add(
+            format!("{block}.norm.weight"),
+            &[latent],
+            Spread::Around(1.0),
+        );
+        add(format!("{block}.norm.bias"), &[latent], Spread::Bias);
         add(
             format!("{block}.pwconv1.weight"),
             &[wide, latent],
-            Kind::Matrix(latent),
+            Spread::Inputs(latent),
         );
-        add(format!("{block}.pwconv1.bias"), &[wide], Kind::Bias);
+        add(format!("{block}.pwconv1.bias"), &[wide], Spread::Bias);
         add(
             format!("{block}.pwconv2.weight"),
             &[latent, wide],
-            Kind::Matrix(wide),
+            Spread::Inputs(wide),
         );
-        add(format!("{block}.pwconv2.bias"), &[latent], Kind::Bias);
-        add(format!("{block}.gamma"), &[latent], Kind::Around(0.5));
+        add(format!("{block}.pwconv2.bias"), &[latent], Spread::Bias);
+        add(format!("{block}.gamma"), &[latent], Spread::Around(0.5));
     }
     let transformer = "pre_transformer";
     for (name, n_out, n_in) in [
@@ -333,8 +248,12 @@ fn decoder_tensors(config: &CodecDecoderConfig) -> Vec<Entry> {
         ("output_proj", latent, hidden),
     ] {
         let name = format!("{transformer}.{name}");
-        add(format!("{name}.weight"), &[n_out, n_in], Kind::Matrix(n_in));
-        add(format!("{name}.bias"), &[n_out], Kind::Bias);
+        add(
+            format!("{name}.weight"),
+            &[n_out, n_in],
+            Spread::Inputs(n_in),
+        );
+        add(format!("{name}.bias"), &[n_out], Spread::Bias);
     }
     let (q, kv) = (
         config.n_heads * config.head_dim,
@@ -354,34 +273,34 @@ fn decoder_tensors(config: &CodecDecoderConfig) -> Vec<Entry> {
             add(
                 format!("{layer}.{name}.weight"),
                 &[n_out, n_in],
-                Kind::Matrix(n_in),
+                Spread::Inputs(n_in),
             );
         }
         for norm in ["input_layernorm", "post_attention_layernorm"] {
             add(
                 format!("{layer}.{norm}.weight"),
                 &[hidden],
-                Kind::Around(1.0),
+                Spread::Around(1.0),
             );
         }
         for scale in ["self_attn_layer_scale", "mlp_layer_scale"] {
             add(
                 format!("{layer}.{scale}.scale"),
                 &[hidden],
-                Kind::Around(0.5),
+                Spread::Around(0.5),
             );
         }
     }
     add(
         format!("{transformer}.norm.weight"),
         &[hidden],
-        Kind::Around(1.0),
+        Spread::Around(1.0),
     );
     all
 }
 
-fn encoder_tensors(config: &CodecEncoderConfig) -> Vec<Entry> {
-    let mut all: Vec<Entry> = Vec::new();
+fn encoder_tensors(config: &CodecEncoderConfig) -> Vec<RandomTensor> {
+    let mut all: Vec<RandomTensor> = Vec::new();
     let mut add = |name: String, shape: &[usize], kind| {
         all.push((format!("encoder.{name}"), shape.to_vec(), kind));
     };
@@ -390,9 +309,9 @@ fn encoder_tensors(config: &CodecEncoderConfig) -> Vec<Entry> {
         add(
             format!("{name}.weight"),
             &[c_out, c_in, kernel],
-            Kind::Matrix(c_in * kernel),
+            Spread::Inputs(c_in * kernel),
         );
-        add(format!("{name}.bias"), &[c_out], Kind::Bias);
+        add(format!("{name}.bias"), &[c_out], Spread::Bias);
     };
     let mut width = config.n_filters;
     conv("0".into(), width, 1, config.kernel);
@@ -438,21 +357,21 @@ fn encoder_tensors(config: &CodecEncoderConfig) -> Vec<Entry> {
             add(
                 format!("{layer}.{name}.weight"),
                 &[n_out, n_in],
-                Kind::Matrix(n_in),
+                Spread::Inputs(n_in),
             );
         }
         for norm in ["input_layernorm", "post_attention_layernorm"] {
-            add(format!("{layer}.{norm}.weight"), &[d], Kind::Around(1.0));
-            add(format!("{layer}.{norm}.bias"), &[d], Kind::Bias);
+            add(format!("{layer}.{norm}.weight"), &[d], Spread::Around(1.0));
+            add(format!("{layer}.{norm}.bias"), &[d], Spread::Bias);
         }
         for scale in ["self_attn_layer_scale", "mlp_layer_scale"] {
-            add(format!("{layer}.{scale}.scale"), &[d], Kind::Around(0.5));
+            add(format!("{layer}.{scale}.scale"), &[d], Spread::Around(0.5));
         }
     }
     add(
         "downsample.conv.weight".into(),
         &[d, d, 4],
-        Kind::Matrix(4 * d),
+        Spread::Inputs(4 * d),
     );
     let unused = UNUSED_CODEBOOKS;
     for (group, count) in [
@@ -463,23 +382,23 @@ fn encoder_tensors(config: &CodecEncoderConfig) -> Vec<Entry> {
         let (size, dim) = (config.codebook_size, config.codebook_dim);
         for index in 0..count {
             let codebook = format!("{group}.layers.{index}.codebook");
-            add(format!("{codebook}.initialized"), &[1], Kind::Around(1.0));
-            add(format!("{codebook}.cluster_usage"), &[size], Kind::Usage);
+            add(format!("{codebook}.initialized"), &[1], Spread::Around(1.0));
+            add(format!("{codebook}.cluster_usage"), &[size], Spread::Usage);
             add(
                 format!("{codebook}.embed_sum"),
                 &[size, dim],
-                Kind::Matrix(index + 1),
+                Spread::Inputs(index + 1),
             );
         }
         add(
             format!("{group}.input_proj.weight"),
             &[dim, d, 1],
-            Kind::Matrix(d),
+            Spread::Inputs(d),
         );
         add(
             format!("{group}.output_proj.weight"),
             &[d, dim, 1],
-            Kind::Matrix(dim),
+            Spread::Inputs(dim),
         );
     }
     all
