@@ -23,10 +23,14 @@ pub(super) struct CodePredictor {
 /// What the predictor meets in a step.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PredictorRows {
+    /// Position of every row, `[n_sequences * rows, 1]`.
+    pub positions: Ids,
     /// Stacked sequences.
     pub n_sequences: usize,
     /// Their caches, empty before a frame.
     pub slot: Slot,
+    /// The rows whose hidden states are wanted, `[n_sequences, 1]`; `None` = all.
+    pub wanted: Option<Ids>,
 }
 
 impl CodePredictor {
@@ -66,26 +70,25 @@ impl CodePredictor {
         Ok(step.embedding(&self.codec_embeddings[index - 1], ids, None)?)
     }
 
-    /// `x [n_sequences, talker width]`, at `positions`, to hidden states `[n_sequences, dim]`.
-    pub fn forward(
-        &self,
-        step: &mut StepBuilder,
-        x: Value,
-        positions: Ids,
-        rows: PredictorRows,
-    ) -> Result<Value> {
+    /// `x [rows, talker width]` to hidden states of the wanted rows, `[n_sequences, dim]`.
+    pub fn forward(&self, step: &mut StepBuilder, x: Value, rows: PredictorRows) -> Result<Value> {
         let x = match &self.small_to_mtp_projection {
             Some(projection) => projection.forward(step, x)?,
             None => x,
         };
         let at = |layer| CacheAt {
-            positions,
+            positions: rows.positions,
             slot: rows.slot,
             n_sequences: rows.n_sequences,
             layer,
         };
         self.stack
-            .forward(step, "code_predictor", x, at, |_, x| Ok(x))
+            .forward(step, "code_predictor", x, at, |step, x| {
+                Ok(match rows.wanted {
+                    Some(wanted) => step.gather_rows(x, wanted)?,
+                    None => x,
+                })
+            })
     }
 
     /// Hidden states to the logits of code number `index` (from 1), `[rows, codebook_size]`.

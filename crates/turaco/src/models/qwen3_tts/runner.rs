@@ -115,7 +115,10 @@ struct FrameStep {
     positions: Vec<u32>,
     /// The last row of each sequence.
     lasts: Vec<u32>,
+    /// Of the predictor's passes, the first of which has two rows per sequence.
     frame_positions: Vec<Vec<u32>>,
+    /// The second row of each sequence in that pass.
+    seconds: Vec<u32>,
     allowed: Vec<u32>,
     seen: Vec<u32>,
     all: Vec<u32>,
@@ -364,7 +367,10 @@ impl FrameStep {
         let allowed = step.input_ids(n, words[0]);
         let seen = step.input_ids(n, words[0]);
         let all = [step.input_ids(n, words[0]), step.input_ids(n, words[1])];
-        let frame_positions: Vec<Ids> = (0..n_codes).map(|_| step.input_ids(n, 1)).collect();
+        let frame_positions: Vec<Ids> = (1..n_codes)
+            .map(|index| step.input_ids(n * rows_of_pass(index), 1))
+            .collect();
+        let seconds = step.input_ids(n, 1);
         let seeds: Vec<Ids> = (0..n_codes).map(|_| step.input_ids(n, 2)).collect();
         let last_codes: Vec<Ids> = match prompt {
             Some(_) => Vec::new(),
@@ -410,24 +416,25 @@ impl FrameStep {
             step.output(logits);
         }
         step.output_ids(first);
-        let rows = PredictorRows {
-            n_sequences: n,
-            slot: frame_slot,
-        };
         step.stage("code_predictor", |step| {
-            model
-                .code_predictor
-                .forward(step, hidden_state, frame_positions[0], rows)?;
             let mut code = first;
             for index in 1..n_codes {
-                let embedded = match index {
-                    1 => model.talker.embed(step, code)?,
-                    index => model.code_predictor.embed(step, index - 1, code)?,
+                // Both rows of a sequence in one pass: the hidden state, and the code that followed from it.
+                let (x, wanted) = match index {
+                    1 => {
+                        let embedded = model.talker.embed(step, code)?;
+                        let both = step.concat(&[hidden_state, embedded])?;
+                        (step.reshape(both, dim)?, Some(seconds))
+                    }
+                    _ => (model.code_predictor.embed(step, index - 1, code)?, None),
                 };
-                let states =
-                    model
-                        .code_predictor
-                        .forward(step, embedded, frame_positions[index], rows)?;
+                let rows = PredictorRows {
+                    positions: frame_positions[index - 1],
+                    n_sequences: n,
+                    slot: frame_slot,
+                    wanted,
+                };
+                let states = model.code_predictor.forward(step, x, rows)?;
                 let logits = model.code_predictor.logits(step, index, states)?;
                 code = other_choice.record(step, logits, seeds[index], all[1])?;
                 step.output_ids(code);
@@ -443,7 +450,13 @@ impl FrameStep {
             key,
             positions: vec![0; n * n_rows],
             lasts: (1..=n).map(|n| (n * n_rows - 1) as u32).collect(),
-            frame_positions: (0..n_codes).map(|at| vec![at as u32; n]).collect(),
+            frame_positions: (1..n_codes)
+                .map(|index| match rows_of_pass(index) {
+                    1 => vec![index as u32; n],
+                    _ => [0, 1].repeat(n),
+                })
+                .collect(),
+            seconds: (0..n).map(|n| (2 * n + 1) as u32).collect(),
             allowed: vec![0; n * words[0]],
             seen: vec![0; n * words[0]],
             all: vec![u32::MAX; n * words[0].max(words[1])],
@@ -536,6 +549,7 @@ impl FrameStep {
                 &self.all[..sub_words],
             ])
             .chain(self.frame_positions.iter().map(Vec::as_slice))
+            .chain([&self.seconds[..]])
             .chain(self.seeds.iter().map(Vec::as_slice))
             .chain(self.last_codes.iter().map(Vec::as_slice));
         let mut n_ids = 0;
@@ -599,6 +613,11 @@ impl FrameStep {
         }
         Ok(())
     }
+}
+
+/// Rows per sequence of the predictor's pass to code `index`.
+fn rows_of_pass(index: usize) -> usize {
+    if index == 1 { 2 } else { 1 }
 }
 
 /// Lists of numbers that a frame of the most codes takes.
