@@ -59,6 +59,14 @@ pub struct MeasuringArgs {
     #[arg(long, value_name = "N[,N...]", default_value = "1")]
     pub sessions: List<usize>,
 
+    /// Frames of each utterance of a model that speaks
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = parse_count)]
+    pub frames: usize,
+
+    /// Utterances at once of a model that speaks
+    #[arg(long, value_name = "N[,N...]", default_value = "1,4,8")]
+    pub utterances: List<usize>,
+
     /// Measure kernels by themselves instead of a model
     #[arg(long)]
     pub kernels: bool,

@@ -5,10 +5,12 @@ use std::path::Path;
 
 use turaco::asr::Task;
 use turaco::bench::{
-    Clip, Comparison, KernelProtocol, Mismatch, Protocol, Report, chrome_trace, comparison_table,
-    html, svg, table,
+    Clip, Comparison, FrameProtocol, KernelProtocol, Mismatch, Protocol, Report, chrome_trace,
+    comparison_table, html, svg, table,
 };
+use turaco::models::qwen3_tts::Qwen3TtsConfig;
 use turaco::trace::Detail;
+use turaco::weights::Sidecars;
 
 use super::Context;
 use super::plan::check_recognition;
@@ -30,6 +32,9 @@ pub fn run(args: &BenchArgs, context: &Context) -> Outcome {
     check(args)?;
     if args.measuring.live {
         return live(args, context);
+    }
+    if !args.measuring.kernels && speaks(context)? {
+        return frames(args, context);
     }
     // A baseline that cannot be read shows before minutes of work.
     let baseline = args.results.against.as_deref().map(read).transpose()?;
@@ -242,6 +247,84 @@ fn live(args: &BenchArgs, context: &Context) -> Outcome {
             run.word_latency_ms.p50,
             run.word_latency_ms.p95,
             run.behind,
+        ))?;
+    }
+    Ok(Exit::Success)
+}
+
+/// Whether the model is one that speaks.
+fn speaks(context: &Context) -> Result<bool, Failure> {
+    let path = engine::find(&context.global.model, context)?;
+    let config = match path.is_dir() {
+        true => Sidecars::new(&path),
+        false => Sidecars::new(path.parent().unwrap_or(&path)),
+    };
+    let config = Qwen3TtsConfig::read(&config).map_err(engine::model_failure)?;
+    Ok(config.is_some())
+}
+
+/// Frames of a model that speaks.
+fn frames(args: &BenchArgs, context: &Context) -> Outcome {
+    let printer = &context.printer;
+    let (measuring, results) = (&args.measuring, &args.results);
+    let other = [
+        ("--save", results.save.is_some()),
+        ("--against", results.against.is_some()),
+        ("--trace", results.trace.is_some()),
+        ("--plot", results.plot.is_some()),
+    ];
+    if let Some((option, _)) = other.into_iter().find(|(_, given)| *given) {
+        return Err(Failure::usage(format!(
+            "`{option}` cannot be used with a model that speaks"
+        ))
+        .into());
+    }
+    if !args.audio.is_empty() {
+        return Err(Failure::usage("a model that speaks takes no recordings").into());
+    }
+    let protocol = FrameProtocol {
+        frames: measuring.frames,
+        repeats: measuring.repeats,
+        warm_up: measuring.warm_up,
+        utterances: measuring.utterances.0.clone(),
+    };
+    let synthesizer = engine::load_synthesizer(&context.global.model, context)?;
+    let mut say = |what: &str| printer.note(&format!("{what}…"));
+    let report = turaco::bench::frames(&synthesizer, &protocol, &context.control, &mut say)?;
+    if results.json {
+        printer.result_line(&serde_json::to_string(&report).unwrap_or_default())?;
+        return Ok(Exit::Success);
+    }
+    let mb = |bytes: u64| bytes as f64 / 1e6;
+    printer.result_line(&format!(
+        "{} ({}), {}: talker {:.0} MB, code predictor {:.0} MB, {:.0} MB read per frame, {} frames {} times",
+        report.model.name,
+        report.model.weights,
+        report.model.device,
+        mb(report.talker_bytes),
+        mb(report.predictor_bytes),
+        mb(report.talker_bytes + report.predictor_frame_bytes),
+        report.frames,
+        report.repeats,
+    ))?;
+    printer.result_line(
+        "utterances  ms/frame    p95  talker  predictor  prompt ms  frames/s  GB/s  cache GB/s  floor ms  of floor  cached floor",
+    )?;
+    for batch in &report.batches {
+        printer.result_line(&format!(
+            "{:>10}  {:>8.1}  {:>5.1}  {:>6.1}  {:>9.1}  {:>9.1}  {:>8.1}  {:>4.1}  {:>10.1}  {:>8.1}  {:>7.2}x  {:>12.1}",
+            batch.utterances,
+            batch.frame_ms.p50,
+            batch.frame_ms.p95,
+            batch.talker_ms,
+            batch.predictor_ms,
+            batch.prompt_ms,
+            batch.frames_per_second,
+            batch.memory / 1e9,
+            batch.predictor_memory / 1e9,
+            batch.floor_ms,
+            batch.frame_ms.p50 / batch.floor_ms,
+            batch.cached_floor_ms,
         ))?;
     }
     Ok(Exit::Success)

@@ -21,6 +21,7 @@
 mod baseline;
 mod chart;
 mod clip;
+mod frames;
 mod kernels;
 mod limits;
 mod live;
@@ -40,6 +41,7 @@ pub use baseline::{
 };
 pub use chart::{html, svg};
 pub use clip::Clip;
+pub use frames::{FrameBatch, FrameProtocol, FrameReport, frames};
 pub use kernels::{KernelProtocol, kernel_subject, kernels};
 pub use live::{LiveReport, live};
 pub use report::{
