@@ -9,6 +9,8 @@
 //! fit exactly: q8_0, q5_0 and q4_0 as q8, q4_0 and q4_1 as q4. Everything else is rounded from f32.
 
 use super::PANEL;
+use super::q4_search;
+use crate::cpu::simd::Simd;
 use crate::{DType, quant};
 use half::f16;
 
@@ -40,6 +42,31 @@ pub(super) trait Block: Sized {
 
     /// Writes the block as row `row` of a panel's block.
     fn store(&self, row: usize, out: &mut [u8]);
+
+    /// [`from_values`](Self::from_values) of the rows in `wanted` (bit `r` is row `r`), written to a panel's block; false
+    /// if one has none.
+    #[inline(always)]
+    fn store_rows<S: Simd>(
+        _simd: S,
+        rows: &[[f32; BLOCK]; PANEL],
+        wanted: u32,
+        out: &mut [u8],
+    ) -> bool {
+        Self::store_each(rows, wanted, out)
+    }
+
+    /// The same, row by row.
+    #[inline(always)]
+    fn store_each(rows: &[[f32; BLOCK]; PANEL], wanted: u32, out: &mut [u8]) -> bool {
+        let mut wanted_rows = rows.iter().enumerate();
+        wanted_rows.all(|(row, values)| {
+            if wanted >> row & 1 == 0 {
+                return true;
+            }
+            let block = Self::from_values(values);
+            block.inspect(|block| block.store(row, out)).is_some()
+        })
+    }
 }
 
 /// A block of one row as q8.
@@ -116,13 +143,6 @@ impl Q8 {
     }
 }
 
-/// Ranges from which the search for a q4 block starts: cutting off this much of a step at both ends serves the values
-/// between, and how far is best depends on the block.
-const SHRINKS: [f32; 6] = [0.0, 0.6, 1.2, 1.8, 2.4, 3.2];
-
-/// Times that a range and its quants are fitted to each other.
-const FITS: usize = 3;
-
 impl Block for Q4 {
     const BYTES: usize = Q4_BYTES;
 
@@ -143,41 +163,46 @@ impl Block for Q4 {
         })
     }
 
-    /// The block with the smallest squared error of what comes out of several ranges, each refined in turns: the nearest
-    /// quants for a scale and a minimum, then the scale and the minimum that fit those quants best.
+    /// See [`q4_search`].
     #[inline(always)]
     fn from_values(values: &[f32; BLOCK]) -> Option<Self> {
         if !largest(values).is_finite() {
             return None;
         }
-        let (mut low, mut high) = (values[0], values[0]);
-        for &v in values {
-            low = if v < low { v } else { low };
-            high = if v > high { v } else { high };
-        }
-        // Values that are all equal are their minimum exactly, as f16 goes.
-        let mut best: Option<(f32, f16, f16)> = None;
-        for shrink in SHRINKS {
-            let mut scale = (high - low) / (15.0 + shrink);
-            let mut minimum = low + 0.5 * shrink * scale;
-            for _ in 0..FITS {
-                let Some(better) = fit(values, &nearest(values, scale, minimum)) else {
-                    break;
-                };
-                (scale, minimum) = better;
-            }
-            // As they are kept, so that their own rounding is made up for.
-            let (scale, minimum) = (f16::from_f32(scale), f16::from_f32(minimum));
-            let error = Self::squared_error(values, scale, minimum);
-            if best.as_ref().is_none_or(|(least, ..)| error < *least) {
-                best = Some((error, scale, minimum));
-            }
-        }
-        let (_, scale, minimum) = best?;
+        let (scale, minimum) = q4_search::best_range(values);
         (scale.is_finite() && minimum.is_finite()).then(|| Self {
             scale,
             minimum,
-            quants: nearest(values, scale.to_f32(), minimum.to_f32()).map(|quant| quant as u8),
+            quants: q4_search::nearest(values, scale.to_f32(), minimum.to_f32())
+                .map(|quant| quant as u8),
+        })
+    }
+
+    #[inline(always)]
+    fn store_rows<S: Simd>(
+        simd: S,
+        rows: &[[f32; BLOCK]; PANEL],
+        wanted: u32,
+        out: &mut [u8],
+    ) -> bool {
+        let ranges = q4_search::best_ranges(simd, rows);
+        let mut wanted_rows = rows.iter().enumerate();
+        wanted_rows.all(|(row, values)| {
+            if wanted >> row & 1 == 0 {
+                return true;
+            }
+            let (scale, minimum) = (ranges.scales[row], ranges.minimums[row]);
+            let good = scale.is_finite() && minimum.is_finite() && largest(values).is_finite();
+            if good {
+                let quants = ranges.quants.map(|quants| quants[row] as u8);
+                let block = Self {
+                    scale,
+                    minimum,
+                    quants,
+                };
+                block.store(row, out);
+            }
+            good
         })
     }
 
@@ -193,18 +218,6 @@ impl Block for Q4 {
 }
 
 impl Q4 {
-    /// Of the nearest quants.
-    #[inline(always)]
-    fn squared_error(values: &[f32; BLOCK], scale: f16, minimum: f16) -> f32 {
-        let (scale, minimum) = (scale.to_f32(), minimum.to_f32());
-        let mut errors = nearest(values, scale, minimum);
-        for (error, value) in errors.iter_mut().zip(values) {
-            let difference = scale * *error + minimum - value;
-            *error = difference * difference;
-        }
-        sum(errors)
-    }
-
     pub(super) fn value(scale: f16, minimum: f16, quant: u8) -> f32 {
         scale.to_f32() * f32::from(quant) + minimum.to_f32()
     }
@@ -222,54 +235,6 @@ impl Q4 {
     }
 }
 
-/// The nearest quants, as numbers.
-#[inline(always)]
-fn nearest(values: &[f32; BLOCK], scale: f32, minimum: f32) -> [f32; BLOCK] {
-    let inverse = inverse(scale);
-    let mut quants = *values;
-    for quant in &mut quants {
-        let steps = ((*quant - minimum) * inverse).clamp(0.0, 15.0);
-        *quant = (steps + ROUND) - ROUND;
-    }
-    quants
-}
-
-/// The sum of all, in pairs, so that no addition waits for all others.
-#[inline(always)]
-fn sum(terms: [f32; BLOCK]) -> f32 {
-    let (mut half, mut quarter, mut eighth) = ([0.0; 16], [0.0; 8], [0.0; 4]);
-    for i in 0..16 {
-        half[i] = terms[i] + terms[i + 16];
-    }
-    for i in 0..8 {
-        quarter[i] = half[i] + half[i + 8];
-    }
-    for i in 0..4 {
-        eighth[i] = quarter[i] + quarter[i + 4];
-    }
-    (eighth[0] + eighth[2]) + (eighth[1] + eighth[3])
-}
-
-/// Scale and minimum with the least squared error for these quants; `None` if they are all equal.
-#[inline(always)]
-fn fit(values: &[f32; BLOCK], quants: &[f32; BLOCK]) -> Option<(f32, f32)> {
-    let (mut squares, mut products) = (*quants, *quants);
-    for i in 0..BLOCK {
-        squares[i] *= quants[i];
-        products[i] *= values[i];
-    }
-    let (q, v) = (sum(*quants), sum(*values));
-    let (qq, qv) = (sum(squares), sum(products));
-    let n = BLOCK as f32;
-    let determinant = n * qq - q * q;
-    if determinant <= 0.0 {
-        return None;
-    }
-    let scale = (n * qv - q * v) / determinant;
-    let minimum = (v - scale * q) / n;
-    (scale > 0.0 && scale.is_finite() && minimum.is_finite()).then_some((scale, minimum))
-}
-
 /// The largest magnitude; not finite if any value is not.
 #[inline(always)]
 fn largest(values: &[f32; BLOCK]) -> f32 {
@@ -281,7 +246,7 @@ fn largest(values: &[f32; BLOCK]) -> f32 {
 
 /// `1 / scale`, or 0 for a scale too small to divide by.
 #[inline(always)]
-fn inverse(scale: f32) -> f32 {
+pub(super) fn inverse(scale: f32) -> f32 {
     let inverse = 1.0 / scale;
     if scale > 0.0 && inverse.is_finite() {
         inverse
@@ -291,7 +256,7 @@ fn inverse(scale: f32) -> f32 {
 }
 
 /// Adding this to a number of moderate size rounds it to an integer, halves to even, which appears in the low bits.
-const ROUND: f32 = 12_582_912.0;
+pub(super) const ROUND: f32 = 12_582_912.0;
 
 /// Rounds a value of moderate size to an integer, halves to even.
 #[inline(always)]
@@ -350,25 +315,6 @@ mod tests {
                 );
             }
         }
-    }
-
-    /// The search must be well below the plain range from smallest to largest.
-    #[test]
-    fn q4_beats_the_plain_range() {
-        let (mut searched, mut plain) = (0.0, 0.0);
-        for seed in 0..500 {
-            // Nearly normal numbers, as weights are.
-            let parts: [[f32; BLOCK]; 4] = std::array::from_fn(|i| numbers(seed * 4 + i as u32));
-            let values: [f32; BLOCK] = std::array::from_fn(|i| parts.iter().map(|p| p[i]).sum());
-            let (low, high) = values
-                .iter()
-                .fold((f32::MAX, f32::MIN), |(l, h), &v| (l.min(v), h.max(v)));
-            let error = |scale: f16, minimum: f16| Q4::squared_error(&values, scale, minimum);
-            let block = Q4::from_values(&values).unwrap();
-            searched += error(block.scale, block.minimum);
-            plain += error(f16::from_f32((high - low) / 15.0), f16::from_f32(low));
-        }
-        assert!(searched < 0.85 * plain, "{searched} against {plain}");
     }
 
     #[test]

@@ -16,6 +16,7 @@
 
 pub(crate) mod blocks;
 mod panels;
+mod q4_search;
 mod rows;
 
 use super::isa::Isa;

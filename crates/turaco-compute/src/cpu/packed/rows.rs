@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use super::blocks::{BLOCK, Block};
 use super::{MatrixSource, PANEL, WeightType};
-use crate::cpu::simd::{Kernel, Simd};
+use crate::cpu::simd::{Kernel, Simd, round_to_byte};
 use crate::{DType, quant};
 
 /// Inputs converted at a time while packing: a whole number of ggml blocks, small enough for the first-level cache.
@@ -114,7 +114,7 @@ impl Rows<'_> {
             for (start, len) in self.chunks() {
                 self.stored(row, start, &mut values[..len]);
                 for (i, &value) in values[..len].iter().enumerate() {
-                    let quantised = round(value * inverse);
+                    let quantised = round_to_byte(value * inverse);
                     sum += i32::from(quantised);
                     let column = start + i;
                     out[(column / group * PANEL + row) * group + column % group] = quantised as u8;
@@ -124,26 +124,37 @@ impl Rows<'_> {
         }
     }
 
-    /// Packs blocks of 32 inputs: those that are stored as they are wanted are kept, others made from their values.
-    /// False if one could not be made.
+    /// Packs blocks of 32 inputs: those that are stored as they are wanted are kept, others made from their values by
+    /// `store_rows(values of all rows, which of them, panel's block)`. False if one could not be made.
     #[inline(always)]
-    fn pack_blocks<T: Block>(&self, out: &mut [u8]) -> bool {
+    fn pack_blocks<T: Block>(
+        &self,
+        out: &mut [u8],
+        store_rows: impl Fn(&[[f32; BLOCK]; PANEL], u32, &mut [u8]) -> bool,
+    ) -> bool {
+        let mut values = [[0.0; BLOCK]; PANEL];
         for (index, out) in out.chunks_exact_mut(T::BYTES).enumerate() {
             let start = index * BLOCK;
             let len = BLOCK.min(self.k - start);
+            let mut wanted = 0;
             for row in 0..self.count {
                 let scale = self.scale(row);
                 let kept = (scale == 1.0 && len == BLOCK)
                     .then(|| T::from_stored(self.source(row).0.dtype, self.bytes(row, start, len)));
-                let block = kept.flatten().or_else(|| {
-                    let mut values = [0.0; BLOCK];
-                    self.stored(row, start, &mut values[..len]);
-                    T::from_values(&values.map(|v| v * scale))
-                });
-                match block {
-                    Some(block) => block.store(row, out),
-                    None => return false,
+                if let Some(block) = kept.flatten() {
+                    block.store(row, out);
+                    continue;
                 }
+                let values = &mut values[row];
+                values[len..].fill(0.0);
+                self.stored(row, start, &mut values[..len]);
+                for value in values {
+                    *value *= scale;
+                }
+                wanted |= 1 << row;
+            }
+            if wanted != 0 && !store_rows(&values, wanted, out) {
+                return false;
             }
         }
         true
@@ -162,17 +173,12 @@ impl<T: Block> Kernel for PackBlocks<'_, T> {
     type Output = bool;
 
     fn run_scalar(self) -> bool {
-        self.rows.pack_blocks::<T>(self.out)
+        self.rows.pack_blocks::<T>(self.out, T::store_each)
     }
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> bool {
-        self.rows.pack_blocks::<T>(self.out)
+    fn run<S: Simd>(self, s: S) -> bool {
+        let store_rows = |rows: &_, wanted, out: &mut _| T::store_rows(s, rows, wanted, out);
+        self.rows.pack_blocks::<T>(self.out, store_rows)
     }
-}
-
-/// Rounds a value within ±127 to an integer, halves to even: it appears in the low bits of this sum.
-/// (`round_ties_even` is a library call without newer instructions.)
-fn round(value: f32) -> i8 {
-    (value + 12_582_912.0).to_bits() as i8
 }

@@ -52,6 +52,20 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// `from` must be readable for a whole vector.
     unsafe fn load_bf16(self, from: *const bf16) -> Self::F32;
+    /// Widened to f32.
+    ///
+    /// # Safety
+    /// `from` must be readable for a whole vector.
+    #[inline(always)]
+    unsafe fn load_i8(self, from: *const i8) -> Self::F32 {
+        let mut values = [0.0; 16];
+        for (lane, value) in values[..Self::LANES].iter_mut().enumerate() {
+            // SAFETY: within the vector that the caller promised.
+            *value = f32::from(unsafe { *from.add(lane) });
+        }
+        // SAFETY: a vector has at most 16 lanes.
+        unsafe { self.load_ptr(values.as_ptr()) }
+    }
     /// Rounded to f16, halves to even.
     ///
     /// # Safety
@@ -192,6 +206,29 @@ pub(crate) trait Element: Copy + Send + Sync + 'static {
     /// # Safety
     /// `to` must be writable for a whole vector.
     unsafe fn store<S: Simd>(simd: S, to: *mut Self, value: S::F32);
+}
+
+impl Element for i8 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(simd: S, from: *const Self) -> S::F32 {
+        // SAFETY: the caller's promise.
+        unsafe { simd.load_i8(from) }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(simd: S, to: *mut Self, value: S::F32) {
+        let values = simd.to_array(value);
+        for (lane, value) in values[..S::LANES].iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { to.add(lane).write(round_to_byte(*value)) };
+        }
+    }
+}
+
+/// The nearest integer of a number within ±127, halves to even.
+#[inline(always)]
+pub(crate) fn round_to_byte(value: f32) -> i8 {
+    // It appears in the low bits of this sum.
+    (value + math::ROUND).to_bits() as i8
 }
 
 impl Element for f32 {
