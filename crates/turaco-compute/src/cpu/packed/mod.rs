@@ -15,6 +15,7 @@
 //! from here too.
 
 pub(crate) mod blocks;
+mod huge_pages;
 mod panels;
 mod q4_search;
 mod rows;

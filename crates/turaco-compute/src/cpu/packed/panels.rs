@@ -5,18 +5,17 @@
 //! whole panels. All sizes are multiples of 64 bytes.
 
 use super::blocks::{Q4_BYTES, Q8_BYTES, SCALE_BYTES};
-use super::{PANEL, PackedMatrix, Shared, WeightType};
+use super::huge_pages::{self, Moving};
+use super::{PANEL, PackedMatrix, WeightType};
 use crate::cpu::memory::Buffer;
 use crate::cpu::pool::Pool;
 use crate::storage::Bytes;
 use crate::{Error, Result};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes of a matrix from which on it is worth pages of 2 MiB.
 const WORTH_HUGE_PAGES: usize = 4 << 20;
-
-/// Bytes that one task copies.
-const COPY_PIECE: usize = 2 << 20;
 
 /// Where the panels of a matrix are.
 #[derive(Debug)]
@@ -25,6 +24,8 @@ pub(super) enum Panels {
     Owned(Buffer),
     /// In files, one part below the other.
     Stored(Vec<Part>),
+    /// In files, and on the way to memory of their own.
+    Moving(Arc<Moving>),
 }
 
 /// Some of the panels of a matrix.
@@ -32,7 +33,7 @@ pub(super) enum Panels {
 pub(super) struct Part {
     /// The first panel that is not in this part.
     end: usize,
-    bytes: Bytes,
+    pub(super) bytes: Bytes,
 }
 
 impl Panels {
@@ -40,27 +41,33 @@ impl Panels {
         match self {
             Self::Owned(buffer) => buffer.len(),
             Self::Stored(parts) => parts.iter().map(|part| part.bytes.len()).sum(),
+            Self::Moving(moving) => moving.len(),
         }
     }
 
     /// The bytes of panel `panel`.
-    pub(super) fn get(&self, panel: usize, panel_bytes: usize) -> &[u8] {
-        let of = |bytes, first| {
+    pub(super) fn get<'a>(&'a self, panel: usize, panel_bytes: usize) -> &'a [u8] {
+        let of = |bytes: &'a [u8], first| {
             let start: usize = (panel - first) * panel_bytes;
-            &<[u8]>::as_ref(bytes)[start..start + panel_bytes]
+            &bytes[start..start + panel_bytes]
+        };
+        let stored = |parts: &'a [Part]| {
+            let mut first = 0;
+            for part in parts {
+                if panel < part.end {
+                    return of(part.bytes.as_slice(), first);
+                }
+                first = part.end;
+            }
+            &[]
         };
         match self {
             Self::Owned(buffer) => of(buffer.as_bytes(), 0),
-            Self::Stored(parts) => {
-                let mut first = 0;
-                for part in parts {
-                    if panel < part.end {
-                        return of(part.bytes.as_slice(), first);
-                    }
-                    first = part.end;
-                }
-                &[]
-            }
+            Self::Stored(parts) => stored(parts),
+            Self::Moving(moving) => match moving.moved() {
+                Some(bytes) => of(bytes, 0),
+                None => stored(moving.parts()),
+            },
         }
     }
 }
@@ -115,45 +122,26 @@ impl PackedMatrix {
         pool: &Pool,
     ) -> Result<Self> {
         let mut matrix = Self::from_stored_unchecked(weight_type, k, parts)?;
-        matrix.move_to_huge_pages(pool)?;
         if !matrix.is_finite(pool) {
             return Err(Error::Unsupported {
                 what: format!("a stored {} matrix", weight_type.name()),
                 reason: "it holds values that are not finite".to_owned(),
             });
         }
+        matrix.move_to_huge_pages();
         Ok(matrix)
     }
 
-    /// Copy a large matrix out of its file, whose pages are small: they cost a walk through the page table every 4 KiB
-    /// of a stream, each time the matrix is used (in a virtual machine 135 ms instead of 90 for the 2.1 GB of a decode
-    /// step). What the file had in memory is let go.
-    fn move_to_huge_pages(&mut self, pool: &Pool) -> Result<()> {
-        let Panels::Stored(parts) = &self.panels else {
-            return Ok(());
-        };
-        if self.panels.len() < WORTH_HUGE_PAGES || !cfg!(target_os = "linux") {
-            return Ok(());
+    /// Have a large matrix copied out of its file, whose pages are small: they cost a walk through the page table every
+    /// 4 KiB of a stream, each time the matrix is used (in a virtual machine 135 ms instead of 90 for the 2.1 GB of a
+    /// decode step). Until it is there, the file serves.
+    fn move_to_huge_pages(&mut self) {
+        let worth_it = self.panels.len() >= WORTH_HUGE_PAGES && cfg!(target_os = "linux");
+        if let (true, Panels::Stored(parts)) = (worth_it, &mut self.panels) {
+            let moving = Arc::new(Moving::new(std::mem::take(parts)));
+            huge_pages::soon(&moving);
+            self.panels = Panels::Moving(moving);
         }
-        let mut buffer = Buffer::zeroed(self.panels.len(), "weights")?;
-        let to = Shared::new(buffer.as_bytes_mut());
-        let mut start = 0;
-        for part in parts {
-            let pieces = part.bytes.len().div_ceil(COPY_PIECE);
-            pool.run(pieces, &|piece| {
-                let first = piece * COPY_PIECE;
-                let from = &part.bytes[first..part.bytes.len().min(first + COPY_PIECE)];
-                // SAFETY: parts follow each other in the buffer, and each piece of one belongs to one task.
-                let to = unsafe {
-                    std::slice::from_raw_parts_mut(to.get().add(start + first), from.len())
-                };
-                to.copy_from_slice(from);
-            });
-            part.bytes.release();
-            start += part.bytes.len();
-        }
-        self.panels = Panels::Owned(buffer);
-        Ok(())
     }
 
     /// As [`PackedMatrix::from_stored`], whatever the values are.
@@ -314,6 +302,30 @@ mod tests {
                 }
                 assert_eq!(stored(&whole).len(), whole.bytes());
             }
+        }
+    }
+
+    #[test]
+    fn a_large_matrix_is_the_same_before_and_after_its_move() {
+        let pool = Pool::new(2);
+        let [first, second] = [2048, 1000].map(|n| packed(n, 512, WeightType::F32, &pool));
+        let parts = [(2048, stored(&first)), (1000, stored(&second))];
+        let whole = PackedMatrix::from_stored(WeightType::F32, 512, &parts, &pool).unwrap();
+        let check = || {
+            for panel in 0..whole.n_panels() {
+                let expected = match panel.checked_sub(64) {
+                    Some(panel) => second.panel(panel),
+                    None => first.panel(panel),
+                };
+                assert_eq!(whole.panel(panel), expected, "panel {panel}");
+            }
+        };
+        check();
+        if let Panels::Moving(moving) = &whole.panels {
+            while moving.moved().is_none() {
+                std::thread::yield_now();
+            }
+            check();
         }
     }
 
