@@ -101,10 +101,10 @@ pub(crate) struct Operands {
     pub c_row: usize,
 }
 
-/// Defines the product of one (no `$lower`) or two tiles of rows with two of outputs.
+/// Defines the product of one (no `$lower`) or two tiles of rows with two of outputs. `$ahead` asks for what comes later.
 macro_rules! product {
     (
-        $name:ident, $multiply:literal, [$($open:literal),*], $a_step:literal,
+        $name:ident, $multiply:literal, [$($open:literal),*], [$($ahead:literal),*], $a_step:literal,
         [$($lower_load:literal),*], [$($lower:literal),*], [$($lower_store:literal),*]
     ) => {
         /// Between [`begin`] and [`end`].
@@ -124,6 +124,7 @@ macro_rules! product {
                     "tileloadd tmm4, [{a} + {a_row}]",
                     "tileloadd tmm7, [{b2} + {b_row}]",
                     $($lower_load,)*
+                    $($ahead,)*
                     concat!($multiply, " tmm0, tmm4, tmm6"),
                     concat!($multiply, " tmm1, tmm4, tmm7"),
                     $(concat!($multiply, $lower),)*
@@ -155,7 +156,8 @@ macro_rules! product {
     };
 }
 
-/// [`product`] of one and of two tiles of rows, `from zero` or `on top` of the sums that there are.
+/// [`product`] of one and of two tiles of rows: `from zero` or `on top` of the sums that there are; `streamed`, from
+/// memory that nobody else asks for, with `b` one stretch of whole steps of a panel.
 macro_rules! products {
     ($one:ident, $two:ident, $multiply:literal, from zero) => {
         products!(
@@ -163,7 +165,23 @@ macro_rules! products {
             $two,
             $multiply,
             ["tilezero tmm0", "tilezero tmm1"],
-            ["tilezero tmm2", "tilezero tmm3"]
+            ["tilezero tmm2", "tilezero tmm3"],
+            []
+        );
+    };
+    ($one:ident, $two:ident, $multiply:literal, streamed) => {
+        products!(
+            $one,
+            $two,
+            $multiply,
+            ["tilezero tmm0", "tilezero tmm1"],
+            ["tilezero tmm2", "tilezero tmm3"],
+            [
+                // Written out, as the distance of each line is a part of its instruction.
+                ".irp line, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31",
+                "prefetcht1 [{b} + 4096 + 64 * \\line]",
+                ".endr"
+            ]
         );
     };
     ($one:ident, $two:ident, $multiply:literal, on top) => {
@@ -178,15 +196,20 @@ macro_rules! products {
             [
                 "tileloadd tmm2, [{c2} + {c_row}]",
                 "tileloadd tmm3, [{c2} + {c_row} + 64]"
-            ]
+            ],
+            []
         );
     };
-    ($one:ident, $two:ident, $multiply:literal, [$($open:literal),*], [$($lower_open:literal),*]) => {
-        product!($one, $multiply, [$($open),*], "1024", [], [], []);
+    (
+        $one:ident, $two:ident, $multiply:literal, [$($open:literal),*], [$($lower_open:literal),*],
+        $ahead:tt
+    ) => {
+        product!($one, $multiply, [$($open),*], $ahead, "1024", [], [], []);
         product!(
             $two,
             $multiply,
             [$($open,)* $($lower_open),*],
+            $ahead,
             "2048",
             ["tileloadd tmm5, [{a} + {a_row} + 1024]"],
             [" tmm2, tmm5, tmm6", " tmm3, tmm5, tmm7"],
@@ -202,6 +225,8 @@ products!(first_bf16_one, first_bf16_two, "tdpbf16ps", from zero);
 products!(next_bf16_one, next_bf16_two, "tdpbf16ps", on top);
 products!(first_int8_one, first_int8_two, "tdpbssd", from zero);
 products!(next_int8_one, next_int8_two, "tdpbssd", on top);
+products!(stream_bf16_one, stream_bf16_two, "tdpbf16ps", streamed);
+products!(stream_int8_one, stream_int8_two, "tdpbssd", streamed);
 
 /// Defines the product of a strip of one or two tiles of rows with a panel.
 macro_rules! tile {
@@ -245,6 +270,8 @@ tile!(first_bf16, first_bf16_one, first_bf16_two);
 tile!(tile_bf16, next_bf16_one, next_bf16_two);
 tile!(first_int8, first_int8_one, first_int8_two);
 tile!(tile_int8, next_int8_one, next_int8_two);
+tile!(stream_bf16, stream_bf16_one, stream_bf16_two);
+tile!(stream_int8, stream_int8_one, stream_int8_two);
 
 /// Defines the product of one (no `$lower`) or two tiles of rows of an image with a panel.
 macro_rules! image_product {

@@ -59,7 +59,7 @@ impl Kernels {
             if isa >= Isa::Amx
                 && m >= amx::from(weight_type)
                 && Amx::new().is_some()
-                && let Some(kernels) = Self::amx(weight_type)
+                && let Some(kernels) = Self::amx(weight_type, m)
             {
                 return kernels;
             }
@@ -260,7 +260,9 @@ impl Kernels {
 
     /// None for types that would lose digits.
     #[cfg(target_arch = "x86_64")]
-    fn amx(weight_type: WeightType) -> Option<Self> {
+    fn amx(weight_type: WeightType, m: usize) -> Option<Self> {
+        // A single strip meets each panel once, as it comes from memory.
+        let streams = m <= amx::ROWS;
         let plain = Self {
             tile_rows: amx::ROWS,
             row_multiple: amx::TILE_ROWS,
@@ -280,12 +282,21 @@ impl Kernels {
         Some(match weight_type {
             WeightType::F32 | WeightType::F16 => return None,
             WeightType::Bf16 => Self {
+                first_tile: Some(if streams {
+                    amx::stream_bf16
+                } else {
+                    amx::first_bf16
+                }),
                 completes_only: true,
                 ..plain
             }
             .widening(amx::widen_bf16),
             WeightType::Int8 => Self {
-                first_tile: Some(amx::first_int8),
+                first_tile: Some(if streams {
+                    amx::stream_int8
+                } else {
+                    amx::first_int8
+                }),
                 unpacked: None,
                 completes_only: true,
                 ..plain.tiles(amx::tile_int8, Left::Int8Rows)
