@@ -170,7 +170,9 @@ pub struct CacheShape {
     pub capacity: usize,
     /// Columns of a key (and of a value): `n_kv_heads * head_dim`.
     pub kv_dim: usize,
-    /// `F32`, `F16` or `Bf16`.
+    /// Columns of one head. In a cache of bytes they share a scale at each position.
+    pub head_dim: usize,
+    /// `F32`, `F16`, `Bf16` or `I8`; a device without caches of bytes keeps `F16` instead.
     pub dtype: DType,
 }
 

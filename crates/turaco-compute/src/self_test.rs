@@ -243,6 +243,7 @@ fn cached(device: &Device, dtype: DType) -> Result<Vec<f32>> {
         n_layers: 2,
         capacity: 80,
         kv_dim: 128,
+        head_dim: HEADS.head_dim,
         dtype,
     };
     let mut cache = device.kv_cache(shape)?;

@@ -760,7 +760,8 @@ impl Machine<'_, '_, '_> {
                     keys: (cache.first_position(), n_keys),
                     first_position: cache.len() + before,
                 };
-                attention(self.engine, sequence, rows, &shape, scratch, target);
+                let each = (rows, self.plan.rounds);
+                attention(self.engine, sequence, each, &shape, scratch, target);
                 let capacity = score_view.cols;
                 for (nth, &head) in heads.iter().enumerate() {
                     let first = (nth * q.len() + index * rows) * capacity;

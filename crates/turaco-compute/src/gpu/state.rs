@@ -36,12 +36,12 @@ impl GpuCache {
     pub fn new(context: &Arc<Context>, shape: CacheShape) -> Result<Self> {
         let (keys, row_words) = match shape.dtype {
             DType::F32 => (Keys::F32, shape.kv_dim),
-            DType::F16 => (Keys::F16, shape.kv_dim.div_ceil(2)),
+            DType::F16 | DType::I8 => (Keys::F16, shape.kv_dim.div_ceil(2)),
             DType::Bf16 => (Keys::Bf16, shape.kv_dim.div_ceil(2)),
             other => {
                 return Err(Error::Unsupported {
                     what: format!("a key/value cache of {other}"),
-                    reason: "it can be f32, f16 or bf16".into(),
+                    reason: "it can be f32, f16, bf16 or i8".into(),
                 });
             }
         };

@@ -97,6 +97,7 @@ fn caches(device: &Device, n: usize) -> Result<Vec<KvCache>> {
         n_layers: 2,
         capacity: 200,
         kv_dim: WIDTH,
+        head_dim: WIDTH,
         dtype: DType::F16,
     };
     (0..n).map(|_| device.kv_cache(shape)).collect()

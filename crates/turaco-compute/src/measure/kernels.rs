@@ -171,7 +171,7 @@ pub fn measure<E: From<crate::Error>>(
         run.encoder_attention(&exact, WeightType::F32, model, heads, done)?;
         run.encoder_attention(&fast, WeightType::Bf16, model, heads, done)?;
     }
-    for dtype in [DType::F32, DType::F16, DType::Bf16] {
+    for dtype in [DType::F32, DType::F16, DType::Bf16, DType::I8] {
         for (name, heads, keys) in [
             ("tiny cross 6x64, 1500 keys", (6, 6, 64), 1500),
             ("base cross 8x64, 1500 keys", (8, 8, 64), 1500),
@@ -499,7 +499,7 @@ impl Run<'_> {
             mask: Mask::Full,
         };
         let caches: Vec<KvCache> = (0..CACHES)
-            .map(|_| filled(device, keys, cols, dtype))
+            .map(|_| filled(device, keys, (n_kv_heads, head_dim), dtype))
             .collect::<Result<_>>()?;
         let mut builder = StepBuilder::new(device);
         let mut q = builder.input(1, n_heads * head_dim);
@@ -544,7 +544,7 @@ impl Run<'_> {
         if !self.selection.wants(GROUP, "f16", &name) {
             return Ok(());
         }
-        let mut cache = device.kv_cache(cache_shape(rows, cols, DType::F16))?;
+        let mut cache = device.kv_cache(cache_shape(rows, (cols / 64, 64), DType::F16))?;
         let mut builder = StepBuilder::new(device);
         let k = builder.input(rows, cols);
         let slot = builder.cache_slot();
@@ -659,18 +659,20 @@ impl Run<'_> {
     }
 }
 
-fn cache_shape(capacity: usize, kv_dim: usize, dtype: DType) -> CacheShape {
+fn cache_shape(capacity: usize, (n_heads, head_dim): (usize, usize), dtype: DType) -> CacheShape {
     CacheShape {
         n_layers: 1,
         capacity,
-        kv_dim,
+        kv_dim: n_heads * head_dim,
+        head_dim,
         dtype,
     }
 }
 
 /// A cache full of keys and values.
-fn filled(device: &Device, keys: usize, cols: usize, dtype: DType) -> Result<KvCache> {
-    let mut cache = device.kv_cache(cache_shape(keys, cols, dtype))?;
+fn filled(device: &Device, keys: usize, heads: (usize, usize), dtype: DType) -> Result<KvCache> {
+    let cols = heads.0 * heads.1;
+    let mut cache = device.kv_cache(cache_shape(keys, heads, dtype))?;
     let mut builder = StepBuilder::new(device);
     let k = builder.input(keys, cols);
     let slot = builder.cache_slot();

@@ -355,6 +355,7 @@ fn cached(
         n_layers: 3,
         capacity,
         kv_dim: k_cols,
+        head_dim,
         dtype,
     };
     let mut caches: Vec<KvCache> = (0..n)
@@ -423,6 +424,7 @@ fn read_caches_can_be_shared_and_a_batch_equals_its_members() {
                 n_layers: 1,
                 capacity: 150,
                 kv_dim: cols,
+                head_dim: 16,
                 dtype,
             };
             let mut caches: Vec<KvCache> = (0..2)

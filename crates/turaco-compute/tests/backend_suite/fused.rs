@@ -113,6 +113,7 @@ fn caches(device: &Device, dtype: DType, lengths: &[usize], ring: bool) -> Vec<K
         n_layers: 2,
         capacity: if ring { 240 } else { 700 },
         kv_dim: KV,
+        head_dim: KV,
         dtype,
     };
     let new = || match ring {

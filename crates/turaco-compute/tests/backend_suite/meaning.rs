@@ -232,6 +232,7 @@ fn attention_and_cached_attention_follow_the_formula_on(device: &Device) {
             n_layers: 2,
             capacity,
             kv_dim: k_cols,
+            head_dim: shape.head_dim,
             dtype: DType::F32,
         };
         let mut cache = device.kv_cache(cache_shape).unwrap();
@@ -378,6 +379,7 @@ fn bad_bindings_and_numbers_are_errors_on(device: &Device) {
         n_layers: 1,
         capacity: 4,
         kv_dim: 2,
+        head_dim: 2,
         dtype: DType::F16,
     };
     let mut cache = device.kv_cache(shape).unwrap();

@@ -22,6 +22,7 @@ fn cache_shape(capacity: usize, dtype: DType) -> CacheShape {
         n_layers: 2,
         capacity,
         kv_dim: KV_DIM,
+        head_dim: SHAPE.head_dim,
         dtype,
     }
 }
@@ -57,7 +58,7 @@ fn a_ring_is_an_endless_cache() {
     let pieces = [1, 40, 3, 28, 1, 1, 17, 29, 64, 5, 1, 30, 44, 1, 1, 90, 2];
     let total = pieces.iter().sum();
     for device in all_devices() {
-        for dtype in [DType::F32, DType::F16, DType::Bf16] {
+        for dtype in [DType::F32, DType::F16, DType::Bf16, DType::I8] {
             // A window of 37 and 90 rows, and an odd capacity.
             let mut ring = device.ring_cache(cache_shape(127, dtype)).unwrap();
             let mut whole = device.kv_cache(cache_shape(total, dtype)).unwrap();

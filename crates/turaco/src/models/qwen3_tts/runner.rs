@@ -170,6 +170,7 @@ impl Runner {
             n_layers: stack.n_layers,
             capacity,
             kv_dim: stack.n_kv_heads * stack.head_dim,
+            head_dim: stack.head_dim,
             dtype: match self.model.weight_type {
                 WeightType::F32 => DType::F32,
                 _ => DType::F16,

@@ -197,8 +197,11 @@ impl Runner {
             n_layers: stack.n_layers,
             capacity,
             kv_dim: stack.n_kv_heads * stack.head_dim,
+            head_dim: stack.head_dim,
             dtype: match self.model.weight_type {
                 WeightType::F32 => DType::F32,
+                // The longer the context, the more of a step is reading its keys and values.
+                WeightType::Int8 | WeightType::Q8 | WeightType::Q4 => DType::I8,
                 _ => DType::F16,
             },
         };

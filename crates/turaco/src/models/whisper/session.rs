@@ -418,6 +418,7 @@ impl Session {
             n_layers: config.n_text_layers,
             capacity,
             kv_dim: config.n_text_state,
+            head_dim: config.n_text_state / config.n_text_heads,
             dtype,
         };
         Ok(self.model.device.kv_cache(shape)?)

@@ -1,4 +1,5 @@
-//! Attention of many queries by the tiles of AMX: queries, keys, weights and values as bf16, sums as f32.
+//! Attention of many queries by the tiles of AMX: queries, keys, weights and values as bf16, sums as f32. Keys and values
+//! come from rows that are packed into tiles once, or from a cache, of which each strip of queries packs what it sees.
 //!
 //! 32 rows of queries meet 256 keys at a time. Their scores lie in the first-level cache until they are weights, in the
 //! order in which tiles take them, and the weighted values are rescaled only where a later block of keys raised a maximum.
@@ -9,13 +10,15 @@
 )]
 
 use std::arch::x86_64::*;
+use std::cell::RefCell;
 use std::ops::Range;
 
 use half::bf16;
 
-use super::{AttentionShape, Rows, visible};
+use super::{AttentionShape, Rows, Sequence};
+use crate::cpu::cache::{BLOCK, CacheNumber, Panels};
 use crate::cpu::executor::Engine;
-use crate::cpu::isa::Amx;
+use crate::cpu::isa::{Amx, Avx512};
 use crate::cpu::kernels::linear::amx::{self, Operands};
 use crate::cpu::kernels::linear::transpose_avx512;
 use crate::cpu::packed::Shared;
@@ -41,6 +44,9 @@ const TASK_ROWS: usize = 4 * STRIP;
 
 /// The widest head.
 const MAX_HEAD_DIM: usize = 256;
+
+/// The widest head whose keys and values are packed strip by strip.
+const MAX_CACHED_HEAD_DIM: usize = 128;
 
 /// Below every score that matters.
 const LOWEST: f32 = -1e30;
@@ -70,10 +76,7 @@ pub(super) fn attention(
 ) {
     let n_keys = k.len();
     let head_len = shape.head_dim * n_keys.next_multiple_of(32);
-    let (heads, rows) = (
-        shape.n_kv_heads,
-        q.len() * (shape.n_heads / shape.n_kv_heads),
-    );
+    let heads = shape.n_kv_heads;
     assert!(memory.len() >= 2 * heads * head_len && v.len() == n_keys);
     assert_eq!(out.len(), q.len() * shape.n_heads * shape.head_dim);
     let (keys, values) = memory.split_at_mut(heads * head_len);
@@ -99,28 +102,228 @@ pub(super) fn attention(
         }
     });
     let (keys, values) = (&*keys, &*values);
+    let sequence = Sequence {
+        q,
+        panels: (),
+        keys: (0, n_keys),
+        first_position: 0,
+    };
+    over_strips(engine, sequence, shape, out, |head| Packed {
+        keys: &keys[head * head_len..(head + 1) * head_len],
+        values: &values[head * head_len..(head + 1) * head_len],
+        head_dim: shape.head_dim,
+    });
+}
+
+/// Whether this kernel takes such an attention to a cache.
+pub(super) fn takes_cached(engine: &Engine, shape: &AttentionShape, each: usize) -> Option<Amx> {
+    if shape.head_dim > MAX_CACHED_HEAD_DIM {
+        return None;
+    }
+    takes(engine, shape, each)
+}
+
+/// Attention of one sequence to the keys and values of a cache.
+pub(super) fn attention_to_cache<T: CacheNumber>(
+    _proof: Amx,
+    engine: &Engine,
+    sequence: Sequence<'_, Panels<'_, T>>,
+    shape: &AttentionShape,
+    out: &mut [f32],
+) {
+    assert_eq!(out.len(), sequence.q.len() * shape.n_heads * shape.head_dim);
+    let Some(simd) = Avx512::new() else {
+        unreachable!("part of the proof");
+    };
+    let panels = sequence.panels;
+    let sequence = sequence.without_panels();
+    over_strips(engine, sequence, shape, out, |head| {
+        let (panels, column) = panels.head(head, shape.head_dim);
+        Cached {
+            simd,
+            head,
+            panels: panels.columns(column),
+            head_dim: shape.head_dim,
+        }
+    });
+}
+
+/// Shares out heads and rows of queries; `tiles` gives the keys and values of a head.
+fn over_strips<T: Tiles>(
+    engine: &Engine,
+    sequence: Sequence<'_, ()>,
+    shape: &AttentionShape,
+    out: &mut [f32],
+    tiles: impl Fn(usize) -> T + Sync,
+) {
+    thread_local! {
+        static MEMORY: RefCell<Box<Memory>> = RefCell::new(Memory::new());
+    }
+    let heads = shape.n_kv_heads;
+    let rows = sequence.q.len() * (shape.n_heads / heads);
     let out = Shared::new(out);
     let tasks = rows.div_ceil(TASK_ROWS);
     engine.pool.run(heads * tasks, &|task| {
         let (head, part) = (task / tasks, task % tasks);
-        let head_memory = head * head_len..(head + 1) * head_len;
         let piece = Piece {
-            q,
+            sequence,
             shape,
             head,
-            keys: &keys[head_memory.clone()],
-            values: &values[head_memory],
-            n_keys,
+            tiles: tiles(head),
             out,
         };
         let rows = part * TASK_ROWS..rows.min((part + 1) * TASK_ROWS);
-        // SAFETY: the token proves the instructions; every task has rows of its own.
-        unsafe {
-            amx::begin();
-            piece.run(rows);
-            amx::end();
-        }
+        MEMORY.with_borrow_mut(|memory| {
+            // SAFETY: the callers have the proof of the instructions; every task has rows of its own.
+            unsafe {
+                amx::begin();
+                piece.run(memory, rows);
+                amx::end();
+            }
+        });
     });
+}
+
+/// Where the tiles of one head's keys and values are.
+trait Tiles {
+    /// The tiles of the positions of a chunk that begins at `chunk`: those of keys `[block of 16 keys][32 columns]`, those
+    /// of values `[block of 32 positions][16 columns]`; only positions in `seen` count. `room` has as many numbers as
+    /// keys and values of a chunk.
+    ///
+    /// # Safety
+    /// Needs AVX-512 with BF16.
+    unsafe fn chunk<'a>(
+        &'a self,
+        room: &'a mut Room,
+        chunk: Range<usize>,
+        seen: Range<usize>,
+    ) -> (&'a [bf16], &'a [bf16]);
+}
+
+/// All of them, packed before.
+struct Packed<'a> {
+    keys: &'a [bf16],
+    values: &'a [bf16],
+    head_dim: usize,
+}
+
+impl Tiles for Packed<'_> {
+    #[inline(always)]
+    unsafe fn chunk<'a>(
+        &'a self,
+        _: &'a mut Room,
+        chunk: Range<usize>,
+        _: Range<usize>,
+    ) -> (&'a [bf16], &'a [bf16]) {
+        let place = chunk.start * self.head_dim..chunk.end * self.head_dim;
+        (&self.keys[place.clone()], &self.values[place])
+    }
+}
+
+/// In a cache, in another order and perhaps another format.
+struct Cached<'a, T> {
+    simd: Avx512,
+    head: usize,
+    panels: Panels<'a, T>,
+    head_dim: usize,
+}
+
+impl<T: CacheNumber> Cached<'_, T> {
+    /// Sixteen numbers.
+    ///
+    /// # Safety
+    /// As many must be readable.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+    unsafe fn load(&self, from: *const T) -> __m512 {
+        // SAFETY: the caller's promise.
+        unsafe { T::load(self.simd, from) }
+    }
+
+    /// # Safety
+    /// Needs AVX-512 with BF16.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
+    unsafe fn pack(&self, room: &mut Room, chunk: Range<usize>, seen: Range<usize>) {
+        let (head_dim, order) = (self.head_dim, amx::interleaved());
+        let groups = head_dim / BLOCK;
+        assert!(chunk.len() <= CHUNK && head_dim <= MAX_CACHED_HEAD_DIM);
+        let zeros = _mm512_setzero_si512();
+        for position in chunk.clone().step_by(BLOCK) {
+            let place = self.panels.place(position);
+            let keys = &self.panels.keys[place..][..head_dim * BLOCK];
+            let values = &self.panels.values[place..][..head_dim * BLOCK];
+            let first = position - chunk.start;
+            let tiles = &mut room.keys[first * head_dim..][..head_dim * BLOCK];
+            let is_seen = position < seen.end && position + BLOCK > seen.start;
+            let (key_scales, value_scales) = match T::SCALED {
+                true => self.panels.scales(self.head, position),
+                false => (&[1.0; BLOCK], &[1.0; BLOCK]),
+            };
+            // SAFETY: sixteen scales.
+            let key_scales = unsafe { _mm512_loadu_ps(key_scales.as_ptr()) };
+            // A pair of columns of sixteen keys is a row of a tile, and tiles of a block follow each other.
+            for (keys, row) in keys.chunks_exact(2 * BLOCK).zip(tiles.chunks_exact_mut(32)) {
+                // SAFETY: pairs of sixteen numbers; a row is a vector.
+                unsafe {
+                    let pair = if is_seen {
+                        let (even, odd) = (keys.as_ptr(), keys[BLOCK..].as_ptr());
+                        let (mut even, mut odd) = (self.load(even), self.load(odd));
+                        if T::SCALED {
+                            even = _mm512_mul_ps(even, key_scales);
+                            odd = _mm512_mul_ps(odd, key_scales);
+                        }
+                        amx::pairs(even, odd, order)
+                    } else {
+                        zeros
+                    };
+                    _mm512_storeu_si512(row.as_mut_ptr().cast(), pair);
+                }
+            }
+            // Eight pairs of positions are half of a tile of each group of columns.
+            for group in 0..groups {
+                let tile = (first / 32 * groups + group) * TILE + first % 32 / BLOCK * (TILE / 2);
+                let half = &mut room.values[tile..][..TILE / 2];
+                let values = &values[group * BLOCK * BLOCK..][..BLOCK * BLOCK];
+                let pairs = values
+                    .chunks_exact(2 * BLOCK)
+                    .zip(half.chunks_exact_mut(32));
+                for (index, (values, row)) in pairs.enumerate() {
+                    let number = |lane: usize| {
+                        // What was never written, or is long forgotten, must not be multiplied, even by zero.
+                        if seen.contains(&(position + 2 * index + lane)) {
+                            // SAFETY: sixteen numbers.
+                            let number = unsafe { self.load(values[lane * BLOCK..].as_ptr()) };
+                            let scale = value_scales[(2 * index + lane) % BLOCK];
+                            match T::SCALED {
+                                true => _mm512_mul_ps(number, _mm512_set1_ps(scale)),
+                                false => number,
+                            }
+                        } else {
+                            _mm512_setzero_ps()
+                        }
+                    };
+                    let pair = amx::pairs(number(0), number(1), order);
+                    // SAFETY: a row is a vector.
+                    unsafe { _mm512_storeu_si512(row.as_mut_ptr().cast(), pair) };
+                }
+            }
+        }
+    }
+}
+
+impl<T: CacheNumber> Tiles for Cached<'_, T> {
+    #[inline(always)]
+    unsafe fn chunk<'a>(
+        &'a self,
+        room: &'a mut Room,
+        chunk: Range<usize>,
+        seen: Range<usize>,
+    ) -> (&'a [bf16], &'a [bf16]) {
+        let len = chunk.len() * self.head_dim;
+        // SAFETY: the caller's promise.
+        unsafe { self.pack(room, chunk, seen) };
+        (&room.keys[..len], &room.values[..len])
+    }
 }
 
 /// Sixteen columns of a row.
@@ -210,14 +413,19 @@ unsafe fn pack_values(
 }
 
 /// What a task works on: one head of keys and values, and the rows of queries that share it.
-struct Piece<'a> {
-    q: Rows<'a>,
+struct Piece<'a, T> {
+    sequence: Sequence<'a, ()>,
     shape: &'a AttentionShape,
     head: usize,
-    keys: &'a [bf16],
-    values: &'a [bf16],
-    n_keys: usize,
+    tiles: T,
     out: Shared<f32>,
+}
+
+/// The keys and values of a chunk, where they are packed by the strip.
+#[repr(C, align(64))]
+struct Room {
+    keys: [bf16; CHUNK * MAX_CACHED_HEAD_DIM],
+    values: [bf16; CHUNK * MAX_CACHED_HEAD_DIM],
 }
 
 /// Working memory of a strip.
@@ -232,6 +440,31 @@ struct Strip {
     sums: [f32; STRIP * MAX_HEAD_DIM],
     max: [f32; STRIP],
     corrections: [f32; STRIP],
+}
+
+/// What a thread keeps from one piece to the next.
+struct Memory {
+    strip: Strip,
+    room: Room,
+}
+
+impl Memory {
+    fn new() -> Box<Self> {
+        Box::new(Self {
+            strip: Strip {
+                queries: [bf16::ZERO; STRIP * MAX_HEAD_DIM],
+                scores: [0.0; STRIP * SCORES],
+                weights: [bf16::ZERO; STRIP * CHUNK],
+                sums: [0.0; STRIP * MAX_HEAD_DIM],
+                max: [0.0; STRIP],
+                corrections: [0.0; STRIP],
+            },
+            room: Room {
+                keys: [bf16::ZERO; CHUNK * MAX_CACHED_HEAD_DIM],
+                values: [bf16::ZERO; CHUNK * MAX_CACHED_HEAD_DIM],
+            },
+        })
+    }
 }
 
 /// 2 to the power of `x` for `x` up to 0, relative error about 1e-4, a fortieth of what rounding to bf16 costs; next to
@@ -254,29 +487,22 @@ fn exp2(x: __m512) -> __m512 {
     _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(power), exponent))
 }
 
-impl Piece<'_> {
+impl<T: Tiles> Piece<'_, T> {
     /// # Safety
     /// Needs AMX with tiles that are ready; nobody else writes these rows of the output.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-    unsafe fn run(&self, rows: Range<usize>) {
-        let mut strip = Strip {
-            queries: [bf16::ZERO; STRIP * MAX_HEAD_DIM],
-            scores: [0.0; STRIP * SCORES],
-            weights: [bf16::ZERO; STRIP * CHUNK],
-            sums: [0.0; STRIP * MAX_HEAD_DIM],
-            max: [0.0; STRIP],
-            corrections: [0.0; STRIP],
-        };
+    unsafe fn run(&self, memory: &mut Memory, rows: Range<usize>) {
         for first in rows.clone().step_by(STRIP) {
             // SAFETY: the caller's promise.
-            unsafe { self.strip(&mut strip, first..rows.end.min(first + STRIP)) };
+            unsafe { self.strip(memory, first..rows.end.min(first + STRIP)) };
         }
     }
 
     /// # Safety
     /// As [`Self::run`].
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-    unsafe fn strip(&self, strip: &mut Strip, rows: Range<usize>) {
+    unsafe fn strip(&self, memory: &mut Memory, rows: Range<usize>) {
+        let Memory { strip, room } = memory;
         let head_dim = self.shape.head_dim;
         let group = self.shape.n_heads / self.shape.n_kv_heads;
         let head_of = |row: usize| self.head * group + row % group;
@@ -284,11 +510,11 @@ impl Piece<'_> {
         let mut seen = [(0, 0); STRIP];
         let (mut start, mut end) = (usize::MAX, 0);
         for (index, row) in rows.clone().enumerate() {
-            let range = visible(self.shape.mask, row / group, self.n_keys);
+            let position = self.sequence.first_position + row / group;
+            let range = self.sequence.visible(self.shape.mask, position);
             seen[index] = (range.start, range.end);
             (start, end) = (start.min(range.start), end.max(range.end));
-            let query =
-                &self.q.row(row / group)[head_of(row) * head_dim..(head_of(row) + 1) * head_dim];
+            let query = &self.sequence.q.row(row / group)[head_of(row) * head_dim..][..head_dim];
             for (step, columns) in query.as_chunks::<32>().0.iter().enumerate() {
                 // SAFETY: the caller's promise; the place has a vector for each row and step.
                 unsafe {
@@ -303,18 +529,22 @@ impl Piece<'_> {
         strip.max = [f32::NEG_INFINITY; STRIP];
         let mut totals = [_mm512_setzero_ps(); STRIP];
         let steps = head_dim / 32;
-        let start = start.min(end) / CHUNK * CHUNK;
+        let all_seen = start.min(end)..end;
+        let start = all_seen.start / CHUNK * CHUNK;
         for chunk in (start..end).step_by(CHUNK) {
             let width = (end - chunk).min(CHUNK).next_multiple_of(32);
+            let positions = chunk..chunk + width;
+            // SAFETY: the caller's promise.
+            let (keys, values) = unsafe { self.tiles.chunk(room, positions, all_seen.clone()) };
             for key in (0..width).step_by(32) {
-                let tiles = (chunk + key) / 16 * steps * TILE;
-                assert!(self.keys.len() >= tiles + 2 * steps * TILE);
+                let tiles = key / 16 * steps * TILE;
+                assert!(keys.len() >= tiles + 2 * steps * TILE);
                 // SAFETY: two blocks of keys as just checked, 32 columns of the scores; the rest is the caller's promise.
                 unsafe {
                     amx::first_bf16_two(Operands {
                         steps,
                         a: strip.queries.as_ptr().cast(),
-                        b: self.keys.as_ptr().add(tiles).cast(),
+                        b: keys.as_ptr().add(tiles).cast(),
                         b_gap: steps * TILE_BYTES,
                         b_row: TILE_ROW,
                         b_step: TILE_BYTES,
@@ -341,15 +571,15 @@ impl Piece<'_> {
             }
             let groups = head_dim / 16;
             for group in (0..groups).step_by(2) {
-                let tiles = (chunk / 32 * groups + group) * TILE;
-                assert!(self.values.len() >= tiles + ((width / 32 - 1) * groups + 2) * TILE);
+                let tiles = group * TILE;
+                assert!(values.len() >= tiles + ((width / 32 - 1) * groups + 2) * TILE);
                 // SAFETY: two groups of columns of so many blocks of positions as just checked; the rest is the caller's
                 // promise.
                 unsafe {
                     let operands = Operands {
                         steps: width / 32,
                         a: strip.weights.as_ptr().cast(),
-                        b: self.values.as_ptr().add(tiles).cast(),
+                        b: values.as_ptr().add(tiles).cast(),
                         b_gap: TILE_BYTES,
                         b_row: TILE_ROW,
                         b_step: groups * TILE_BYTES,

@@ -22,7 +22,7 @@ use std::ops::Range;
 use half::bf16;
 
 use crate::cpu::cache::{
-    BLOCK, CacheNumber, Panels, PanelsMut, TILE_KEYS, head_panel_len, pack, pack_pairs,
+    BLOCK, CacheNumber, Panels, PanelsMut, Scales, TILE_KEYS, head_panel_len, pack, pack_pairs,
 };
 use crate::cpu::executor::Engine;
 use crate::cpu::isa::Isa;
@@ -79,18 +79,29 @@ fn visible(mask: Mask, position: usize, n_keys: usize) -> Range<usize> {
     }
 }
 
-/// The queries of one sequence and the keys they meet.
+/// The queries of one sequence and the keys they meet, mostly [`Panels`].
 #[derive(Clone, Copy)]
-pub(crate) struct Sequence<'a, T> {
+pub(crate) struct Sequence<'a, P> {
     pub q: Rows<'a>,
-    pub panels: Panels<'a, T>,
+    pub panels: P,
     /// Positions of the keys that there are.
     pub keys: (usize, usize),
     /// Position of the first query among the keys.
     pub first_position: usize,
 }
 
-impl<T> Sequence<'_, T> {
+impl<'a, P> Sequence<'a, P> {
+    /// The same, whatever the keys are.
+    #[cfg(target_arch = "x86_64")]
+    fn without_panels(&self) -> Sequence<'a, ()> {
+        Sequence {
+            q: self.q,
+            panels: (),
+            keys: self.keys,
+            first_position: self.first_position,
+        }
+    }
+
     /// Keys that the query at `position` sees.
     fn visible(&self, mask: Mask, position: usize) -> Range<usize> {
         let seen = visible(mask, position, self.keys.1);
@@ -142,7 +153,7 @@ pub(crate) fn attention_of_rows(
         } else {
             let mut panels = HeadPanels::new(&mut *scratch, keys, shape);
             pack(engine.isa, &engine.pool, k, v, 0, panels.writable());
-            attention(engine, panels.sequence(q), queries, shape, &mut [], out);
+            attention_in_f32(engine, panels.sequence(q), queries, shape, &mut [], out);
         }
     }
 }
@@ -181,7 +192,7 @@ impl<'a, T> HeadPanels<'a, T> {
         }
     }
 
-    fn sequence<'b>(&'b self, q: Rows<'b>) -> Sequence<'b, T> {
+    fn sequence<'b>(&'b self, q: Rows<'b>) -> Sequence<'b, Panels<'b, T>> {
         Sequence {
             q,
             panels: Panels {
@@ -190,6 +201,7 @@ impl<'a, T> HeadPanels<'a, T> {
                 stride: self.stride,
                 head_stride: self.head_stride,
                 period: self.n_keys.next_multiple_of(TILE_KEYS),
+                scales: Scales::default(),
             },
             keys: (0, self.n_keys),
             first_position: 0,
@@ -197,11 +209,29 @@ impl<'a, T> HeadPanels<'a, T> {
     }
 }
 
-/// Attention of one sequence, or of several with the same keys: `each` is the number of queries of one of them. `out` is
-/// `[q rows, n_heads * head_dim]`; `scratch` has [`split_len`] values, or fewer if keys need not be cut into ranges.
+/// Attention of one sequence to a cache, or of several to the same: `each` is the number of queries of one of them. `out`
+/// is `[q rows, n_heads * head_dim]`; `scratch` has [`split_len`] values, or fewer if keys need not be cut into ranges.
+/// `rounded` allows bf16.
 pub(crate) fn attention<T: CacheNumber>(
     engine: &Engine,
-    sequence: Sequence<'_, T>,
+    sequence: Sequence<'_, Panels<'_, T>>,
+    (each, rounded): (usize, bool),
+    shape: &AttentionShape,
+    scratch: &mut [f32],
+    out: &mut [f32],
+) {
+    #[cfg(target_arch = "x86_64")]
+    if rounded && let Some(proof) = amx::takes_cached(engine, shape, each) {
+        amx::attention_to_cache(proof, engine, sequence, shape, out);
+        return;
+    }
+    let _ = rounded;
+    attention_in_f32(engine, sequence, each, shape, scratch, out);
+}
+
+fn attention_in_f32<T: CacheNumber>(
+    engine: &Engine,
+    sequence: Sequence<'_, Panels<'_, T>>,
     each: usize,
     shape: &AttentionShape,
     scratch: &mut [f32],
@@ -226,7 +256,7 @@ pub(crate) fn attention<T: CacheNumber>(
 /// to bf16, and sums in f32. Check [`takes_pairs`] before.
 fn attention_of_pairs(
     engine: &Engine,
-    sequence: Sequence<'_, bf16>,
+    sequence: Sequence<'_, Panels<'_, bf16>>,
     shape: &AttentionShape,
     out: &mut [f32],
 ) {
@@ -258,7 +288,7 @@ unsafe fn run_pairs(dot: Avx512Dot, simd: Avx512, piece: &Piece<'_, bf16>) {
 /// Calls `task` with every piece of an attention.
 fn over_pieces<'a, T: Copy + Sync>(
     engine: &Engine,
-    sequence: Sequence<'a, T>,
+    sequence: Sequence<'a, Panels<'a, T>>,
     shape: &AttentionShape,
     scratch: &mut [f32],
     out: &mut [f32],
@@ -379,7 +409,7 @@ fn vectorised(shape: &AttentionShape) -> bool {
 /// The scaled scores of one head of every query against all keys: `out[i][key]`, rows of `capacity` values.
 pub(crate) fn capture_scores<T: CacheNumber>(
     engine: &Engine,
-    sequence: Sequence<'_, T>,
+    sequence: Sequence<'_, Panels<'_, T>>,
     shape: &AttentionShape,
     head: usize,
     capacity: usize,
@@ -395,6 +425,7 @@ pub(crate) fn capture_scores<T: CacheNumber>(
             let capture = Capture {
                 q: &sequence.q.row(row)[head * shape.head_dim..][..shape.head_dim],
                 panels,
+                kv_head,
                 column,
                 scale: shape.scale,
                 out: &mut out[..n_keys],
@@ -408,30 +439,46 @@ pub(crate) fn capture_scores<T: CacheNumber>(
 struct Capture<'a, T> {
     q: &'a [f32],
     panels: Panels<'a, T>,
+    kv_head: usize,
     column: usize,
     scale: f32,
     out: &'a mut [f32],
+}
+
+impl<T: CacheNumber> Capture<'_, T> {
+    /// What the scores of a block are multiplied with.
+    #[inline(always)]
+    fn factors(&self, block: usize) -> [f32; BLOCK] {
+        let key_scales = match T::SCALED {
+            true => *self.panels.scales(self.kv_head, block * BLOCK).0,
+            false => [1.0; BLOCK],
+        };
+        key_scales.map(|key_scale| self.scale * key_scale)
+    }
 }
 
 impl<T: CacheNumber> Kernel for Capture<'_, T> {
     type Output = ();
 
     fn run_scalar(self) {
-        for (block, out) in self.out.chunks_mut(BLOCK).enumerate() {
+        for block in 0..self.out.len().div_ceil(BLOCK) {
             let place = self.panels.place(block * BLOCK);
             let scores = block_scores(self.q, &self.panels, self.column, place);
-            for (out, score) in out.iter_mut().zip(scores) {
-                *out = score * self.scale;
+            let factors = self.factors(block);
+            let out = self.out[block * BLOCK..].iter_mut();
+            for (out, (score, factor)) in out.zip(scores.iter().zip(factors)) {
+                *out = score * factor;
             }
         }
     }
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        for (block, out) in self.out.chunks_mut(BLOCK).enumerate() {
+        for block in 0..self.out.len().div_ceil(BLOCK) {
             let start = self.panels.place(block * BLOCK) + self.column * BLOCK;
             let keys = &self.panels.keys[start..][..self.q.len() * BLOCK];
             let mut scores = [0.0; BLOCK];
+            let factors = self.factors(block);
             for first in (0..BLOCK).step_by(S::LANES) {
                 let mut sum = s.splat(0.0);
                 for (q, keys) in self.q.iter().zip(keys.as_chunks::<BLOCK>().0) {
@@ -439,9 +486,11 @@ impl<T: CacheNumber> Kernel for Capture<'_, T> {
                     let keys = unsafe { T::load(s, keys.as_ptr().add(first)) };
                     sum = s.fma(s.splat(*q), keys, sum);
                 }
-                s.store(&mut scores[first..], s.mul(sum, s.splat(self.scale)));
+                s.store(&mut scores[first..], s.mul(sum, s.load(&factors[first..])));
             }
-            out.copy_from_slice(&scores[..out.len()]);
+            let out = &mut self.out[block * BLOCK..];
+            let len = out.len().min(BLOCK);
+            out[..len].copy_from_slice(&scores[..len]);
         }
     }
 }
@@ -467,7 +516,7 @@ fn block_scores<T: CacheNumber>(
 /// Some rows of the query heads that share some heads of keys, and some of these keys. Row `r` is head `r % group` of
 /// query `r / group`.
 struct Piece<'a, T> {
-    sequence: Sequence<'a, T>,
+    sequence: Sequence<'a, Panels<'a, T>>,
     shape: AttentionShape,
     kv_heads: Range<usize>,
     rows: Range<usize>,
@@ -559,7 +608,16 @@ impl<T: CacheNumber> Kernel for Piece<'_, T> {
                     let first = seen.start.saturating_sub(block * BLOCK);
                     let last = BLOCK.min(seen.end - block * BLOCK);
                     let place = panels.place(block * BLOCK);
-                    let scores = block_scores(q, panels, column, place).map(|score| score * scale);
+                    let mut scores =
+                        block_scores(q, panels, column, place).map(|score| score * scale);
+                    let mut value_scales = &[1.0; BLOCK];
+                    if T::SCALED {
+                        let key_scales;
+                        (key_scales, value_scales) = panels.scales(kv_head, block * BLOCK);
+                        for (score, key_scale) in scores.iter_mut().zip(key_scales) {
+                            *score *= key_scale;
+                        }
+                    }
                     let highest = scores[first..last]
                         .iter()
                         .fold(max, |max, &score| max.max(score));
@@ -572,6 +630,7 @@ impl<T: CacheNumber> Kernel for Piece<'_, T> {
                     for (lane, score) in scores.iter().enumerate().take(last).skip(first) {
                         let weight = (score - max).exp();
                         sum += weight;
+                        let weight = weight * value_scales[lane];
                         for (index, out) in out.iter_mut().enumerate() {
                             let column = column + index;
                             let group = column / BLOCK * BLOCK * BLOCK;

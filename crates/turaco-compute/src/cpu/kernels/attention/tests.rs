@@ -37,6 +37,7 @@ fn engine(isa: Isa, threads: usize) -> Engine {
 }
 
 /// One attention: the last `queries` of `keys` positions attend.
+#[derive(Clone)]
 struct Case {
     shape: AttentionShape,
     queries: usize,
@@ -124,12 +125,40 @@ impl Case {
         out
     }
 
+    /// With keys and values as a cache keeps them.
+    fn expected_from(&self, dtype: DType) -> Vec<f64> {
+        if dtype != DType::I8 {
+            return self.expected(rounding(dtype));
+        }
+        let mut kept = self.clone();
+        let heads = kept.k.chunks_exact_mut(self.shape.head_dim);
+        for head in heads.chain(kept.v.chunks_exact_mut(self.shape.head_dim)) {
+            let largest = head.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+            let (inverse, scale) = (127.0 / largest, largest / 127.0);
+            for number in head {
+                *number = (*number * inverse).round_ties_even() * scale;
+            }
+        }
+        kept.expected(|x| x)
+    }
+
     /// Through a cache; `split` allows ranges of keys.
     fn cached(&self, engine: &Engine, dtype: DType, split: bool) -> Vec<f32> {
+        self.cached_rounded(engine, dtype, split, false)
+    }
+
+    fn cached_rounded(
+        &self,
+        engine: &Engine,
+        dtype: DType,
+        split: bool,
+        rounded: bool,
+    ) -> Vec<f32> {
         let mut cache = CpuCache::new(CacheShape {
             n_layers: 1,
             capacity: self.keys,
             kv_dim: self.shape.n_kv_heads * self.shape.head_dim,
+            head_dim: self.shape.head_dim,
             dtype,
         })
         .unwrap();
@@ -147,7 +176,8 @@ impl Case {
                 keys: (0, self.keys),
                 first_position: self.keys - self.queries,
             };
-            attention(engine, sequence, self.queries, &self.shape, &mut scratch, &mut out);
+            let each = (self.queries, rounded);
+            attention(engine, sequence, each, &self.shape, &mut scratch, &mut out);
         });
         out
     }
@@ -211,8 +241,8 @@ const KEYS: [usize; 14] = [
 ];
 
 fn check(case: &Case, isas: &[Isa]) {
-    for dtype in [DType::F32, DType::F16, DType::Bf16] {
-        let expected = case.expected(rounding(dtype));
+    for dtype in [DType::F32, DType::F16, DType::Bf16, DType::I8] {
+        let expected = case.expected_from(dtype);
         for &isa in isas {
             let name = format!("{dtype} {isa:?} {}", case.name());
             let found = case.cached(&engine(isa, 1), dtype, true);
@@ -263,6 +293,29 @@ fn windows_are_right() {
     }
 }
 
+/// Where many queries are multiplied in bf16, straight from a cache of any format.
+#[test]
+fn rounded_attention_to_a_cache_is_close() {
+    let isa = Isa::best();
+    for dtype in [DType::F32, DType::F16, DType::Bf16, DType::I8] {
+        for (heads, mask) in [
+            ((4, 4, 64), Mask::Window(100)),
+            ((4, 2, 128), Mask::Causal),
+            ((3, 1, 32), Mask::Full),
+        ] {
+            for (queries, keys) in [(16, 16), (24, 300), (33, 333), (130, 1000)] {
+                let case = Case::new(heads, mask, queries, keys);
+                let expected = case.expected_from(dtype);
+                let found = case.cached_rounded(&engine(isa, 2), dtype, false, true);
+                let name = format!("{dtype} {}", case.name());
+                assert_close(&found, &expected, 2e-2, &name);
+                let alone = case.cached_rounded(&engine(isa, 1), dtype, false, true);
+                assert_eq!(found, alone, "{name}: threads");
+            }
+        }
+    }
+}
+
 /// What is no number comes through to every row and head that sees it, and to no other.
 #[test]
 fn scores_that_are_no_numbers_come_through() {
@@ -292,7 +345,11 @@ fn scores_that_are_no_numbers_come_through() {
                 }
             };
             for isa in Isa::available() {
-                for dtype in [DType::F32, DType::F16, DType::Bf16] {
+                for dtype in [DType::F32, DType::F16, DType::Bf16, DType::I8] {
+                    // Bytes know no infinity: what has one is no number for the whole head.
+                    if dtype == DType::I8 && bad.is_infinite() {
+                        continue;
+                    }
                     for split in [false, true] {
                         let found = case.cached(&engine(isa, 2), dtype, split);
                         same(&found, &format!("{isa:?} {dtype} split {split}"));

@@ -169,24 +169,29 @@ impl<'a, S: Simd, P: Product<S>> Tiles<'a, S, P> {
             .panels
             .head(piece.kv_heads.start + head, self.head_dim);
         let panels = panels.columns(column);
+        let kv_head = piece.kv_heads.start + head;
         let row = head * piece.rows.len() + row;
         let mut scores = Scores::<R>([[MaybeUninit::uninit(); TILE_KEYS]; R]);
         // As many sums as hide the time of an addition, in as many registers as there are.
         if S::LANES == BLOCK {
             self.scores::<R, 4>(s, &panels, row, (key, last), &mut scores);
-            let corrections = self.weigh::<R>(s, row, &seen, last, &mut scores);
+            let corrections =
+                self.weigh_scaled::<R>(s, row, &seen, (&panels, kv_head), (key, last), &mut scores);
             self.values::<R, 4>(s, &panels, row, (key, last), &mut scores, &corrections);
         } else if R == 1 || (S::MANY_REGISTERS && R == 2) {
             self.scores::<R, 8>(s, &panels, row, (key, last), &mut scores);
-            let corrections = self.weigh::<R>(s, row, &seen, last, &mut scores);
+            let corrections =
+                self.weigh_scaled::<R>(s, row, &seen, (&panels, kv_head), (key, last), &mut scores);
             self.values::<R, 8>(s, &panels, row, (key, last), &mut scores, &corrections);
         } else if R <= 3 || S::MANY_REGISTERS {
             self.scores::<R, 4>(s, &panels, row, (key, last), &mut scores);
-            let corrections = self.weigh::<R>(s, row, &seen, last, &mut scores);
+            let corrections =
+                self.weigh_scaled::<R>(s, row, &seen, (&panels, kv_head), (key, last), &mut scores);
             self.values::<R, 4>(s, &panels, row, (key, last), &mut scores, &corrections);
         } else {
             self.scores::<R, 2>(s, &panels, row, (key, last), &mut scores);
-            let corrections = self.weigh::<R>(s, row, &seen, last, &mut scores);
+            let corrections =
+                self.weigh_scaled::<R>(s, row, &seen, (&panels, kv_head), (key, last), &mut scores);
             self.values::<R, 2>(s, &panels, row, (key, last), &mut scores, &corrections);
         }
     }
@@ -304,6 +309,40 @@ impl<'a, S: Simd, P: Product<S>> Tiles<'a, S, P> {
             }
             start += V * S::LANES;
         }
+    }
+
+    /// [`weigh`](Self::weigh), with the scales of keys and values where there are some.
+    #[inline(always)]
+    fn weigh_scaled<const R: usize>(
+        &mut self,
+        s: S,
+        row: usize,
+        seen: &[(usize, usize); R],
+        (panels, kv_head): (&Panels<'_, P::Number>, usize),
+        (key, last): (usize, usize),
+        scores: &mut Scores<R>,
+    ) -> [f32; 16] {
+        if !P::SCALED {
+            return self.weigh::<R>(s, row, seen, last, scores);
+        }
+        let scales: [_; TILE_KEYS / BLOCK] =
+            std::array::from_fn(|block| panels.scales(kv_head, key + block * BLOCK));
+        let scale = |by: [&[f32; BLOCK]; TILE_KEYS / BLOCK], scores: &mut Scores<R>| {
+            for start in (0..last).step_by(S::LANES) {
+                let by = s.load(&by[start / BLOCK][start % BLOCK..]);
+                for index in 0..R {
+                    // SAFETY: vectors within the 64 keys, of which `scores` and `weigh` wrote those up to `last`.
+                    unsafe {
+                        let place = scores.row(index).add(start);
+                        s.store_ptr(place, s.mul(s.load_ptr(place), by));
+                    }
+                }
+            }
+        };
+        scale(scales.map(|(keys, _)| keys), scores);
+        let corrections = self.weigh::<R>(s, row, seen, last, scores);
+        scale(scales.map(|(_, values)| values), scores);
+        corrections
     }
 
     /// Turn scores into weights, and give the factors for what was summed before.

@@ -235,6 +235,7 @@ impl CodecEncoder {
             n_layers: config.n_layers,
             capacity: n_rows,
             kv_dim: config.n_kv_heads * config.head_dim,
+            head_dim: config.head_dim,
             dtype: DType::F32,
         })?;
         let mut state = self.device.state_buffer(self.state.len())?;

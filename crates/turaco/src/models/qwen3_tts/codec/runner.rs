@@ -79,6 +79,7 @@ impl CodecRunner {
             n_layers: config.n_layers,
             capacity: config.window + max_frames - 1,
             kv_dim: config.n_kv_heads * config.head_dim,
+            head_dim: config.head_dim,
             dtype: match decoder.weight_type() {
                 WeightType::F32 => DType::F32,
                 _ => DType::F16,
