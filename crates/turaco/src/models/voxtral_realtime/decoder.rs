@@ -6,11 +6,14 @@ use turaco_compute::{
     DType, Epilogue, HostMatrix, Ids, Matrix, Slot, StepBuilder, Value, WeightType,
 };
 
-use super::attention;
-use super::config::{StackConfig, VoxtralRealtimeConfig};
-use super::delay::layer_gains;
+use super::config::VoxtralRealtimeConfig;
+use super::delay::{layer_gains, time_embeddings};
+use super::layer::Layer;
 use crate::Result;
-use crate::nn::{CacheAt, CachedSelfAttention, Loader, RmsNorm, RotaryPairs, SwiGluMlp};
+use crate::nn::{CacheAt, Loader, RmsNorm, RotaryPairs};
+
+/// The norms of a layer.
+const NORMS: [&str; 2] = ["input_layernorm", "post_attention_layernorm"];
 
 /// Tokens and audio vectors to logits.
 #[derive(Debug)]
@@ -23,15 +26,6 @@ pub(super) struct Decoder {
     gain_table: Arc<Matrix>,
     gains: Vec<f32>,
     dim: usize,
-}
-
-/// `x += attention(norm(x)); x += mlp(norm(x) * gain)`.
-#[derive(Debug)]
-struct Layer {
-    attn_norm: RmsNorm,
-    attention: CachedSelfAttention,
-    ffn_norm: RmsNorm,
-    mlp: SwiGluMlp,
 }
 
 /// What a forward pass of the decoder is given: tokens, positions and audio for all rows, delays for all sequences.
@@ -63,11 +57,12 @@ impl Decoder {
         let mut layers = Vec::with_capacity(stack.n_layers);
         // [layer][delay][dim]
         let mut by_layer = Vec::with_capacity(stack.n_layers);
+        let embeddings = time_embeddings(stack.dim);
         for layer in 0..stack.n_layers {
             next_layer()?;
             let at = loader.at("layers").at(layer);
-            by_layer.push(layer_gains(&at, stack.dim)?);
-            layers.push(Layer::load(&at, stack, pairs)?);
+            by_layer.push(layer_gains(&at, &embeddings, stack.dim)?);
+            layers.push(Layer::load(&at, NORMS, stack, pairs)?);
         }
         let n_delays = super::MAX_DELAY;
         let gains: Vec<f32> = (0..n_delays)
@@ -113,7 +108,7 @@ impl Decoder {
             };
             let gain = step.columns(gains, index * self.dim, self.dim)?;
             x = step.scope(&format!("decoder.layer.{index}"), |step| {
-                layer.forward(step, x, at, gain)
+                layer.forward(step, x, at, Some(gain))
             })?;
             hidden_states.push(x);
         }
@@ -127,27 +122,5 @@ impl Decoder {
             let logits = step.linear(states, &self.embed_tokens, Epilogue::default())?;
             Ok((states, logits))
         })
-    }
-}
-
-impl Layer {
-    fn load(loader: &Loader<'_>, config: &StackConfig, pairs: RotaryPairs) -> Result<Self> {
-        let (d, eps) = (config.dim, config.norm_eps);
-        Ok(Self {
-            attn_norm: RmsNorm::load(loader, "input_layernorm", d, eps)?,
-            attention: CachedSelfAttention::load(
-                &loader.at("self_attn"),
-                attention(config, pairs),
-            )?,
-            ffn_norm: RmsNorm::load(loader, "post_attention_layernorm", d, eps)?,
-            mlp: SwiGluMlp::load(&loader.at("mlp"), d, config.ffn_dim)?,
-        })
-    }
-
-    fn forward(&self, step: &mut StepBuilder, x: Value, at: CacheAt, gain: Value) -> Result<Value> {
-        let h = self.attn_norm.forward(step, x)?;
-        let x = self.attention.forward(step, h, at, x)?;
-        let h = self.ffn_norm.forward_with_gain(step, x, gain)?;
-        self.mlp.forward(step, h, x)
     }
 }

@@ -12,8 +12,14 @@ pub const MAX_DELAY: usize = 30;
 /// The frequencies' base.
 const BASE: f64 = 10_000.0;
 
+/// What the delays 1 to [`MAX_DELAY`] are to the network: `[MAX_DELAY][dim]`.
+pub(super) fn time_embeddings(dim: usize) -> Vec<Vec<f32>> {
+    let delays = 1..=MAX_DELAY;
+    delays.map(|t| time_embedding(t as f64, dim)).collect()
+}
+
 /// `cos(t f_i)`, then `sin(t f_i)`: `[dim]`.
-pub(super) fn time_embedding(t: f64, dim: usize) -> Vec<f32> {
+fn time_embedding(t: f64, dim: usize) -> Vec<f32> {
     let half = dim / 2;
     let angles = (0..half).map(|i| {
         let frequency = BASE.powf(-(i as f64) / half as f64);
@@ -26,17 +32,20 @@ pub(super) fn time_embedding(t: f64, dim: usize) -> Vec<f32> {
     cosines.chain(sines).collect()
 }
 
-/// The factors of one layer's norm for the delays 1 to [`MAX_DELAY`]: `[MAX_DELAY][dim]`.
-pub(super) fn layer_gains(loader: &Loader<'_>, dim: usize) -> Result<Vec<Vec<f32>>> {
+/// The factors of one layer's norm for each of the [`time_embeddings`]: `[MAX_DELAY][dim]`.
+pub(super) fn layer_gains(
+    loader: &Loader<'_>,
+    embeddings: &[Vec<f32>],
+    dim: usize,
+) -> Result<Vec<Vec<f32>>> {
     let at = loader.at("ada_rms_norm");
     let inner = at.first_size("linear1.weight")?;
     let down = at.tensor("linear1.weight", &[inner, dim])?.to_f32();
     let up = at.tensor("linear2.weight", &[dim, inner])?.to_f32();
-    let gains = (1..=MAX_DELAY).map(|delay| {
-        let t_cond = time_embedding(delay as f64, dim);
+    let gains = embeddings.iter().map(|t_cond| {
         let hidden: Vec<f32> = down
             .chunks_exact(dim.max(1))
-            .map(|row| gelu(dot(row, &t_cond)))
+            .map(|row| gelu(dot(row, t_cond)))
             .collect();
         let scales = up.chunks_exact(inner.max(1)).map(|row| dot(row, &hidden));
         scales.map(|scale| 1.0 + scale).collect()

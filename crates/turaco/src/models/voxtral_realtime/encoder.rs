@@ -6,12 +6,10 @@ use turaco_compute::{
     Activation, ConvShape, Epilogue, Ids, Matrix, Slot, StepBuilder, Value, WeightType,
 };
 
-use super::attention;
-use super::config::{FRAMES_PER_POSITION, StackConfig, VoxtralRealtimeConfig};
+use super::config::{FRAMES_PER_POSITION, VoxtralRealtimeConfig};
+use super::layer::Layer;
 use crate::Result;
-use crate::nn::{
-    CacheAt, CachedSelfAttention, Conv1d, Linear, Loader, RmsNorm, RotaryPairs, SwiGluMlp,
-};
+use crate::nn::{CacheAt, Conv1d, Linear, Loader, RmsNorm, RotaryPairs};
 
 /// Taps of both convolutions.
 const KERNEL: usize = 3;
@@ -19,6 +17,9 @@ const KERNEL: usize = 3;
 /// Frames before a chunk that its first position is made of: the second convolution looks back on one output of the first,
 /// that one on two frames more.
 pub(super) const FRAMES_BEFORE: usize = KERNEL;
+
+/// The norms of a layer.
+const NORMS: [&str; 2] = ["self_attn_layer_norm", "final_layer_norm"];
 
 /// Log-mel frames to audio vectors.
 #[derive(Debug)]
@@ -31,15 +32,6 @@ pub(super) struct Encoder {
     linear_1: Arc<Matrix>,
     linear_2: Linear,
     downsample: usize,
-}
-
-/// `x += attention(norm(x)); x += mlp(norm(x))`.
-#[derive(Debug)]
-struct Layer {
-    attn_norm: RmsNorm,
-    attention: CachedSelfAttention,
-    ffn_norm: RmsNorm,
-    mlp: SwiGluMlp,
 }
 
 /// The values at the end of every stage.
@@ -79,7 +71,7 @@ impl Encoder {
             layers: (0..stack.n_layers)
                 .map(|layer| {
                     next_layer()?;
-                    Layer::load(&tower.at("layers").at(layer), stack, pairs)
+                    Layer::load(&tower.at("layers").at(layer), NORMS, stack, pairs)
                 })
                 .collect::<Result<_>>()?,
             norm: RmsNorm::load(&tower, "norm", d, stack.norm_eps)?,
@@ -118,7 +110,7 @@ impl Encoder {
                 layer: index,
             };
             x = step.scope(&format!("encoder.layer.{index}"), |step| {
-                layer.forward(step, x, at)
+                layer.forward(step, x, at, None)
             })?;
             layers.push(x);
         }
@@ -142,27 +134,5 @@ impl Encoder {
             states,
             audio,
         })
-    }
-}
-
-impl Layer {
-    fn load(loader: &Loader<'_>, config: &StackConfig, pairs: RotaryPairs) -> Result<Self> {
-        let (d, eps) = (config.dim, config.norm_eps);
-        Ok(Self {
-            attn_norm: RmsNorm::load(loader, "self_attn_layer_norm", d, eps)?,
-            attention: CachedSelfAttention::load(
-                &loader.at("self_attn"),
-                attention(config, pairs),
-            )?,
-            ffn_norm: RmsNorm::load(loader, "final_layer_norm", d, eps)?,
-            mlp: SwiGluMlp::load(&loader.at("mlp"), d, config.ffn_dim)?,
-        })
-    }
-
-    fn forward(&self, step: &mut StepBuilder, x: Value, at: CacheAt) -> Result<Value> {
-        let h = self.attn_norm.forward(step, x)?;
-        let x = self.attention.forward(step, h, at, x)?;
-        let h = self.ffn_norm.forward(step, x)?;
-        self.mlp.forward(step, h, x)
     }
 }

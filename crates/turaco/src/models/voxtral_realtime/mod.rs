@@ -16,6 +16,7 @@ pub mod convert;
 mod decoder;
 mod delay;
 mod encoder;
+mod layer;
 pub mod random;
 mod runner;
 
