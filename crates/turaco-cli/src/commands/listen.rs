@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use turaco::Error;
-use turaco::asr::RealtimeSession;
 use turaco::asr::realtime::{Alternative, RealtimeEvent, TrackKind};
 use turaco::audio::{AudioSource, DecodeOptions, RawFormat};
 use turaco::cache::ModelName;
 use turaco::output::format_timestamp;
 
 use super::Context;
+use super::ear::{Ear, not_streaming};
 use crate::args::ListenArgs;
 use crate::engine;
 use crate::exit::{Exit, Failure, Outcome, Stop};
@@ -33,6 +33,9 @@ const BLOCK_SECONDS: f64 = 0.02;
 
 /// Seconds of sound that are worked on at a time when there is more.
 const MOST_AT_ONCE: f64 = 2.0;
+
+/// Seconds behind the sound from which on it is encoded in larger pieces.
+const HURRY: f64 = 1.0;
 
 /// Seconds behind the sound that are worth a word.
 const BEHIND: f64 = 3.0;
@@ -59,10 +62,8 @@ pub fn run(args: &ListenArgs, context: &Context) -> Outcome {
         return Err(not_streaming(name).into());
     }
     let recognizer = engine::load(&engine::load_options(&context.global), context)?;
-    let Some(realtime) = recognizer.realtime() else {
-        return Err(not_streaming(recognizer.model_name()).into());
-    };
-    let session = realtime.session(&args.options())?;
+    let ear = Ear::new(&recognizer, args.options(), context)?;
+    drop(recognizer);
     let save = (args.save.as_deref())
         .map(|path| Recording::create(path, SAMPLE_RATE))
         .transpose()?;
@@ -80,7 +81,7 @@ pub fn run(args: &ListenArgs, context: &Context) -> Outcome {
     let mut listener = Listener {
         args,
         context,
-        session,
+        ear,
         screen: Screen::new(args, io::stdout().is_terminal()),
         save,
         is_live: when_full == WhenFull::DropOldest,
@@ -91,13 +92,6 @@ pub fn run(args: &ListenArgs, context: &Context) -> Outcome {
     inbox.abandon();
     ended?;
     Ok(Exit::Success)
-}
-
-fn not_streaming(name: &str) -> Failure {
-    Failure::model(format!(
-        "model `{name}` needs whole recordings and cannot listen"
-    ))
-    .hint("`turaco listen -m voxtral-realtime` uses one that can; `turaco transcribe` is for recordings")
 }
 
 fn source(args: &ListenArgs, stdin_is_terminal: bool) -> Result<Source, Failure> {
@@ -203,7 +197,7 @@ fn fill(reader: &mut impl io::Read, buffer: &mut [u8]) -> io::Result<usize> {
 struct Listener<'a> {
     args: &'a ListenArgs,
     context: &'a Context,
-    session: RealtimeSession,
+    ear: Ear<'a>,
     screen: Screen,
     save: Option<Recording>,
     /// The sound does not wait.
@@ -239,7 +233,7 @@ impl Listener<'_> {
         };
         // What was heard comes out, also when hearing more failed.
         let started = Instant::now();
-        let events = self.session.finish()?;
+        let events = self.ear.finish()?;
         self.worked += started.elapsed();
         self.show(&events)?;
         self.context.printer.result(self.screen.end().as_bytes())?;
@@ -254,16 +248,16 @@ impl Listener<'_> {
         if let Some(save) = &mut self.save {
             save.write(samples)?;
         }
-        let before = self.session.timings();
+        let before = self.ear.timings();
         let started = Instant::now();
-        let events = self.session.push(samples, SAMPLE_RATE)?;
+        let events = self.ear.push(samples)?;
         let took = started.elapsed();
         self.worked += took;
         if self.args.monitor {
-            let after = self.session.timings();
+            let after = self.ear.timings();
             let sound = samples.len() as f64 / f64::from(SAMPLE_RATE);
             let slow = took.as_secs_f64() > sound;
-            let mut marks = "\u{25b6}".repeat(after.chunks - before.chunks);
+            let mut marks = "\u{25b6}".repeat(after.chunks.saturating_sub(before.chunks));
             if after.steps > before.steps {
                 let text = after.text_tokens > before.text_tokens;
                 marks.push_str(match (text, slow) {
@@ -297,10 +291,12 @@ impl Listener<'_> {
 
     /// Seconds of work for each second of sound.
     fn factor(&self) -> f64 {
-        self.worked.as_secs_f64() / self.session.seconds().max(0.01)
+        self.worked.as_secs_f64() / self.ear.seconds().max(0.01)
     }
 
     fn watch_pace(&mut self, waiting: f64) {
+        // What waits, such as a file or a pipe, takes the time it takes, and the same pieces each time.
+        self.ear.hurry(self.is_live && waiting > HURRY);
         if self.is_live && waiting > BEHIND && !self.told_behind {
             self.told_behind = true;
             self.context.printer.warning(&format!(
@@ -314,8 +310,8 @@ impl Listener<'_> {
     }
 
     fn summary(&self) {
-        let timings = self.session.timings();
-        let seconds = self.session.seconds();
+        let timings = self.ear.timings();
+        let seconds = self.ear.seconds();
         let factor = self.factor();
         self.context.printer.event(
             Level::Verbose,

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod completions;
 pub mod doctor;
+mod ear;
 pub mod help;
 pub mod lines;
 pub mod listen;

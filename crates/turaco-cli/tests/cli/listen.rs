@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use crate::support::{Home, Run, speech};
+use crate::support::{Home, Run, run, speech};
 
 /// A small streaming model with random weights, made by the command itself.
 fn model(home: &Home) -> String {
@@ -123,6 +123,53 @@ fn what_a_streaming_model_cannot_do_is_said() {
         warned.stderr.contains("hotwords has no effect"),
         "{warned:?}"
     );
+}
+
+#[test]
+fn alternatives_stand_in_the_text_of_recordings_too() {
+    let home = Home::new();
+    let model = model(&home);
+    let jfk = speech();
+    let jfk = jfk.to_str().unwrap();
+    let line = ["transcribe", "-m", &model, "--continuous", "-f", "txt", jfk];
+    let plain = home.run(line);
+    let shown = home.run([&line[..], &["--alt", "1"]].concat());
+    let shown = shown.succeeds();
+    assert!(shown.contains('[') && shown.contains('|'), "{shown}");
+    assert!(!plain.succeeds().contains('|'));
+}
+
+#[test]
+fn the_processor_goes_on_where_a_graphics_processor_fails() {
+    let home = Home::new();
+    if !home.run(["doctor"]).stdout.contains("\ngraphics ") {
+        eprintln!("SKIPPED: no graphics processor");
+        return;
+    }
+    let model = model(&home);
+    let jfk = speech();
+    let jfk = jfk.to_str().unwrap();
+    for fault in ["lost:0", "lost:40", "lost:90"] {
+        let mut command = home.command(["listen", "-m", &model, "--jsonl", jfk]);
+        command
+            .env("TURACO_GPU_AUTO", "1")
+            .env("TURACO_GPU_FAULT", fault);
+        let run = run(&mut command);
+        let words: Vec<serde_json::Value> = run
+            .succeeds()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .filter(|event: &serde_json::Value| event["type"] == "word")
+            .collect();
+        let starts: Vec<f64> = words.iter().map(|w| w["start"].as_f64().unwrap()).collect();
+        assert!(starts.is_sorted(), "{fault}: {starts:?}");
+        assert!(
+            starts.last().is_some_and(|&last| last > 9.0),
+            "{fault}: {starts:?}"
+        );
+        let warnings = run.stderr.matches("the processor is used").count();
+        assert_eq!(warnings, 1, "{fault}: {}", run.stderr);
+    }
 }
 
 #[test]

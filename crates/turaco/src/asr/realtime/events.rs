@@ -23,6 +23,26 @@ pub struct Alternative {
     pub probability: f64,
 }
 
+impl RealtimeEvent {
+    /// Move all times by this many seconds, for a stream that began later than the sound.
+    pub fn shift(&mut self, seconds: f64) {
+        let shift_word = |word: &mut Word| {
+            word.start += seconds;
+            word.end += seconds;
+        };
+        match self {
+            Self::Text { time, .. } | Self::End { time, .. } => *time += seconds,
+            Self::Word { word, .. } => shift_word(word),
+            Self::Segment(segment) => {
+                segment.start += seconds;
+                segment.end += seconds;
+                segment.seek = (segment.start * 100.0).round() as usize;
+                segment.words.iter_mut().flatten().for_each(shift_word);
+            }
+        }
+    }
+}
+
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]

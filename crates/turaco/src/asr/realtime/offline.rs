@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::asr::{Info, Segment, Timings, TranscribeOptions};
 use crate::trace;
-use crate::{Audio, Control, Result};
+use crate::{Audio, Control, Error, Result};
 
 use super::events::RealtimeEvent;
 use super::session::RealtimeSession;
@@ -25,6 +25,8 @@ pub struct RealtimeTranscription {
     ended: bool,
     keep_words: bool,
     ready: VecDeque<Segment>,
+    /// What ended it before its time, told behind the last segment.
+    stopped: Option<Error>,
     control: Control,
     info: Info,
 }
@@ -46,6 +48,7 @@ impl RealtimeTranscription {
             ended: false,
             keep_words: options.word_timestamps,
             ready: VecDeque::new(),
+            stopped: None,
             control: control.clone(),
             info: Info {
                 // The model does not say which it heard.
@@ -81,6 +84,13 @@ impl RealtimeTranscription {
             self.session.finish()?
         };
         self.done = end;
+        self.take(events);
+        let done = self.done as f64 / f64::from(self.sample_rate.max(1));
+        self.control.report(done, Some(self.info.duration));
+        Ok(())
+    }
+
+    fn take(&mut self, events: Vec<RealtimeEvent>) {
         let _span = trace::span("assemble");
         for event in events {
             match event {
@@ -106,9 +116,6 @@ impl RealtimeTranscription {
                 _ => {}
             }
         }
-        let done = self.done as f64 / f64::from(self.sample_rate.max(1));
-        self.control.report(done, Some(self.info.duration));
-        Ok(())
     }
 }
 
@@ -121,11 +128,14 @@ impl Iterator for RealtimeTranscription {
                 return Some(Ok(segment));
             }
             if self.ended {
-                return None;
+                return self.stopped.take().map(Err);
             }
             if let Err(error) = self.advance() {
                 self.ended = true;
-                return Some(Err(error));
+                self.stopped = Some(error);
+                // What was heard comes out.
+                let events = self.session.close();
+                self.take(events);
             }
         }
     }

@@ -40,6 +40,9 @@ impl Default for RealtimeOptions {
     }
 }
 
+/// Seconds that are encoded at once in a hurry.
+const HURRIED: f64 = 2.0;
+
 /// Longest stretch that is encoded at once: what is more brings nothing and takes memory.
 const MAX_INTERVAL: f64 = 8.0;
 
@@ -98,8 +101,9 @@ pub(super) struct Plan {
     /// Delays in tokens: settled, draft.
     pub delay: usize,
     pub draft: Option<usize>,
-    /// Audio tokens that are encoded at a time.
+    /// Audio tokens that are encoded at a time, and the most of them in a hurry.
     pub chunk_tokens: usize,
+    pub most_tokens: usize,
     pub alternatives: Option<f64>,
     pub continuous: bool,
     pub guesses: usize,
@@ -149,11 +153,13 @@ impl Plan {
                 message: "expected a share from 0 to 1".into(),
             });
         }
-        let chunk_tokens = (options.interval / config.token_seconds()).round() as usize;
+        let n_tokens = |seconds: f64| (seconds / config.token_seconds()).round() as usize;
+        let chunk_tokens = n_tokens(options.interval).max(1);
         Ok(Self {
             delay,
             draft,
-            chunk_tokens: chunk_tokens.max(1),
+            chunk_tokens,
+            most_tokens: chunk_tokens.max(n_tokens(HURRIED)),
             alternatives: options.alternatives,
             continuous: options.continuous,
             guesses: options.guesses.min(MAX_GUESSES),

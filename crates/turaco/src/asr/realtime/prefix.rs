@@ -6,7 +6,7 @@ use crate::models::voxtral_realtime::{DecoderState, EncoderState, Rows, Runner};
 
 use super::recognizer::RealtimeRecognizer;
 
-/// Most positions that go through a decoder at once.
+/// Most positions that go through the decoder of a session at once.
 pub(super) const MAX_ROWS: usize = 16;
 
 /// The audio side of a stream that has heard nothing but the silence in front.
@@ -27,11 +27,7 @@ pub(super) struct SilentPrompt {
 }
 
 impl SilentStart {
-    pub fn new(
-        recognizer: &RealtimeRecognizer,
-        runner: &mut Runner,
-        chunk_tokens: usize,
-    ) -> Result<Self> {
+    pub fn new(recognizer: &RealtimeRecognizer, runner: &mut Runner) -> Result<Self> {
         let config = recognizer.config();
         let log_mel = recognizer.log_mel();
         let mut stream = log_mel.stream();
@@ -41,10 +37,7 @@ impl SilentStart {
         let per_token = config.frames_per_token() * config.n_mels;
         let whole = frames.len() / per_token * per_token;
         let mut encoder = runner.new_encoder_beginning(whole / per_token)?;
-        let mut vectors = Vec::new();
-        for chunk in frames[..whole].chunks(chunk_tokens * per_token) {
-            vectors.extend_from_slice(runner.encode(&mut encoder, chunk)?);
-        }
+        let vectors = runner.encode(&mut encoder, &frames[..whole])?.to_vec();
         frames.drain(..whole);
         Ok(Self {
             stream,
@@ -69,15 +62,13 @@ impl SilentPrompt {
         if let Some(first) = tokens.first_mut() {
             *first = control.start;
         }
-        for (audio, tokens) in vectors.chunks(MAX_ROWS * dim).zip(tokens.chunks(MAX_ROWS)) {
-            let rows = Rows {
-                audio,
-                tokens,
-                candidates: 0,
-                every: false,
-            };
-            runner.decode(&mut [&mut decoder], rows)?;
-        }
+        let rows = Rows {
+            audio: vectors,
+            tokens: &tokens,
+            candidates: 0,
+            every: false,
+        };
+        runner.decode(&mut [&mut decoder], rows)?;
         Ok(Self { decoder })
     }
 }

@@ -18,6 +18,7 @@ use crate::{Control, Error, Result};
 
 use super::options::{Plan, RealtimeOptions};
 use super::prefix::{MAX_ROWS, SilentPrompt, SilentStart};
+use super::schedule::Worker;
 use super::session::RealtimeSession;
 
 /// A loaded Voxtral Realtime model; any number of sessions share its weights.
@@ -30,7 +31,7 @@ pub struct RealtimeRecognizer {
     log_mel: LogMelStreamer,
     prefixes: Mutex<Prefixes>,
     /// Compiled steps that no session uses at the moment.
-    idle: Mutex<Vec<Runner>>,
+    idle: Mutex<Vec<Worker>>,
     load_seconds: f64,
     threads: usize,
     warnings: Vec<String>,
@@ -48,14 +49,10 @@ pub(super) struct ControlTokens {
 
 #[derive(Debug, Default)]
 struct Prefixes {
-    /// By the number of tokens that are encoded at a time.
-    starts: Vec<(usize, Arc<SilentStart>)>,
+    start: Option<Arc<SilentStart>>,
     /// By the delay.
     prompts: Vec<(usize, Arc<SilentPrompt>)>,
 }
-
-/// Prefixes of different intervals that are kept: each has a cache of its own.
-const KEPT_STARTS: usize = 2;
 
 impl ControlTokens {
     fn new(tokenizer: &Tekken, path: &Path) -> Result<Self> {
@@ -221,37 +218,30 @@ impl RealtimeRecognizer {
     }
 
     /// Compiled steps, new ones if all are in use.
-    pub(super) fn take_runner(&self) -> Runner {
+    pub(super) fn take_worker(&self) -> Worker {
         let idle = self
             .idle
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .pop();
-        idle.unwrap_or_else(|| Runner::new(&self.model))
+        idle.unwrap_or_else(|| Worker::new(&self.model))
     }
 
-    pub(super) fn give_back(&self, runner: Runner) {
+    pub(super) fn give_back(&self, worker: Worker) {
         self.idle
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push(runner);
+            .push(worker);
     }
 
     /// The silence in front of a stream, computed when it is first needed.
-    pub(super) fn silent_start(
-        &self,
-        runner: &mut Runner,
-        chunk_tokens: usize,
-    ) -> Result<Arc<SilentStart>> {
+    pub(super) fn silent_start(&self, runner: &mut Runner) -> Result<Arc<SilentStart>> {
         let mut prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, start)) = prefixes.starts.iter().find(|(n, _)| *n == chunk_tokens) {
+        if let Some(start) = &prefixes.start {
             return Ok(Arc::clone(start));
         }
-        let start = Arc::new(SilentStart::new(self, runner, chunk_tokens)?);
-        if prefixes.starts.len() == KEPT_STARTS {
-            prefixes.starts.remove(0);
-        }
-        prefixes.starts.push((chunk_tokens, Arc::clone(&start)));
+        let start = Arc::new(SilentStart::new(self, runner)?);
+        prefixes.start = Some(Arc::clone(&start));
         Ok(start)
     }
 

@@ -1,9 +1,11 @@
 //! The order of the work: encode what is ready, then bring every text as far as its sound goes, sessions side by side.
 
+use std::mem::take;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::models::voxtral_realtime::{DecoderState, Rows, Runner};
+use crate::models::voxtral_realtime::{DecoderState, Rows, Runner, VoxtralRealtime};
+use crate::recycle::recycle;
 use crate::trace;
 use crate::{Error, Result};
 
@@ -48,9 +50,9 @@ impl RealtimeBatch {
                 ),
             });
         }
-        let mut runner = self.recognizer.take_runner();
-        let done = advance(&mut runner, sessions);
-        self.recognizer.give_back(runner);
+        let mut worker = self.recognizer.take_worker();
+        let done = worker.advance(sessions);
+        self.recognizer.give_back(worker);
         done
     }
 
@@ -76,9 +78,32 @@ impl RealtimeBatch {
     }
 }
 
-/// Everything that can be done now.
-pub(super) fn advance(runner: &mut Runner, sessions: &mut [&mut RealtimeSession]) -> Result<()> {
-    let mut buffers = Buffers::default();
+/// What a thread works with; kept from one call to the next, so that a token takes no new memory.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub runner: Runner,
+    buffers: Buffers,
+}
+
+impl Worker {
+    pub fn new(model: &Arc<VoxtralRealtime>) -> Self {
+        Self {
+            runner: Runner::new(model),
+            buffers: Buffers::default(),
+        }
+    }
+
+    /// Everything that can be done now.
+    pub fn advance(&mut self, sessions: &mut [&mut RealtimeSession]) -> Result<()> {
+        advance(&mut self.runner, &mut self.buffers, sessions)
+    }
+}
+
+fn advance(
+    runner: &mut Runner,
+    buffers: &mut Buffers,
+    sessions: &mut [&mut RealtimeSession],
+) -> Result<()> {
     loop {
         let mut worked = false;
         for session in sessions.iter_mut() {
@@ -89,9 +114,9 @@ pub(super) fn advance(runner: &mut Runner, sessions: &mut [&mut RealtimeSession]
             }
         }
         for session in sessions.iter_mut() {
-            worked |= feed_prompts(runner, session, &mut buffers)?;
+            worked |= feed_prompts(runner, session, buffers)?;
         }
-        while decode_batch(runner, sessions, &mut buffers)? {
+        while decode_batch(runner, sessions, buffers)? {
             worked = true;
         }
         if !worked {
@@ -107,6 +132,10 @@ struct Buffers {
     tokens: Vec<u32>,
     /// Session and track of each text of a batch.
     texts: Vec<(usize, usize)>,
+    /// The best token of each row.
+    best: Vec<u32>,
+    /// Always empty between steps.
+    decoders: Vec<&'static mut DecoderState>,
 }
 
 fn candidates(session: &RealtimeSession) -> usize {
@@ -203,7 +232,7 @@ fn decode_batch(
         let audio = session.vectors_from(track.next, each);
         buffers.audio.extend_from_slice(audio);
     }
-    let mut decoders: Vec<&mut DecoderState> = Vec::with_capacity(buffers.texts.len());
+    let mut decoders: Vec<&mut DecoderState> = recycle(take(&mut buffers.decoders));
     for (which, session) in sessions.iter_mut().enumerate() {
         for (index, track) in session.tracks.iter_mut().enumerate() {
             if buffers.texts.contains(&(which, index)) {
@@ -217,10 +246,14 @@ fn decode_batch(
         candidates: wanted,
         every: true,
     };
-    let chosen = runner.decode(&mut decoders, rows)?;
+    let chosen = runner.decode(&mut decoders, rows);
+    buffers.decoders = recycle(decoders);
+    let chosen = chosen?;
     let n_rows = buffers.tokens.len();
     let per_row = chosen.tokens.len() / n_rows;
-    let best: Vec<u32> = chosen.tokens.iter().step_by(per_row).copied().collect();
+    buffers.best.clear();
+    let best = chosen.tokens.iter().step_by(per_row);
+    buffers.best.extend(best);
     let share = started.elapsed().as_secs_f64() / buffers.texts.len() as f64;
     for (text, &(which, index)) in buffers.texts.iter().enumerate() {
         let rows = text * each..(text + 1) * each;
@@ -229,7 +262,7 @@ fn decode_batch(
         let track = &mut session.tracks[index];
         let kept = track.verify(
             &buffers.tokens[rows.clone()],
-            &best[rows.clone()],
+            &buffers.best[rows.clone()],
             &recognizer,
         );
         for row in rows.take(kept) {

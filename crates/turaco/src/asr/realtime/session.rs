@@ -13,7 +13,6 @@ use crate::{Error, Result};
 use super::events::{RealtimeEvent, TrackKind};
 use super::options::Plan;
 use super::recognizer::RealtimeRecognizer;
-use super::schedule;
 use super::timeline::Timeline;
 use super::track::{Common, Track};
 
@@ -38,6 +37,8 @@ pub struct RealtimeSession {
     /// Samples of sound and of inserted silence, at the model's rate.
     n_sound: u64,
     n_silence: u64,
+    /// More than one interval of sound is encoded at a time, where it is there.
+    hurried: bool,
     /// Frames that are encoded although they are no whole chunk.
     pub(super) flushing: bool,
     finished: bool,
@@ -82,10 +83,10 @@ impl From<RealtimeTimings> for Timings {
 
 impl RealtimeSession {
     pub(super) fn new(recognizer: Arc<RealtimeRecognizer>, plan: Plan) -> Result<Self> {
-        let mut runner = recognizer.take_runner();
+        let mut worker = recognizer.take_worker();
         let started = Instant::now();
-        let session = Self::at_start(&recognizer, plan, &mut runner);
-        recognizer.give_back(runner);
+        let session = Self::at_start(&recognizer, plan, &mut worker.runner);
+        recognizer.give_back(worker);
         let mut session = session?;
         session.timings.prefill = started.elapsed().as_secs_f64();
         Ok(session)
@@ -96,8 +97,8 @@ impl RealtimeSession {
         plan: Plan,
         runner: &mut Runner,
     ) -> Result<Self> {
-        let start = recognizer.silent_start(runner, plan.chunk_tokens)?;
-        let mut encoder = runner.new_encoder_state(plan.chunk_tokens)?;
+        let start = recognizer.silent_start(runner)?;
+        let mut encoder = runner.new_encoder_state(plan.most_tokens)?;
         runner.copy_encoder_state(&start.encoder, &mut encoder)?;
         let n_vectors = start.vectors.len() / recognizer.config().decoder.dim;
         let kinds = [
@@ -124,6 +125,7 @@ impl RealtimeSession {
             timeline: Timeline::default(),
             n_sound: 0,
             n_silence: 0,
+            hurried: false,
             flushing: false,
             finished: false,
             events: Vec::new(),
@@ -293,15 +295,22 @@ impl RealtimeSession {
     /// Do the work that the sound so far allows.
     fn advance(&mut self) -> Result<()> {
         let recognizer = Arc::clone(&self.recognizer);
-        let mut runner = recognizer.take_runner();
-        let done = schedule::advance(&mut runner, &mut [self]);
-        recognizer.give_back(runner);
+        let mut worker = recognizer.take_worker();
+        let done = worker.advance(&mut [self]);
+        recognizer.give_back(worker);
         done
     }
 
     /// The events that were not taken yet.
     pub fn take_events(&mut self) -> Vec<RealtimeEvent> {
         std::mem::take(&mut self.events)
+    }
+
+    /// Give up the rest of the sound: what was heard of a sentence that is still open becomes a segment.
+    pub fn close(&mut self) -> Vec<RealtimeEvent> {
+        self.finished = true;
+        self.close_texts();
+        self.take_events()
     }
 
     pub(super) fn close_texts(&mut self) {
@@ -320,10 +329,21 @@ impl RealtimeSession {
         let config = self.recognizer.config();
         let per_token = config.frames_per_token() * config.n_mels;
         let tokens = self.frames.len() / per_token;
-        match tokens.min(self.plan.chunk_tokens) {
-            some if some == self.plan.chunk_tokens || self.flushing => some * per_token,
-            _ => 0,
+        let chunk = self.plan.chunk_tokens;
+        let most = match self.hurried {
+            true => self.plan.most_tokens / chunk,
+            false => 1,
+        };
+        match (tokens / chunk).min(most) {
+            0 if self.flushing => tokens * per_token,
+            chunks => chunks * chunk * per_token,
         }
+    }
+
+    /// Whether to encode the sound that waits in pieces of up to two seconds instead of one interval after the other: less
+    /// work for a machine that does not keep up. The text comes no later, as the sound is there already.
+    pub fn hurry(&mut self, hurried: bool) {
+        self.hurried = hurried;
     }
 
     /// Encode the next chunk.

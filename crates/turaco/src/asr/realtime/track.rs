@@ -216,18 +216,19 @@ impl Track {
         let mut progress = Progress::default();
         match recognizer.tokenizer().text(token) {
             Some(bytes) => {
+                let alternatives = match plan.alternatives {
+                    Some(cutoff) => candidates.alternatives(recognizer, cutoff),
+                    None => Vec::new(),
+                };
                 let text_token = TextToken {
                     id: token,
                     bytes,
+                    alternatives: &alternatives,
                     logprob: f64::from(logprob),
                     start,
                     end,
                 };
                 self.transcript.token(text_token, &mut progress);
-                let alternatives = match plan.alternatives {
-                    Some(cutoff) => candidates.alternatives(recognizer, cutoff),
-                    None => Vec::new(),
-                };
                 self.tell(progress, end, alternatives, events);
             }
             None => {

@@ -1,5 +1,6 @@
 //! Tokens to text, words and segments.
 
+use super::events::Alternative;
 use crate::asr::{Segment, Word};
 use crate::text::compression_ratio;
 use crate::tokenizer::TextAssembler;
@@ -18,6 +19,8 @@ const WORD_IS_OVER: usize = 3;
 pub(super) struct TextToken<'a> {
     pub id: u32,
     pub bytes: &'a [u8],
+    /// What it could have been, itself first, when that is to be shown.
+    pub alternatives: &'a [Alternative],
     pub logprob: f64,
     /// Seconds where the token's stretch of sound begins and ends.
     pub start: f64,
@@ -54,6 +57,8 @@ pub(super) struct Transcript {
 #[derive(Debug)]
 struct OpenWord {
     text: String,
+    /// The same with alternatives.
+    shown: String,
     start: f64,
     end: f64,
     probability: f64,
@@ -63,6 +68,8 @@ struct OpenWord {
 #[derive(Debug)]
 struct OpenSegment {
     words: Vec<Word>,
+    /// The text of these words, with alternatives.
+    shown: String,
     tokens: Vec<u32>,
     logprob: f64,
     /// Tokens of the word that is still open: `(token, logprob)`.
@@ -89,7 +96,18 @@ impl Transcript {
         self.silent_tokens = 0;
         let start = self.announced.take().unwrap_or(token.start);
         let text = self.assembler.push(token.bytes);
-        self.add(&text, start, token.end, token.logprob.exp(), progress);
+        let from = self.add(&text, start, token.end, token.logprob.exp(), progress);
+        if let (Some(word), Some(from), Some(others)) =
+            (&mut self.word, from, token.alternatives.get(1..))
+            && !others.is_empty()
+        {
+            word.shown.insert(from, '[');
+            for other in others {
+                word.shown.push('|');
+                word.shown.push_str(other.text.trim());
+            }
+            word.shown.push(']');
+        }
         // Behind what the token has completed.
         let segment = self.segment.get_or_insert_with(OpenSegment::new);
         segment.pending.push((token.id, token.logprob));
@@ -108,23 +126,38 @@ impl Transcript {
         self.silent_tokens = 0;
     }
 
-    fn add(&mut self, text: &str, start: f64, end: f64, probability: f64, progress: &mut Progress) {
+    /// Gives where in what is shown of the open word the text begins, if any of it belongs there.
+    fn add(
+        &mut self,
+        text: &str,
+        start: f64,
+        end: f64,
+        probability: f64,
+        progress: &mut Progress,
+    ) -> Option<usize> {
+        let mut from = None;
         // Characters of one token can belong to two words.
         for character in text.chars() {
             if character.is_whitespace() {
                 self.close_word(progress);
+                from = None;
                 if self.begun {
                     self.blanks.push(character);
                 }
                 continue;
             }
-            let word = self.word.get_or_insert_with(|| OpenWord {
-                text: std::mem::take(&mut self.blanks),
-                start,
-                end,
-                probability: 0.0,
-                n_tokens: 0,
+            let word = self.word.get_or_insert_with(|| {
+                let text = std::mem::take(&mut self.blanks);
+                OpenWord {
+                    shown: text.clone(),
+                    text,
+                    start,
+                    end,
+                    probability: 0.0,
+                    n_tokens: 0,
+                }
             });
+            from.get_or_insert(word.shown.len());
             if word.n_tokens == 0 {
                 // Blanks before it, and the first character.
                 progress.text.push_str(&word.text);
@@ -132,6 +165,7 @@ impl Transcript {
                 word.probability = probability;
             }
             word.text.push(character);
+            word.shown.push(character);
             progress.text.push(character);
             self.begun = true;
         }
@@ -143,6 +177,7 @@ impl Transcript {
             }
             word.end = word.end.max(end);
         }
+        from
     }
 
     fn close_word(&mut self, progress: &mut Progress) {
@@ -179,6 +214,7 @@ impl Transcript {
             segment.logprob += logprob;
         }
         segment.words.push(word);
+        segment.shown.push_str(&open.shown);
         if ends_sentence {
             self.close_segment(progress);
         }
@@ -202,7 +238,7 @@ impl Transcript {
             start: first.start,
             end: last.end,
             compression_ratio: compression_ratio(&text),
-            text,
+            text: segment.shown,
             avg_logprob: segment.logprob / segment.tokens.len().max(1) as f64,
             tokens: segment.tokens,
             temperature: 0.0,
@@ -217,6 +253,7 @@ impl OpenSegment {
     fn new() -> Self {
         Self {
             words: Vec::new(),
+            shown: String::new(),
             tokens: Vec::new(),
             logprob: 0.0,
             pending: Vec::new(),
@@ -248,6 +285,7 @@ mod tests {
                     TextToken {
                         id: index as u32,
                         bytes: text.as_bytes(),
+                        alternatives: &[],
                         logprob: 0.5f64.ln(),
                         start,
                         end: start + 0.08,
@@ -319,6 +357,41 @@ mod tests {
     }
 
     #[test]
+    fn alternatives_stand_in_the_text_of_a_segment_but_not_in_its_words() {
+        let other = |text: &str| Alternative {
+            text: text.into(),
+            probability: 0.5,
+        };
+        let mut transcript = Transcript::default();
+        let mut progress = Progress::default();
+        for (text, others) in [
+            (" right", &[" right", " write"][..]),
+            (" thr", &[]),
+            ("ough", &["ough", "ow", "ew"]),
+            (" it.", &[" it."]),
+        ] {
+            let alternatives: Vec<_> = others.iter().map(|text| other(text)).collect();
+            let token = TextToken {
+                id: 0,
+                bytes: text.as_bytes(),
+                alternatives: &alternatives,
+                logprob: 0.0,
+                start: 0.0,
+                end: 0.08,
+            };
+            transcript.token(token, &mut progress);
+        }
+        transcript.close(&mut progress);
+        assert_eq!(progress.text, "right through it.");
+        assert_eq!(
+            progress.segments[0].text,
+            "[right|write] thr[ough|ow|ew] it."
+        );
+        let words: Vec<_> = progress.words.iter().map(|w| w.word.as_str()).collect();
+        assert_eq!(words, ["right", " through", " it."]);
+    }
+
+    #[test]
     fn characters_come_out_whole_and_blanks_at_the_ends_not_at_all() {
         let mut transcript = Transcript::default();
         let mut texts = Vec::new();
@@ -327,6 +400,7 @@ mod tests {
             let token = TextToken {
                 id: 0,
                 bytes,
+                alternatives: &[],
                 logprob: 0.0,
                 start: 0.0,
                 end: 0.08,
