@@ -252,9 +252,13 @@ fn live(args: &BenchArgs, context: &Context) -> Outcome {
     Ok(Exit::Success)
 }
 
-/// Whether the model is one that speaks.
+/// Whether the model is one that speaks. One that is not here is known by its name: mistakes on the command line come before
+/// downloads.
 fn speaks(context: &Context) -> Result<bool, Failure> {
-    let path = engine::find(&context.global.model, context)?;
+    let name = &context.global.model;
+    let Ok(path) = engine::find_here(name, context) else {
+        return Ok(name.to_lowercase().contains("qwen3-tts"));
+    };
     let config = match path.is_dir() {
         true => Sidecars::new(&path),
         false => Sidecars::new(path.parent().unwrap_or(&path)),
