@@ -725,7 +725,7 @@ mod tests {
             (&["parallel region"][..], 8),
             (&["matrix-vector", "1x384x384"], WeightType::ALL.len()),
             (&["matrix-matrix", "bf16 1500x384x384"], 1),
-            (&["one query", "base self"], 3),
+            (&["one query", "base self"], 4),
             (&["layer norm"], 2),
             (&["token choice", "1 of"], 2),
             (&["cache append"], 1),
