@@ -52,6 +52,26 @@ impl LoadOptions {
         self.device.as_deref().unwrap_or("auto")
     }
 
+    /// Load on the devices that these options name. What `auto` chose may turn out to be too small for the model: the
+    /// processor takes its place.
+    pub(crate) fn load<T>(&self, load: impl Fn(&Devices) -> Result<T>) -> Result<T> {
+        let devices = self.open_devices()?;
+        match load(&devices) {
+            Err(error @ Error::Compute(_)) if devices.graphics && self.device_name() == "auto" => {
+                load(&Devices::instead(self.threads, &error))
+            }
+            loaded => loaded,
+        }
+    }
+
+    /// Threads that compute.
+    pub(crate) fn n_threads(&self) -> usize {
+        match self.threads {
+            0 => turaco_compute::cpu::physical_cores(),
+            n => n,
+        }
+    }
+
     /// The devices that these options name.
     pub(crate) fn open_devices(&self) -> Result<Devices> {
         if self.threads > MAX_THREADS {

@@ -59,17 +59,7 @@ impl Transcriber {
     /// [`Error::Model`] for files that are broken or of an unsupported kind, [`Error::Memory`] for a model that is
     /// larger than the memory that is left, [`Error::Compute`] for a device that is not there or has no memory.
     pub fn load_path(path: &Path, options: &LoadOptions, control: &Control) -> Result<Self> {
-        let devices = options.open_devices()?;
-        match Self::load_on(&devices, path, options, control) {
-            // What `auto` chose may turn out to be too small for the model.
-            Err(error @ Error::Compute(_))
-                if devices.graphics && options.device_name() == "auto" =>
-            {
-                let processor = Devices::instead(options.threads, &error);
-                Self::load_on(&processor, path, options, control)
-            }
-            loaded => loaded,
-        }
+        options.load(|devices| Self::load_on(devices, path, options, control))
     }
 
     fn load_on(
@@ -90,10 +80,7 @@ impl Transcriber {
             .weight_type(&checkpoint.weights, devices.graphics);
         check_weights(&checkpoint, weight_type)?;
         let model = Whisper::load(&checkpoint, &devices.model, weight_type, control)?;
-        let threads = match options.threads {
-            0 => turaco_compute::cpu::physical_cores(),
-            n => n,
-        };
+        let threads = options.n_threads();
         Ok(Self {
             name: checkpoint.name.clone(),
             log_mel: LogMel::new(model.config().n_mels),

@@ -94,17 +94,7 @@ impl Synthesizer {
     /// [`Error::Model`] for files that are missing, broken or of another model, [`Error::Memory`] for a model that is larger
     /// than the memory that is left, [`Error::Compute`] for a device that is not there or has no memory.
     pub fn load_path(path: &Path, options: &LoadOptions, control: &Control) -> Result<Self> {
-        let devices = options.open_devices()?;
-        match Self::load_on(&devices, path, options, control) {
-            // What `auto` chose may turn out to be too small for the model.
-            Err(error @ Error::Compute(_))
-                if devices.graphics && options.device_name() == "auto" =>
-            {
-                let processor = Devices::instead(options.threads, &error);
-                Self::load_on(&processor, path, options, control)
-            }
-            loaded => loaded,
-        }
+        options.load(|devices| Self::load_on(devices, path, options, control))
     }
 
     fn load_on(
@@ -144,10 +134,7 @@ impl Synthesizer {
             idle: Mutex::default(),
             heard: Mutex::default(),
             load_seconds: started.elapsed().as_secs_f64(),
-            threads: match options.threads {
-                0 => turaco_compute::cpu::physical_cores(),
-                n => n,
-            },
+            threads: options.n_threads(),
             warnings: devices.note.iter().cloned().collect(),
         })
     }

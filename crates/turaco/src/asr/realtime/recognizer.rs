@@ -14,7 +14,7 @@ use crate::models::voxtral_realtime::{
 };
 use crate::tokenizer::Tekken;
 use crate::weights::{DType, invalid};
-use crate::{Control, Error, Result};
+use crate::{Control, Result};
 
 use super::options::{Plan, RealtimeOptions};
 use super::prefix::{MAX_ROWS, SilentPrompt, SilentStart};
@@ -79,8 +79,8 @@ impl RealtimeRecognizer {
     /// Load a model folder in either layout.
     ///
     /// # Errors
-    /// [`Error::Model`] for files that are broken or of another model, [`Error::Memory`] for a model that is larger than
-    /// the memory that is left, [`Error::Compute`] for a device that is not there or has no memory.
+    /// [`crate::Error::Model`] for files that are broken or of another model, [`crate::Error::Memory`] for a model that is larger than
+    /// the memory that is left, [`crate::Error::Compute`] for a device that is not there or has no memory.
     pub fn load_path(path: &Path, options: &LoadOptions, control: &Control) -> Result<Arc<Self>> {
         let checkpoint = VoxtralRealtimeCheckpoint::open(path)?;
         Self::load(&checkpoint, options, control)
@@ -95,17 +95,7 @@ impl RealtimeRecognizer {
         options: &LoadOptions,
         control: &Control,
     ) -> Result<Arc<Self>> {
-        let devices = options.open_devices()?;
-        match Self::load_on(&devices, checkpoint, options, control) {
-            // What `auto` chose may turn out to be too small for the model.
-            Err(error @ Error::Compute(_))
-                if devices.graphics && options.device_name() == "auto" =>
-            {
-                let processor = Devices::instead(options.threads, &error);
-                Self::load_on(&processor, checkpoint, options, control)
-            }
-            loaded => loaded,
-        }
+        options.load(|devices| Self::load_on(devices, checkpoint, options, control))
     }
 
     fn load_on(
@@ -143,10 +133,7 @@ impl RealtimeRecognizer {
             prefixes: Mutex::default(),
             idle: Mutex::default(),
             load_seconds: started.elapsed().as_secs_f64(),
-            threads: match options.threads {
-                0 => turaco_compute::cpu::physical_cores(),
-                n => n,
-            },
+            threads: options.n_threads(),
             warnings: devices.note.iter().cloned().collect(),
         }))
     }

@@ -458,7 +458,7 @@ impl FrameStep {
                 })
                 .collect(),
             seconds: (0..n).map(|n| (2 * n + 1) as u32).collect(),
-            allowed: vec![0; n * words[0]],
+            allowed: codes_only(config.codec_vocab).repeat(n),
             seen: vec![0; n * words[0]],
             all: vec![u32::MAX; n * words[0].max(words[1])],
             choice: [vec![0.0; 3 * n], vec![0.0; 3 * n]],
@@ -481,10 +481,6 @@ impl FrameStep {
         }
         self.seen[index * words..][..words].copy_from_slice(&state.seen);
         let allowed = &mut self.allowed[index * words..][..words];
-        allowed.fill(0);
-        for code in 0..config.codec_vocab - N_CONTROL {
-            allowed[code / 32] |= 1 << (code % 32);
-        }
         let end = config.codec_tokens.eos as usize;
         allowed[end / 32] &= !(1 << (end % 32));
         if state.n_frames >= MIN_FRAMES {
@@ -614,6 +610,15 @@ impl FrameStep {
         }
         Ok(())
     }
+}
+
+/// The entries of the talker's vocabulary that are codes, as bits.
+fn codes_only(codec_vocab: usize) -> Vec<u32> {
+    let mut allowed = vec![0; codec_vocab.div_ceil(32)];
+    for code in 0..codec_vocab - N_CONTROL {
+        allowed[code / 32] |= 1 << (code % 32);
+    }
+    allowed
 }
 
 /// Rows per sequence of the predictor's pass to code `index`.
