@@ -5,6 +5,7 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::names::is_safe_relative;
 use crate::{Error, Result};
@@ -117,7 +118,7 @@ impl RepoFolder {
             return Ok(link);
         }
         // The new entry is made beside the old one and renamed over it, so that a reader always finds one of the two.
-        let fresh = sibling(&link, &format!("{}.new", std::process::id()));
+        let fresh = unshared_sibling(&link);
         let _ = std::fs::remove_file(&fresh);
         symlink_file(Path::new(&target), &fresh)
             .or_else(|_| std::fs::hard_link(&blob, &fresh))
@@ -142,7 +143,7 @@ impl RepoFolder {
         }
         let path = self.path().join("refs").join(revision);
         create_parent(&path)?;
-        let fresh = sibling(&path, &format!("{}.new", std::process::id()));
+        let fresh = unshared_sibling(&path);
         std::fs::write(&fresh, commit)
             .and_then(|()| std::fs::rename(&fresh, &path))
             .map_err(|source| {
@@ -205,6 +206,13 @@ pub fn sibling(path: &Path, suffix: &str) -> PathBuf {
     name.push(".");
     name.push(suffix);
     path.with_file_name(name)
+}
+
+/// A name beside `path` that nobody else writes to, neither another process nor another thread of this one.
+fn unshared_sibling(path: &Path) -> PathBuf {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    sibling(path, &format!("{}-{count}.new", std::process::id()))
 }
 
 #[cfg(unix)]
