@@ -68,6 +68,11 @@ impl Recording {
         })
     }
 
+    /// The name that it has in the end.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// More sound.
     pub fn write(&mut self, samples: &[f32]) -> Result<(), Failure> {
         self.n_samples += samples.len() as u64;

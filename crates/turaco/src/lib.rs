@@ -11,6 +11,7 @@ pub mod error;
 pub mod features;
 #[cfg(feature = "hub")]
 pub mod hub;
+pub mod load;
 pub mod models;
 pub mod nn;
 pub mod output;
@@ -20,12 +21,10 @@ pub mod tokenizer;
 pub mod tts;
 pub mod weights;
 
-pub use asr::{
-    ComputeType, LoadOptions, Recognizer, Segment, Task, TranscribeOptions, Transcriber,
-    Transcription, Word,
-};
+pub use asr::{Recognizer, Segment, Task, TranscribeOptions, Transcriber, Transcription, Word};
 pub use audio::Audio;
 pub use control::{Control, Progress};
 pub use error::{Error, Result};
+pub use load::{ComputeType, LoadOptions};
 pub use tts::{SpeakOptions, Speech, Synthesizer, Voice};
 pub use turaco_compute::trace;

@@ -44,24 +44,15 @@ pub fn run(args: &SpeakArgs, context: &Context) -> Outcome {
     let mut sink = sink_kind.open(args, synthesizer.sample_rate())?;
     let mut plotted = Vec::new();
     let mut totals = Totals::default();
-    match text {
-        Text::Whole(text) => {
-            let stream = synthesizer.stream(&text, &options, &context.control)?;
-            job.say(stream, &mut sink, &mut plotted, &mut totals)?;
-        }
-        Text::Script(lines) => {
-            for (voice, text) in lines {
-                let mut options = options.clone();
-                if let Some(name) = &voice {
-                    options.voice = voices::named(name, &synthesizer)?;
-                }
-                let stream = synthesizer.stream(&text, &options, &context.control)?;
-                job.say(stream, &mut sink, &mut plotted, &mut totals)?;
-            }
-        }
-        Text::Arriving => job.say_as_it_comes(&options, &mut sink, &mut plotted, &mut totals)?,
+    let said = job.say_text(text, &options, &mut sink, &mut plotted, &mut totals);
+    if let Some(warning) = synthesizer.take_late_warning() {
+        context.printer.warning(&warning);
     }
-    sink.finish(context)?;
+    match said {
+        Ok(()) => sink.finish(context)?,
+        Err(Stop::Failed(failure)) => return Err(sink.abandon(*failure, &totals).into()),
+        Err(stop) => return Err(stop),
+    }
     if let Some(path) = &args.plot {
         let picture = turaco::output::plot_sound(&plotted, synthesizer.sample_rate());
         fs::write(path, picture).map_err(|error| Failure::write(path, &error))?;
@@ -232,6 +223,24 @@ impl Sink {
         }
     }
 
+    /// Speech that failed in the middle: a file keeps what was said until then. After Ctrl-C nothing is kept, as with every
+    /// command.
+    fn abandon(self, failure: Failure, totals: &Totals) -> Failure {
+        match self {
+            Self::File(file) if totals.n_samples > 0 && failure.exit != Exit::Interrupted => {
+                let path = file.path().to_path_buf();
+                match file.finish() {
+                    Ok(()) => {
+                        failure.hint(format!("what was said until then is in {}", path.display()))
+                    }
+                    // The disk is full, most likely; the first failure tells it.
+                    Err(_) => failure,
+                }
+            }
+            _ => failure,
+        }
+    }
+
     fn finish(self, context: &Context) -> Result<(), Stop> {
         match self {
             Self::File(file) => Ok(file.finish()?),
@@ -263,6 +272,36 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
+    /// Say all of a text.
+    fn say_text(
+        &self,
+        text: Text,
+        options: &SpeakOptions,
+        sink: &mut Sink,
+        plotted: &mut Vec<f32>,
+        totals: &mut Totals,
+    ) -> Result<(), Stop> {
+        let control = &self.context.control;
+        match text {
+            Text::Whole(text) => {
+                let stream = self.synthesizer.stream(&text, options, control)?;
+                self.say(stream, sink, plotted, totals)
+            }
+            Text::Script(lines) => {
+                for (voice, text) in lines {
+                    let mut options = options.clone();
+                    if let Some(name) = &voice {
+                        options.voice = voices::named(name, self.synthesizer)?;
+                    }
+                    let stream = self.synthesizer.stream(&text, &options, control)?;
+                    self.say(stream, sink, plotted, totals)?;
+                }
+                Ok(())
+            }
+            Text::Arriving => self.say_as_it_comes(options, sink, plotted, totals),
+        }
+    }
+
     /// Say the text that a stream has.
     fn say(
         &self,

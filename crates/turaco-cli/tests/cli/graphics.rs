@@ -1,15 +1,6 @@
 //! Graphics processors that are not there, fail, or have too little memory.
 
-use crate::support::{Home, Run, SHORT, model, run, wav};
-
-/// Whether this machine has one, in software at least.
-fn has_graphics() -> bool {
-    let found = Home::new().run(["doctor"]).stdout.contains("\ngraphics ");
-    if !found {
-        eprintln!("SKIPPED: no graphics processor");
-    }
-    found
-}
+use crate::support::{Home, Run, SHORT, has_graphics, model, run, wav};
 
 /// Transcribe two windows of a tone.
 fn transcribe(device: &str, environment: &[(&str, &str)]) -> Run {

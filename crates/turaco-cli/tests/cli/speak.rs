@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use crate::support::{Home, speech};
+use crate::support::{Home, Run, has_graphics, run, speech};
 
 fn testdata(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -110,6 +110,90 @@ fn text_is_said_while_it_comes_in() {
     let pieces = json["pieces"].as_array().unwrap();
     assert_eq!(pieces[0]["text"], "Good morning, dear all!");
     assert_eq!(json["frames"], 3 * pieces.len());
+}
+
+const TWO_PIECES: &str = "The boats came home before the storm, all of them, and late. Nobody was lost that night, they said.";
+
+/// Say two pieces of text on a graphics processor that fails; the samples that came out.
+fn speak_with_fault(
+    home: &Home,
+    model: &str,
+    device: &str,
+    fault: Option<&str>,
+) -> (Run, Vec<i16>) {
+    let out = home.path("fault.wav");
+    let _ = fs::remove_file(&out);
+    let arguments = [
+        "speak",
+        TWO_PIECES,
+        "-m",
+        model,
+        "--device",
+        device,
+        "--compute-type",
+        "f32",
+        "--seed",
+        "3",
+        "--max-frames",
+        "6",
+        "-o",
+        out.to_str().unwrap(),
+    ];
+    let mut command = home.command(arguments);
+    command.env("TURACO_GPU_AUTO", "1");
+    if let Some(fault) = fault {
+        command.env("TURACO_GPU_FAULT", fault);
+    }
+    let result = run(&mut command);
+    let bytes = fs::read(out).unwrap_or_default();
+    let samples = bytes.get(44..).unwrap_or_default().chunks_exact(2);
+    let samples = samples.map(|two| i16::from_le_bytes([two[0], two[1]]));
+    (result, samples.collect())
+}
+
+#[test]
+fn the_processor_goes_on_without_a_seam_where_a_graphics_processor_fails() {
+    if !has_graphics() {
+        return;
+    }
+    let home = Home::new();
+    let model = model(&home, "voice_design");
+    let (spoken, expected) = speak_with_fault(&home, &model, "cpu", None);
+    spoken.succeeds();
+    assert!(expected.len() > 8 * 1920);
+    // At once, within the first piece, within the second, and while memory is taken.
+    for fault in ["lost:0", "lost:60", "lost:74", "lost:84", "memory:1500000"] {
+        let (spoken, samples) = speak_with_fault(&home, &model, "auto", Some(fault));
+        assert_eq!(spoken.code, 0, "{fault}: {spoken:?}");
+        assert_eq!(samples.len(), expected.len(), "{fault}");
+        let differs = samples
+            .iter()
+            .zip(&expected)
+            .map(|(a, b)| a.abs_diff(*b))
+            .max();
+        assert!(differs.unwrap() <= 30, "{fault}: {differs:?}");
+        let warnings = spoken.stderr.matches("the processor is used").count();
+        assert_eq!(warnings, 1, "{fault}: {}", spoken.stderr);
+    }
+}
+
+#[test]
+fn speech_that_fails_in_the_middle_leaves_what_was_said() {
+    if !has_graphics() {
+        return;
+    }
+    let home = Home::new();
+    let model = model(&home, "voice_design");
+    let (spoken, samples) = speak_with_fault(&home, &model, "wgpu", Some("lost:80"));
+    spoken.fails(
+        6,
+        &["it was lost", "what was said until then is in", "fault.wav"],
+    );
+    assert!(
+        !samples.is_empty() && samples.len() < 2 * 6 * 1920,
+        "{}",
+        samples.len()
+    );
 }
 
 #[test]

@@ -250,3 +250,12 @@ fn safetensors(n_vocab: usize) -> Vec<u8> {
     bytes.extend_from_slice(&data);
     bytes
 }
+
+/// Whether this machine has a graphics processor, in software at least.
+pub fn has_graphics() -> bool {
+    let found = Home::new().run(["doctor"]).stdout.contains("\ngraphics ");
+    if !found {
+        eprintln!("SKIPPED: no graphics processor");
+    }
+    found
+}

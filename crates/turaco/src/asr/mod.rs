@@ -7,18 +7,14 @@
 //! rules of `token_rules`, `words` finds the time of each word.
 
 mod batched;
-pub mod compute_type;
-pub mod device_choice;
 mod dtw;
 mod fallback;
 mod language;
-pub mod load_options;
 mod long_form;
-pub(crate) mod memory_guard;
+mod memory_guard;
 pub mod options;
 pub mod realtime;
 pub mod recognizer;
-mod rescue;
 pub mod segment;
 pub mod timings;
 mod token_rules;
@@ -32,8 +28,6 @@ mod window_prompt;
 mod words;
 mod workspace;
 
-pub use compute_type::ComputeType;
-pub use load_options::LoadOptions;
 pub use options::{Task, TranscribeOptions, VadOptions};
 pub use realtime::{RealtimeOptions, RealtimeRecognizer, RealtimeSession};
 pub use recognizer::{Recognizer, Running};

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use turaco_compute::WeightType;
 
 use super::realtime::{RealtimeRecognizer, RealtimeTranscription};
-use super::{Info, LoadOptions, Segment, Task, Timings, TranscribeOptions};
+use super::{Info, Segment, Task, Timings, TranscribeOptions};
 use super::{Transcriber, Transcription};
 use crate::models::voxtral_realtime::VoxtralRealtimeCheckpoint;
 use crate::models::whisper::WhisperConfig;
-use crate::{Audio, Control, Error, Result, weights};
+use crate::{Audio, Control, Error, LoadOptions, Result, weights};
 
 /// A loaded model that writes down what is said.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! The recogniser that users load.
 
 use std::collections::VecDeque;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -9,23 +9,23 @@ use turaco_compute::{Device, WeightType};
 
 use crate::audio::Audio;
 use crate::features::{HOP_LENGTH, LogMel};
+use crate::load::device_choice::Devices;
+use crate::load::rescue::{Rescue, is_device_failure};
 use crate::models::silero_vad::SileroVad;
 use crate::models::whisper::{Whisper, WhisperCheckpoint};
 use crate::tokenizer::WhisperTokenizer;
-use crate::{Control, Error, Result, trace};
+use crate::{Control, Error, LoadOptions, Result, trace};
 
 use super::batched::Batched;
-use super::device_choice::Devices;
 use super::language::{Spoken, language_probabilities, unknown_language};
 use super::long_form::{LongForm, pad_rows};
 use super::memory_guard::{check_states, check_weights};
-use super::rescue::{Rescue, is_device_failure};
 use super::token_rules::TokenRules;
 use super::vad::{Span, SpeechParameters, clip_spans, find_speech};
 use super::vad_time_map::{TimeMap, collect_speech, pack_spans};
 use super::window_prompt::PromptTemplate;
 use super::workspace::Workspace;
-use super::{Info, LoadOptions, Segment, Task, Timings, TranscribeOptions};
+use super::{Info, Segment, Task, Timings, TranscribeOptions};
 
 /// Samples per second of the model's input.
 const SAMPLE_RATE: u32 = 16_000;
@@ -48,8 +48,10 @@ pub struct Transcriber {
     warnings: Vec<String>,
     /// For networks that are too small for another device.
     processor: Device,
+    /// The model's file or folder.
+    path: PathBuf,
     /// What happens when the model's device fails, if anything can be done.
-    rescue: Option<Rescue>,
+    rescue: Option<Rescue<Whisper>>,
 }
 
 impl Transcriber {
@@ -95,8 +97,8 @@ impl Transcriber {
             notes: checkpoint.notes.clone(),
             warnings: devices.note.iter().cloned().collect(),
             processor: devices.processor.clone(),
-            rescue: (devices.graphics && options.device_name() == "auto")
-                .then(|| Rescue::new(path, options)),
+            rescue: Rescue::new(devices, options),
+            path: path.to_path_buf(),
         })
     }
 
@@ -651,7 +653,15 @@ impl Transcriber {
         let Some(rescue) = self.rescue.as_ref().filter(|_| is_device_failure(&error)) else {
             return Err(error);
         };
-        let model = rescue.load(&error, control)?;
+        let model = rescue.load(&error, |devices, options| {
+            let checkpoint = WhisperCheckpoint::open(&self.path)?;
+            let weight_type = options
+                .compute_type
+                .weight_type(&checkpoint.weights, devices.graphics);
+            // Cancelling works; the progress is that of the transcription.
+            let control = control.without_progress();
+            Whisper::load(&checkpoint, &devices.model, weight_type, &control)
+        })?;
         // What is left of the failed device is of no use.
         self.idle
             .lock()

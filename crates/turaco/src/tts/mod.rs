@@ -5,6 +5,7 @@
 //! [`voice`] is who speaks.
 
 mod guard;
+mod loaded;
 pub mod options;
 mod sentences;
 pub mod speech;

@@ -1,16 +1,18 @@
 //! What comes out: sound, and how it came about.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::audio::{Audio, TimeStretcher};
-use crate::{Control, Result};
+use crate::{Control, Error, Result};
 
 use super::guard::StopReason;
+use super::loaded::{Engine, Loaded};
 use super::options::SpeakOptions;
 use super::sentences::SentenceSplitter;
 use super::synthesizer::{Anchor, Plan, Synthesizer};
-use super::utterance::{Engine, Utterance};
+use super::utterance::Utterance;
 
 /// Where the time went, in seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -58,6 +60,7 @@ pub struct SpeechStream<'a> {
     plan: Plan,
     options: SpeakOptions,
     control: Control,
+    loaded: Arc<Loaded>,
     engine: Option<Engine>,
     splitter: SentenceSplitter,
     pieces: VecDeque<String>,
@@ -80,9 +83,11 @@ impl<'a> SpeechStream<'a> {
         options: SpeakOptions,
         control: &Control,
     ) -> Result<Self> {
+        let loaded = synthesizer.loaded();
         Ok(Self {
             stretcher: TimeStretcher::new(synthesizer.sample_rate(), options.speed)?,
-            engine: Some(synthesizer.engine()),
+            engine: Some(loaded.engine()),
+            loaded,
             synthesizer,
             plan,
             next_chunk: options.first_chunk.max(1),
@@ -143,13 +148,38 @@ impl<'a> SpeechStream<'a> {
         let Some(mut engine) = self.engine.take() else {
             return Ok(None);
         };
-        let chunk = self.chunk(&mut engine)?;
+        let chunk = match self.chunk(&mut engine) {
+            Err(error) => {
+                engine = self.move_on(error)?;
+                self.chunk(&mut engine)?
+            }
+            chunk => chunk?,
+        };
         self.timings.total = self.started.elapsed().as_secs_f64();
         if chunk.is_some() && self.timings.first_audio == 0.0 {
             self.timings.first_audio = self.timings.total;
         }
         self.engine = Some(engine);
         Ok(chunk)
+    }
+
+    /// Go on where the device that failed with `error` was left, without a seam: frames are what the talker follows, and they
+    /// are known.
+    fn move_on(&mut self, error: Error) -> Result<Engine> {
+        if self.synthesizer.is_spare(&self.loaded) {
+            return Err(error);
+        }
+        self.loaded = self.synthesizer.rescue(error, &self.control)?;
+        let mut engine = self.loaded.engine();
+        if let Some((_, utterance)) = &mut self.current {
+            let stream = self.synthesizer.stream_behind(
+                (&self.loaded, &mut engine),
+                &self.plan,
+                self.anchor.as_ref(),
+            )?;
+            utterance.move_to(&mut engine, stream)?;
+        }
+        Ok(engine)
     }
 
     /// What is still held back when all was said.
@@ -167,23 +197,21 @@ impl<'a> SpeechStream<'a> {
     }
 
     fn chunk(&mut self, engine: &mut Engine) -> Result<Option<Chunk>> {
-        let (text, mut utterance) = match self.current.take() {
-            Some(current) => current,
-            None => {
-                let Some(text) = self.pieces.pop_front() else {
-                    return Ok(self.last_chunk());
-                };
-                let piece = self.said.len();
-                let anchor = self.anchor.as_ref();
-                let utterance = self.synthesizer.begin(
-                    engine,
-                    (&text, piece),
-                    (&self.plan, &self.options),
-                    anchor,
-                    &mut self.timings,
-                )?;
-                (text, utterance)
-            }
+        if self.current.is_none() {
+            let Some(text) = self.pieces.front() else {
+                return Ok(self.last_chunk());
+            };
+            let utterance = self.synthesizer.begin(
+                (&self.loaded, engine),
+                (text, self.said.len()),
+                (&self.plan, &self.options),
+                self.anchor.as_ref(),
+                &mut self.timings,
+            )?;
+            self.current = self.pieces.pop_front().map(|text| (text, utterance));
+        }
+        let Some((_, utterance)) = &mut self.current else {
+            return Ok(None);
         };
         let n_codes = self.synthesizer.model().config().n_codes;
         while utterance.n_waiting(n_codes) < self.next_chunk {
@@ -193,10 +221,10 @@ impl<'a> SpeechStream<'a> {
             }
             self.n_frames += 1;
         }
-        self.next_chunk =
-            (2 * self.next_chunk).min(SpeakOptions::MAX_CHUNK.max(self.options.first_chunk));
         let mut made = Vec::new();
         utterance.decode(engine, &mut made, &mut self.timings)?;
+        self.next_chunk =
+            (2 * self.next_chunk).min(SpeakOptions::MAX_CHUNK.max(self.options.first_chunk));
         let mut samples = Vec::with_capacity(made.len());
         self.stretcher.push(&made, &mut samples);
         let chunk = Chunk {
@@ -204,18 +232,14 @@ impl<'a> SpeechStream<'a> {
             piece: self.said.len(),
             stopped: utterance.stopped(),
         };
-        match chunk.stopped {
-            Some(reason) => {
-                if self.anchor.is_none() && self.plan.needs_anchor() {
-                    self.anchor = Some(Anchor::new(
-                        self.synthesizer.model(),
-                        &text,
-                        utterance.codes(),
-                    ));
-                }
-                self.said.push((text, reason));
+        if let Some(reason) = chunk.stopped
+            && let Some((text, utterance)) = self.current.take()
+        {
+            if self.anchor.is_none() && self.plan.needs_anchor() {
+                let model = self.synthesizer.model();
+                self.anchor = Some(Anchor::new(model, &text, utterance.codes()));
             }
-            None => self.current = Some((text, utterance)),
+            self.said.push((text, reason));
         }
         Ok(Some(chunk))
     }
@@ -232,7 +256,7 @@ impl Iterator for SpeechStream<'_> {
 impl Drop for SpeechStream<'_> {
     fn drop(&mut self) {
         if let Some(engine) = self.engine.take() {
-            self.synthesizer.give_back(engine);
+            self.loaded.give_back(engine);
         }
     }
 }

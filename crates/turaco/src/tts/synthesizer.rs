@@ -1,32 +1,28 @@
 //! The loaded model that streams of speech share.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 use std::time::Instant;
 
 use turaco_compute::WeightType;
 
-use crate::asr::LoadOptions;
-use crate::asr::device_choice::Devices;
-use crate::asr::memory_guard::check_model;
 use crate::audio::Audio;
-use crate::models::qwen3_tts::codec::{
-    CodecCheckpoint, CodecDecoder, CodecEncoder, CodecRunner, CodecStream,
-};
+use crate::load::device_choice::Devices;
+use crate::load::rescue::{Rescue, is_device_failure};
+use crate::models::qwen3_tts::codec::{CodecCheckpoint, CodecDecoder, CodecEncoder, CodecStream};
 use crate::models::qwen3_tts::speaker_encoder::SpeakerEncoder;
 use crate::models::qwen3_tts::{
-    PromptRequest, Qwen3Tts, Qwen3TtsCheckpoint, Reference, Runner, Sampling, TtsKind, Turn,
-    VoicePrompt,
+    PromptRequest, Qwen3Tts, Qwen3TtsCheckpoint, Reference, Sampling, TtsKind, Turn, VoicePrompt,
 };
 use crate::tokenizer::language_name;
-use crate::weights::DType;
-use crate::{Control, Error, Result};
+use crate::{Control, Error, LoadOptions, Result};
 
 use super::guard::frame_budget;
+use super::loaded::{Engine, Loaded, codec_type};
 use super::options::{SpeakOptions, TextLayout};
 use super::sentences::SentenceSplitter;
 use super::speech::{Speech, SpeechStream, SpeechTimings};
-use super::utterance::{Engine, Limits, Utterance};
+use super::utterance::{Limits, Utterance};
 use super::voice::{ClonedVoice, Voice};
 
 /// A loaded Qwen3-TTS model; any number of streams share its weights.
@@ -35,12 +31,9 @@ pub struct Synthesizer {
     name: String,
     /// The checkpoint, for encoders that are loaded when they are needed.
     path: PathBuf,
-    model: Arc<Qwen3Tts>,
-    codec: Arc<CodecDecoder>,
-    /// Compiled steps that no stream uses at the moment.
-    idle: Mutex<Vec<Engine>>,
-    /// Recordings whose sound the codec has gone through, the latest last.
-    heard: Mutex<Vec<(Weak<ClonedVoice>, CodecStream)>>,
+    loaded: Arc<Loaded>,
+    /// What happens when the model's device fails, if anything can be done.
+    rescue: Option<Rescue<Loaded>>,
     load_seconds: f64,
     threads: usize,
     warnings: Vec<String>,
@@ -105,34 +98,11 @@ impl Synthesizer {
     ) -> Result<Self> {
         let started = Instant::now();
         let checkpoint = Qwen3TtsCheckpoint::open(path)?;
-        let codec = CodecCheckpoint::open(&checkpoint.codec_path())?;
-        let weights = &checkpoint.weights;
-        let weight_type = options.compute_type.weight_type(weights, devices.graphics);
-        let packed = DType::Panels(weight_type);
-        if !weights.iter().any(|(_, tensor)| tensor.dtype == packed) {
-            let values = weights.iter().map(|(_, tensor)| tensor.len()).sum();
-            check_model(&checkpoint.name, values, weight_type)?;
-        }
-        let model = Qwen3Tts::load(&checkpoint, &devices.model, weight_type, control)?;
-        let codec_type = codec_type(weight_type);
-        let quiet = control.without_progress();
-        let codec = CodecDecoder::load(&codec, &devices.model, codec_type, &quiet)?;
-        let (ours, its) = (model.config().n_codes, codec.config().n_groups);
-        if ours != its {
-            return Err(Error::Model {
-                path: checkpoint.codec_path(),
-                message: format!(
-                    "this codec has {its} codes in a frame, the model beside it {ours}"
-                ),
-            });
-        }
         Ok(Self {
             name: checkpoint.name.clone(),
             path: checkpoint.path.clone(),
-            model,
-            codec,
-            idle: Mutex::default(),
-            heard: Mutex::default(),
+            loaded: Arc::new(Loaded::load(devices, &checkpoint, options, control)?),
+            rescue: Rescue::new(devices, options),
             load_seconds: started.elapsed().as_secs_f64(),
             threads: options.n_threads(),
             warnings: devices.note.iter().cloned().collect(),
@@ -146,43 +116,43 @@ impl Synthesizer {
 
     /// The network.
     pub fn model(&self) -> &Arc<Qwen3Tts> {
-        &self.model
+        &self.loaded.model
     }
 
     /// The way from codes to sound.
     pub fn codec(&self) -> &Arc<CodecDecoder> {
-        &self.codec
+        &self.loaded.codec
     }
 
     /// What the model was trained for.
     pub fn kind(&self) -> TtsKind {
-        self.model.config().kind
+        self.model().config().kind
     }
 
     /// Samples per second of what comes out.
     pub fn sample_rate(&self) -> u32 {
-        self.codec.sample_rate()
+        self.codec().sample_rate()
     }
 
     /// Voices that the model knows by name.
     pub fn voices(&self) -> Vec<&str> {
-        let speakers = self.model.config().speakers.iter();
+        let speakers = self.model().config().speakers.iter();
         speakers.map(|speaker| speaker.name.as_str()).collect()
     }
 
     /// Languages that may be asked for.
     pub fn languages(&self) -> Vec<&str> {
-        self.model.config().language_names().collect()
+        self.model().config().language_names().collect()
     }
 
     /// Where the model runs.
     pub fn device_description(&self) -> String {
-        self.model.device().description()
+        self.model().device().description()
     }
 
     /// How the weights are kept.
     pub fn weight_type(&self) -> WeightType {
-        self.model.weight_type()
+        self.model().weight_type()
     }
 
     /// Threads that compute.
@@ -202,7 +172,7 @@ impl Synthesizer {
 
     /// What is not quite as it was asked for.
     pub fn notices(&self, options: &SpeakOptions) -> Vec<String> {
-        let config = self.model.config();
+        let config = self.model().config();
         let ignored = config.kind == TtsKind::CustomVoice
             && !config.takes_instructions()
             && options
@@ -273,30 +243,45 @@ impl Synthesizer {
         SpeechStream::new(self, plan, options.clone(), control)
     }
 
-    /// Compiled steps that nobody uses, or new ones.
-    pub(super) fn engine(&self) -> Engine {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.pop().unwrap_or_else(|| Engine {
-            talker: Runner::new(&self.model),
-            codec: CodecRunner::new(&self.codec),
+    /// Where streams begin: on the device of the model, or where its work went on when that failed.
+    pub(super) fn loaded(&self) -> Arc<Loaded> {
+        let instead = self.rescue.as_ref().and_then(Rescue::model);
+        instead.unwrap_or_else(|| Arc::clone(&self.loaded))
+    }
+
+    /// Where to go on after `error`; the error itself if there is nowhere.
+    pub(super) fn rescue(&self, error: Error, control: &Control) -> Result<Arc<Loaded>> {
+        let Some(rescue) = self.rescue.as_ref().filter(|_| is_device_failure(&error)) else {
+            return Err(error);
+        };
+        // Cancelling works; the progress is that of the speech.
+        let control = control.without_progress();
+        rescue.load(&error, |devices, options| {
+            Loaded::load_path(devices, &self.path, options, &control).map(Arc::new)
         })
     }
 
-    pub(super) fn give_back(&self, engine: Engine) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.push(engine);
+    /// Whether there is nowhere to go on when this fails.
+    pub(super) fn is_spare(&self, loaded: &Arc<Loaded>) -> bool {
+        !Arc::ptr_eq(loaded, &self.loaded)
+    }
+
+    /// What happened since the last call that users should know: a graphics processor that failed, whose work the processor
+    /// goes on with.
+    pub fn take_late_warning(&self) -> Option<String> {
+        self.rescue.as_ref()?.take_warning()
     }
 
     /// Begin piece number `piece` of a text.
     pub(super) fn begin(
         &self,
-        engine: &mut Engine,
+        (loaded, engine): (&Loaded, &mut Engine),
         (text, piece): (&str, usize),
         (plan, options): (&Plan, &SpeakOptions),
         anchor: Option<&Anchor>,
         timings: &mut SpeechTimings,
     ) -> Result<Utterance> {
-        let config = self.model.config();
+        let config = self.model().config();
         let voice = match (&plan.voice, anchor) {
             (PlannedVoice::Speaker(id), _) => VoicePrompt::Speaker(*id),
             (PlannedVoice::Cloned(voice, turn), _) if voice.is_in_context() => {
@@ -314,10 +299,10 @@ impl Synthesizer {
             (PlannedVoice::None, None) => VoicePrompt::None,
         };
         let started = Instant::now();
-        let stream = self.stream_behind(engine, plan, anchor)?;
+        let stream = self.stream_behind((loaded, engine), plan, anchor)?;
         timings.decode += started.elapsed().as_secs_f64();
         let request = PromptRequest {
-            turn: &self.model.turn(text.trim_start()),
+            turn: &self.model().turn(text.trim_start()),
             instruct: &plan.instruct,
             language: plan.language,
             voice,
@@ -338,45 +323,22 @@ impl Synthesizer {
     }
 
     /// Where the sound of an utterance goes on: behind the recording in its prompt, if there is one.
-    fn stream_behind(
+    pub(super) fn stream_behind(
         &self,
-        engine: &mut Engine,
+        (loaded, engine): (&Loaded, &mut Engine),
         plan: &Plan,
         anchor: Option<&Anchor>,
     ) -> Result<CodecStream> {
-        let heard = |engine: &mut Engine, codes: &[u32]| {
-            let mut stream = engine.codec.new_stream()?;
-            engine.codec.decode(&mut stream, codes, &mut Vec::new())?;
-            Ok::<_, Error>(stream)
-        };
-        let voice = match (&plan.voice, anchor) {
-            (PlannedVoice::Cloned(voice, _), _) => voice,
-            (PlannedVoice::None, Some(anchor)) => return heard(engine, &anchor.codes),
-            _ => return engine.codec.new_stream(),
-        };
-        let lock = || self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = lock()
-            .iter()
-            .find(|(known, _)| std::ptr::eq(known.as_ptr(), Arc::as_ptr(voice)))
-            .map(|(_, stream)| engine.codec.copy_stream(stream));
-        if let Some(stream) = known {
-            return stream;
+        match (&plan.voice, anchor) {
+            (PlannedVoice::Cloned(voice, _), _) => loaded.stream_behind_voice(engine, voice),
+            (PlannedVoice::None, Some(anchor)) => Loaded::stream_behind(engine, &anchor.codes),
+            _ => engine.codec.new_stream(),
         }
-        let stream = heard(engine, &voice.codes)?;
-        let copy = engine.codec.copy_stream(&stream)?;
-        let mut kept = lock();
-        // What nobody uses any more can not be asked for again.
-        kept.retain(|(known, _)| known.strong_count() > 0);
-        if kept.len() >= KEPT_RECORDINGS {
-            kept.remove(0);
-        }
-        kept.push((Arc::downgrade(voice), copy));
-        Ok(stream)
     }
 
     /// What options come to, or why they do not go with this model.
     fn plan(&self, options: &SpeakOptions) -> Result<Plan> {
-        let config = self.model.config();
+        let config = self.model().config();
         let instruct = options.instruct.as_deref().unwrap_or_default();
         let cannot = |task: &str, message: &str| {
             Err(Error::UnsupportedTask {
@@ -444,7 +406,7 @@ impl Synthesizer {
             (Voice::Cloned(voice), TtsKind::Base) => {
                 self.check_voice(voice)?;
                 (
-                    PlannedVoice::Cloned(Arc::clone(voice), self.model.turn(&voice.text)),
+                    PlannedVoice::Cloned(Arc::clone(voice), self.model().turn(&voice.text)),
                     None,
                 )
             }
@@ -458,7 +420,7 @@ impl Synthesizer {
             voice,
             instruct: match instruct {
                 instruct if !instruct.is_empty() && config.takes_instructions() => {
-                    self.model.instruct_tokens(instruct)
+                    self.model().instruct_tokens(instruct)
                 }
                 _ => Vec::new(),
             },
@@ -469,7 +431,7 @@ impl Synthesizer {
     }
 
     fn check_voice(&self, voice: &ClonedVoice) -> Result<()> {
-        let config = self.model.config();
+        let config = self.model().config();
         let fits = voice.vector.len() == config.talker.dim
             && (voice.codes.is_empty() || voice.n_codes == config.n_codes);
         if fits {
@@ -487,7 +449,7 @@ impl Synthesizer {
 
     /// The codec's entry of a language; `dialect` is what the voice speaks where Chinese or nothing is asked for.
     fn language(&self, language: Option<&str>, dialect: Option<&str>) -> Result<Option<u32>> {
-        let config = self.model.config();
+        let config = self.model().config();
         let asked = language.unwrap_or("auto").to_lowercase();
         let name = language_name(&asked).map_or(asked.clone(), str::to_lowercase);
         if let (Some(dialect), "auto" | "chinese") = (dialect, name.as_str()) {
@@ -510,20 +472,6 @@ impl Synthesizer {
     }
 }
 
-/// How the codec is stored when the talker is `weight_type`: it multiplies many rows, where bytes are of no use, and sound
-/// shows every error.
-fn codec_type(weight_type: WeightType) -> WeightType {
-    match weight_type {
-        WeightType::Int8 | WeightType::Q8 | WeightType::Q4 => {
-            match turaco_compute::cpu::has_bf16_products() {
-                true => WeightType::Bf16,
-                false => WeightType::F32,
-            }
-        }
-        other => other,
-    }
-}
-
 impl Synthesizer {
     /// Make a voice of a recording: some seconds of one person speaking, and what is said in it. Without the text only the
     /// sound of the voice is taken, not its manner.
@@ -538,7 +486,7 @@ impl Synthesizer {
         text: Option<&str>,
         control: &Control,
     ) -> Result<ClonedVoice> {
-        let config = self.model.config();
+        let config = self.model().config();
         if config.kind != TtsKind::Base {
             return Err(Error::UnsupportedTask {
                 model: self.name.clone(),
@@ -566,7 +514,7 @@ impl Synthesizer {
         }
         // Encoders are seldom used, and only for a moment: nothing of them stays.
         let checkpoint = Qwen3TtsCheckpoint::open(&self.path)?;
-        let device = self.model.device();
+        let device = self.model().device();
         let weight_type = match self.weight_type() {
             WeightType::F32 => WeightType::F32,
             _ => codec_type(WeightType::Q8),
@@ -602,9 +550,6 @@ impl Synthesizer {
         })
     }
 }
-
-/// Recordings in use whose sound is kept.
-const KEPT_RECORDINGS: usize = 8;
 
 /// Seconds of a recording at least.
 const SHORTEST_REFERENCE: f64 = 0.5;

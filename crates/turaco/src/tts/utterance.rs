@@ -2,19 +2,13 @@
 
 use std::time::Instant;
 
-use crate::models::qwen3_tts::codec::{CodecRunner, CodecStream};
-use crate::models::qwen3_tts::{FrameInput, Prompt, PromptRequest, Runner, Sampling, TalkerState};
+use crate::models::qwen3_tts::codec::CodecStream;
+use crate::models::qwen3_tts::{FrameInput, Prompt, PromptRequest, Sampling, TalkerState};
 use crate::{Error, Result};
 
 use super::guard::{LoopGuard, StopReason};
+use super::loaded::Engine;
 use super::speech::SpeechTimings;
-
-/// What runs a model for one thread: compiled steps and their memory, used by one stream after the other.
-#[derive(Debug)]
-pub(super) struct Engine {
-    pub talker: Runner,
-    pub codec: CodecRunner,
-}
 
 /// When a piece of text has to be over.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +25,9 @@ pub(super) struct Limits {
 #[derive(Debug)]
 pub(super) struct Utterance {
     prompt: Prompt,
+    /// What the talker is given before its next frame, if not just the last one: `[positions, dim]`.
+    unread: Option<Vec<f32>>,
+    sampling: Sampling,
     state: TalkerState,
     stream: CodecStream,
     limits: Limits,
@@ -71,7 +68,9 @@ impl Utterance {
         let state = engine.talker.new_state(n_prompt + n_frames, sampling)?;
         timings.prefill += started.elapsed().as_secs_f64();
         Ok(Self {
+            unread: Some(prompt.rows.clone()),
             prompt,
+            sampling,
             state,
             stream,
             limits,
@@ -80,6 +79,21 @@ impl Utterance {
             n_decoded: 0,
             stopped: None,
         })
+    }
+
+    /// Go on with an engine on another device, where nothing of this piece is known; `stream` as in [`new`](Self::new).
+    pub fn move_to(&mut self, engine: &mut Engine, mut stream: CodecStream) -> Result<()> {
+        let model = engine.talker.model().clone();
+        let (dim, n_codes) = (model.config().talker.dim, model.config().n_codes);
+        let n_positions = self.prompt.rows.len() / dim + self.limits.n_frames();
+        let mut state = engine.talker.new_state(n_positions, self.sampling)?;
+        state.resume(&self.codes);
+        let made = &self.codes[..self.n_decoded * n_codes];
+        engine.codec.decode(&mut stream, made, &mut Vec::new())?;
+        self.unread = Some(self.prompt.rows_behind(&model, &self.codes));
+        self.state = state;
+        self.stream = stream;
+        Ok(())
     }
 
     /// Why it is over, if it is.
@@ -109,14 +123,12 @@ impl Utterance {
         let started = Instant::now();
         let end = engine.talker.model().config().codec_tokens.eos;
         let dim = self.prompt.pad.len();
-        let input = match n_frames.checked_sub(1) {
-            None => FrameInput::Prompt(&self.prompt.rows),
-            Some(frame) => {
-                let word = self.prompt.trailing.get(frame * dim..(frame + 1) * dim);
-                FrameInput::Text(word.unwrap_or(&self.prompt.pad))
-            }
+        let input = match &self.unread {
+            Some(rows) => FrameInput::Prompt(rows),
+            None => FrameInput::Text(self.prompt.word_beside(n_frames.saturating_sub(1), dim)),
         };
         let codes = engine.talker.next_frames(&mut [&mut self.state], input)?;
+        self.unread = None;
         match n_frames {
             0 => timings.prefill += started.elapsed().as_secs_f64(),
             _ => timings.generate += started.elapsed().as_secs_f64(),

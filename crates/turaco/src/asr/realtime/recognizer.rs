@@ -6,15 +6,15 @@ use std::time::Instant;
 
 use turaco_compute::WeightType;
 
-use crate::asr::device_choice::Devices;
-use crate::asr::load_options::LoadOptions;
 use crate::features::LogMelStreamer;
+use crate::load::device_choice::Devices;
+use crate::load::memory::check_weights;
 use crate::models::voxtral_realtime::{
     DecoderState, Runner, VoxtralRealtime, VoxtralRealtimeCheckpoint, VoxtralRealtimeConfig,
 };
 use crate::tokenizer::Tekken;
-use crate::weights::{DType, invalid};
-use crate::{Control, Result};
+use crate::weights::invalid;
+use crate::{Control, LoadOptions, Result};
 
 use super::options::{Plan, RealtimeOptions};
 use super::prefix::{MAX_ROWS, SilentPrompt, SilentStart};
@@ -108,20 +108,7 @@ impl RealtimeRecognizer {
         let weight_type = options
             .compute_type
             .weight_type(&checkpoint.weights, devices.graphics);
-        let packed = DType::Panels(weight_type);
-        // What is mapped takes no memory that others could not have back.
-        if !checkpoint
-            .weights
-            .iter()
-            .any(|(_, tensor)| tensor.dtype == packed)
-        {
-            let values = checkpoint
-                .weights
-                .iter()
-                .map(|(_, tensor)| tensor.len())
-                .sum();
-            crate::asr::memory_guard::check_model(&checkpoint.name, values, weight_type)?;
-        }
+        check_weights(&checkpoint.name, &checkpoint.weights, weight_type)?;
         let model = VoxtralRealtime::load(checkpoint, &devices.model, weight_type, control)?;
         let tokenizer = checkpoint.tokenizer.clone();
         Ok(Arc::new(Self {

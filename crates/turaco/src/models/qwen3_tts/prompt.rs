@@ -65,6 +65,27 @@ pub struct Prompt {
     pub pad: Vec<f32>,
 }
 
+impl Prompt {
+    /// The text vector that goes with frame `frame`, `[dim]`.
+    pub fn word_beside(&self, frame: usize, dim: usize) -> &[f32] {
+        let word = self.trailing.get(frame * dim..(frame + 1) * dim);
+        word.unwrap_or(&self.pad)
+    }
+
+    /// The prompt and all frames `codes [frames, n_codes]` that followed it, `[positions, dim]`: what a talker reads that takes
+    /// over.
+    pub fn rows_behind(&self, model: &Qwen3Tts, codes: &[u32]) -> Vec<f32> {
+        let dim = self.pad.len();
+        let mut rows = self.rows.clone();
+        for (frame, codes) in codes.chunks_exact(model.config.n_codes).enumerate() {
+            let at = rows.len();
+            rows.extend_from_slice(self.word_beside(frame, dim));
+            model.add_frame(codes, &mut rows[at..]);
+        }
+        rows
+    }
+}
+
 impl Qwen3Tts {
     /// The tokens of a turn. The reference tokenises `<|im_start|>assistant\n` + text + `<|im_end|>…` and cuts it by position,
     /// so that line ends in front of the text become part of the role.

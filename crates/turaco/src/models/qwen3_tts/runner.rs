@@ -54,6 +54,22 @@ impl TalkerState {
         &self.codes
     }
 
+    /// Take frames as chosen that another state chose. What follows from them comes with the next prompt
+    /// ([`Prompt::rows_behind`](super::Prompt::rows_behind)).
+    pub fn resume(&mut self, codes: &[u32]) {
+        for frame in codes.chunks_exact(self.codes.len()) {
+            self.take(frame);
+        }
+    }
+
+    /// A frame was chosen.
+    fn take(&mut self, codes: &[u32]) {
+        self.codes.copy_from_slice(codes);
+        self.n_frames += 1;
+        let first = codes[0] as usize;
+        self.seen[first / 32] |= 1 << (first % 32);
+    }
+
     /// Frames that were chosen.
     pub fn n_frames(&self) -> usize {
         self.n_frames
@@ -603,10 +619,7 @@ impl FrameStep {
                 }
                 .into());
             }
-            state.codes.copy_from_slice(codes);
-            state.n_frames += 1;
-            let first = codes[0] as usize;
-            state.seen[first / 32] |= 1 << (first % 32);
+            state.take(codes);
         }
         Ok(())
     }

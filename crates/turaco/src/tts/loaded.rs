@@ -1,0 +1,141 @@
+//! A speaking model on one device, and what its streams leave to each other.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use turaco_compute::WeightType;
+
+use crate::load::device_choice::Devices;
+use crate::load::memory::check_weights;
+use crate::models::qwen3_tts::codec::{CodecCheckpoint, CodecDecoder, CodecRunner, CodecStream};
+use crate::models::qwen3_tts::{Qwen3Tts, Qwen3TtsCheckpoint, Runner};
+use crate::{Control, Error, LoadOptions, Result};
+
+use super::voice::ClonedVoice;
+
+/// What runs a model for one thread: compiled steps and their memory, used by one stream after the other.
+#[derive(Debug)]
+pub(super) struct Engine {
+    pub talker: Runner,
+    pub codec: CodecRunner,
+}
+
+/// The networks on a device.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub model: Arc<Qwen3Tts>,
+    pub codec: Arc<CodecDecoder>,
+    /// Compiled steps that no stream uses at the moment.
+    idle: Mutex<Vec<Engine>>,
+    /// Recordings whose sound the codec has gone through, the latest last.
+    heard: Mutex<Vec<(Weak<ClonedVoice>, CodecStream)>>,
+}
+
+impl Loaded {
+    /// Load the networks of a checkpoint.
+    pub fn load(
+        devices: &Devices,
+        checkpoint: &Qwen3TtsCheckpoint,
+        options: &LoadOptions,
+        control: &Control,
+    ) -> Result<Self> {
+        let codec = CodecCheckpoint::open(&checkpoint.codec_path())?;
+        let weights = &checkpoint.weights;
+        let weight_type = options.compute_type.weight_type(weights, devices.graphics);
+        check_weights(&checkpoint.name, weights, weight_type)?;
+        let model = Qwen3Tts::load(checkpoint, &devices.model, weight_type, control)?;
+        let quiet = control.without_progress();
+        let codec = CodecDecoder::load(&codec, &devices.model, codec_type(weight_type), &quiet)?;
+        let (ours, its) = (model.config().n_codes, codec.config().n_groups);
+        if ours != its {
+            return Err(Error::Model {
+                path: checkpoint.codec_path(),
+                message: format!(
+                    "this codec has {its} codes in a frame, the model beside it {ours}"
+                ),
+            });
+        }
+        Ok(Self {
+            model,
+            codec,
+            idle: Mutex::default(),
+            heard: Mutex::default(),
+        })
+    }
+
+    /// The networks of the model in a folder.
+    pub fn load_path(
+        devices: &Devices,
+        path: &Path,
+        options: &LoadOptions,
+        control: &Control,
+    ) -> Result<Self> {
+        Self::load(devices, &Qwen3TtsCheckpoint::open(path)?, options, control)
+    }
+
+    /// Compiled steps that nobody uses, or new ones.
+    pub fn engine(&self) -> Engine {
+        lock(&self.idle).pop().unwrap_or_else(|| Engine {
+            talker: Runner::new(&self.model),
+            codec: CodecRunner::new(&self.codec),
+        })
+    }
+
+    /// Steps that a stream has no more use for.
+    pub fn give_back(&self, engine: Engine) {
+        lock(&self.idle).push(engine);
+    }
+
+    /// The codec behind the sound of `codes`.
+    pub fn stream_behind(engine: &mut Engine, codes: &[u32]) -> Result<CodecStream> {
+        let mut stream = engine.codec.new_stream()?;
+        engine.codec.decode(&mut stream, codes, &mut Vec::new())?;
+        Ok(stream)
+    }
+
+    /// The codec behind the recording of a voice, which it goes through once.
+    pub fn stream_behind_voice(
+        &self,
+        engine: &mut Engine,
+        voice: &Arc<ClonedVoice>,
+    ) -> Result<CodecStream> {
+        let known = lock(&self.heard)
+            .iter()
+            .find(|(known, _)| std::ptr::eq(known.as_ptr(), Arc::as_ptr(voice)))
+            .map(|(_, stream)| engine.codec.copy_stream(stream));
+        if let Some(stream) = known {
+            return stream;
+        }
+        let stream = Self::stream_behind(engine, &voice.codes)?;
+        let copy = engine.codec.copy_stream(&stream)?;
+        let mut kept = lock(&self.heard);
+        // What nobody uses any more can not be asked for again.
+        kept.retain(|(known, _)| known.strong_count() > 0);
+        if kept.len() >= KEPT_RECORDINGS {
+            kept.remove(0);
+        }
+        kept.push((Arc::downgrade(voice), copy));
+        Ok(stream)
+    }
+}
+
+/// How the codec is stored when the talker is `weight_type`: it multiplies many rows, where bytes are of no use, and sound
+/// shows every error.
+pub(super) fn codec_type(weight_type: WeightType) -> WeightType {
+    match weight_type {
+        WeightType::Int8 | WeightType::Q8 | WeightType::Q4 => {
+            match turaco_compute::cpu::has_bf16_products() {
+                true => WeightType::Bf16,
+                false => WeightType::F32,
+            }
+        }
+        other => other,
+    }
+}
+
+/// Recordings in use whose sound is kept.
+const KEPT_RECORDINGS: usize = 8;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
