@@ -1,11 +1,12 @@
 //! Speech from text: what is common to all of it.
 //!
 //! [`Synthesizer`] loads a model; [`Synthesizer::speak`] says a text, [`Synthesizer::stream`] gives its sound while it is made.
-//! Inside: `sentences` cuts long texts, `utterance` says one piece of text, `guard` ends speech that does not end by itself,
-//! [`voice`] is who speaks.
+//! Inside: `normalize` makes words of what is written otherwise, `sentences` cuts long texts, `utterance` says one piece of text,
+//! `guard` ends speech that does not end by itself, [`voice`] is who speaks.
 
 mod guard;
 mod loaded;
+mod normalize;
 pub mod options;
 mod sentences;
 pub mod speech;
@@ -15,6 +16,7 @@ pub mod voice;
 mod voice_store;
 
 pub use guard::StopReason;
+pub use normalize::plain_text;
 pub use options::{SpeakOptions, TextLayout};
 pub use sentences::SentenceSplitter;
 pub use speech::{Chunk, Speech, SpeechStream, SpeechTimings};
