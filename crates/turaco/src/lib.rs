@@ -19,6 +19,7 @@ mod recycle;
 pub mod text;
 pub mod tokenizer;
 pub mod tts;
+pub mod voice;
 pub mod weights;
 
 pub use asr::{Recognizer, Segment, Task, TranscribeOptions, Transcriber, Transcription, Word};

@@ -8,6 +8,7 @@
 
 mod batched;
 mod dtw;
+pub mod energy_gate;
 mod fallback;
 mod language;
 mod long_form;

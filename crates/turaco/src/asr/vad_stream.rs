@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use super::energy_gate::{EnergyGate, EnergyLimits};
 use super::vad::default_neg_threshold;
 use crate::error::{Error, Result};
 use crate::models::silero_vad::{SileroVad, VadStream};
@@ -101,6 +102,8 @@ pub struct DetectorOptions {
     pub pre_roll_ms: u32,
     /// Longer speech ends, and what follows starts anew; `None` = no limit.
     pub max_speech_s: Option<f64>,
+    /// Sound that is below these limits is silence: between stretches of speech the network is not asked about it.
+    pub energy_gate: Option<EnergyLimits>,
 }
 
 impl Default for DetectorOptions {
@@ -112,6 +115,7 @@ impl Default for DetectorOptions {
             min_silence_ms: 500,
             pre_roll_ms: 300,
             max_speech_s: Some(30.0),
+            energy_gate: None,
         }
     }
 }
@@ -138,7 +142,9 @@ pub enum SpeechEvent {
 /// Finds speech in a stream of sound, in bounded memory.
 #[derive(Debug)]
 pub struct SpeechDetector {
-    network: VadStream,
+    judge: Judge,
+    chunk_len: usize,
+    sample_rate: u32,
     threshold: f64,
     neg_threshold: f64,
     min_speech: u64,
@@ -152,6 +158,19 @@ pub struct SpeechDetector {
     /// End of the newest complete chunk.
     position: u64,
     phase: Phase,
+}
+
+/// What tells speech from other sound.
+#[derive(Debug)]
+enum Judge {
+    Network(VadStream),
+    /// The network, unless the gate is shut; it has forgotten everything then.
+    Gated {
+        network: VadStream,
+        gate: EnergyGate,
+        asleep: bool,
+    },
+    Energy(EnergyGate),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -171,7 +190,35 @@ impl SpeechDetector {
     /// # Errors
     /// Thresholds outside 0 to 1, a maximum that is not greater than 0, or no memory on the device.
     pub fn new(network: &SileroVad, options: &DetectorOptions) -> Result<Self> {
-        let rate = network.sample_rate();
+        let (rate, chunk_len) = (network.sample_rate(), network.chunk_len());
+        let stream = network.stream()?;
+        let judge = match options.energy_gate {
+            None => Judge::Network(stream),
+            Some(limits) => Judge::Gated {
+                network: stream,
+                gate: EnergyGate::new(limits, rate, chunk_len),
+                asleep: false,
+            },
+        };
+        Self::with_judge(judge, (rate, chunk_len), options)
+    }
+
+    /// Listen without a network: what has the energy of a voice is one.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn by_energy(sample_rate: u32, options: &DetectorOptions) -> Result<Self> {
+        let chunk_len = samples_in(32, sample_rate) as usize;
+        let limits = options.energy_gate.unwrap_or_default();
+        let judge = Judge::Energy(EnergyGate::new(limits, sample_rate, chunk_len));
+        Self::with_judge(judge, (sample_rate, chunk_len), options)
+    }
+
+    fn with_judge(
+        judge: Judge,
+        (rate, chunk_len): (u32, usize),
+        options: &DetectorOptions,
+    ) -> Result<Self> {
         let neg_threshold = options
             .neg_threshold
             .unwrap_or_else(|| default_neg_threshold(options.threshold));
@@ -200,12 +247,30 @@ impl SpeechDetector {
             min_silence: samples_in(options.min_silence_ms, rate),
             pre_roll: samples_in(options.pre_roll_ms, rate) as usize,
             max_speech: (max_speech_s * f64::from(rate)) as u64,
-            rest: Vec::with_capacity(network.chunk_len()),
+            rest: Vec::with_capacity(chunk_len),
             held: VecDeque::new(),
             position: 0,
             phase: Phase::Silence,
-            network: network.stream()?,
+            judge,
+            chunk_len,
+            sample_rate: rate,
         })
+    }
+
+    /// From now on, silence of this length ends speech.
+    pub fn set_min_silence_ms(&mut self, milliseconds: u32) {
+        self.min_silence = samples_in(milliseconds, self.sample_rate);
+    }
+
+    /// From now on, this probability makes a chunk speech, and speech has to last this long before it counts.
+    pub fn set_onset(&mut self, threshold: f64, min_speech_ms: u32) {
+        self.threshold = threshold.clamp(0.0, 1.0);
+        self.min_speech = samples_in(min_speech_ms, self.sample_rate);
+    }
+
+    /// End of the newest complete chunk, in samples since the stream began.
+    pub fn position(&self) -> u64 {
+        self.position
     }
 
     /// Take the next samples, any number of them; `on_event` gets what was found, in order.
@@ -213,7 +278,7 @@ impl SpeechDetector {
     /// # Errors
     /// A failed device.
     pub fn push(&mut self, samples: &[f32], mut on_event: impl FnMut(SpeechEvent)) -> Result<()> {
-        let chunk_len = self.network.chunk_len();
+        let chunk_len = self.chunk_len;
         let mut samples = samples;
         if !self.rest.is_empty() {
             let (head, tail) = samples.split_at(samples.len().min(chunk_len - self.rest.len()));
@@ -266,7 +331,10 @@ impl SpeechDetector {
         self.held.clear();
         self.position = 0;
         self.phase = Phase::Silence;
-        self.network.reset()
+        match &mut self.judge {
+            Judge::Network(network) | Judge::Gated { network, .. } => network.reset(),
+            Judge::Energy(_) => Ok(()),
+        }
     }
 
     /// Whether speech is going on.
@@ -275,7 +343,26 @@ impl SpeechDetector {
     }
 
     fn take_chunk(&mut self, chunk: &[f32], on_event: &mut impl FnMut(SpeechEvent)) -> Result<()> {
-        let probability = f64::from(self.network.push(chunk)?);
+        let probability = match &mut self.judge {
+            Judge::Network(network) => network.push(chunk)?,
+            Judge::Energy(gate) => f32::from(u8::from(gate.passes(chunk))),
+            Judge::Gated {
+                network,
+                gate,
+                asleep,
+            } => {
+                let is_shut = self.phase == Phase::Silence && !gate.passes(chunk);
+                if is_shut && !*asleep {
+                    network.reset()?;
+                }
+                *asleep = is_shut;
+                match is_shut {
+                    true => 0.0,
+                    false => network.push(chunk)?,
+                }
+            }
+        };
+        let probability = f64::from(probability);
         self.advance(chunk, probability, on_event);
         Ok(())
     }

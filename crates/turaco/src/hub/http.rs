@@ -14,6 +14,9 @@ use crate::{Error, Result};
 /// Redirects that are followed before a server is taken to lead in circles.
 const MAX_REDIRECTS: usize = 10;
 
+/// How long an endpoint may think.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(600);
+
 /// Why there is no response.
 #[derive(Debug)]
 pub enum Failure {
@@ -202,6 +205,37 @@ impl Client {
         Err(Failure::Refused(format!(
             "more than {MAX_REDIRECTS} redirects"
         )))
+    }
+
+    /// POST JSON to the endpoint, without following redirects.
+    pub fn post_json(&self, url: &str, json: &str) -> std::result::Result<Reply, Failure> {
+        let uri: Uri = url.parse().map_err(|_| {
+            Failure::Refused(format!("`{}` is no valid address", without_query(url)))
+        })?;
+        let origin = origin_of(&uri)
+            .filter(|origin| *origin == self.endpoint)
+            .ok_or_else(|| Failure::Refused("an address of another host".to_owned()))?;
+        let mut request = self
+            .agent_for(&origin)
+            .post(&uri)
+            .header("Content-Type", "application/json")
+            .header("Accept-Encoding", "identity");
+        if let Some(token) = &self.token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        // A model may read for long before it answers.
+        let request = request
+            .config()
+            .timeout_recv_response(Some(ANSWER_PATIENCE))
+            .timeout_per_read(Some(ANSWER_PATIENCE))
+            .build();
+        let response = request.send(json).map_err(classify)?;
+        Ok(Reply {
+            response,
+            url: without_query(&uri.to_string()),
+            facts: FileFacts::default(),
+            range: None,
+        })
     }
 
     fn agent_for(&self, origin: &Origin) -> &Agent {

@@ -7,7 +7,7 @@
 
 mod fetch;
 mod hash;
-mod http;
+pub(crate) mod http;
 mod lock;
 mod pinned;
 mod retry;

@@ -20,4 +20,6 @@ mod realtime_sessions;
 mod support;
 mod synthesizer;
 #[cfg(feature = "hub")]
+mod voice;
+#[cfg(feature = "hub")]
 mod whisper_options;

@@ -57,6 +57,11 @@ fn load(variant: &str, threads: usize) -> Option<Synthesizer> {
     Some(Synthesizer::load_path(&folder.path, &options, &Control::new()).unwrap())
 }
 
+/// A voice for tests that are about something else.
+pub fn designed_voice() -> Synthesizer {
+    load("voice_design", 1).expect("this model is in the repository")
+}
+
 fn greedy() -> SpeakOptions {
     SpeakOptions::new()
         .temperature(0.0)

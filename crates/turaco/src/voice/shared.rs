@@ -1,0 +1,148 @@
+//! What the threads of a session share.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::{Control, Error, Result};
+
+use super::answer::{Answer, Outcome, Sink, TurnClock};
+use super::conversation::{Conversation, Message, Role};
+use super::events::{AnswerEnd, VoiceEvent};
+use super::options::VoiceOptions;
+
+/// What the threads of a session share.
+pub(super) struct Shared {
+    sink: Box<Sink>,
+    options: Mutex<VoiceOptions>,
+    conversation: Mutex<Conversation>,
+    /// The newest answer; what was said of it may be corrected after its end.
+    answer: Mutex<Option<Arc<Answer>>>,
+    n_answers: AtomicU64,
+    /// What was heard of the turn that is going on.
+    live_text: Mutex<String>,
+    /// Samples per second of answers, if they are spoken.
+    pub sample_rate: Option<u32>,
+    /// Ends the session.
+    pub control: Control,
+}
+
+impl Shared {
+    pub fn new(sink: Box<Sink>, options: VoiceOptions, sample_rate: Option<u32>) -> Self {
+        Self {
+            sink,
+            conversation: Mutex::new(Conversation::new(options.conversation.clone())),
+            options: Mutex::new(options),
+            answer: Mutex::default(),
+            n_answers: AtomicU64::new(0),
+            live_text: Mutex::default(),
+            sample_rate,
+            control: Control::new(),
+        }
+    }
+
+    pub fn tell(&self, event: VoiceEvent) {
+        (self.sink)(event);
+    }
+
+    /// Something failed that ends neither the session nor an answer.
+    pub fn fail(&self, error: &Error) {
+        if !matches!(error, Error::Cancelled) {
+            self.tell(VoiceEvent::Failed {
+                message: error.to_string(),
+            });
+        }
+    }
+
+    pub fn options(&self) -> MutexGuard<'_, VoiceOptions> {
+        lock(&self.options)
+    }
+
+    pub fn conversation(&self) -> MutexGuard<'_, Conversation> {
+        lock(&self.conversation)
+    }
+
+    pub fn live_text(&self) -> MutexGuard<'_, String> {
+        lock(&self.live_text)
+    }
+
+    /// A new answer; the one before is over.
+    pub fn begin_answer(
+        &self,
+        utterance: u64,
+        clock: TurnClock,
+        heard: (Option<f64>, f64),
+    ) -> Arc<Answer> {
+        self.end_answer(AnswerEnd::Cancelled);
+        let number = 1 + self.n_answers.fetch_add(1, Ordering::Relaxed);
+        let answer = Arc::new(Answer::new(number, clock, self.sample_rate, heard));
+        *lock(&self.answer) = Some(Arc::clone(&answer));
+        self.tell(VoiceEvent::AnswerStarted {
+            answer: number,
+            utterance,
+        });
+        if self.control.is_cancelled() {
+            self.end(&answer, AnswerEnd::Cancelled);
+        }
+        answer
+    }
+
+    /// The answer that is going on.
+    pub fn current(&self) -> Option<Arc<Answer>> {
+        lock(&self.answer)
+            .clone()
+            .filter(|answer| !answer.is_over())
+    }
+
+    /// End the answer that is going on; whether there was one.
+    pub fn end_answer(&self, end: AnswerEnd) -> bool {
+        self.current().is_some_and(|answer| self.end(&answer, end))
+    }
+
+    /// End an answer; `false` if it was over. What was said of it goes into the conversation.
+    pub fn end(&self, answer: &Answer, end: AnswerEnd) -> bool {
+        let Some(outcome) = answer.end(end, &*self.sink) else {
+            return false;
+        };
+        self.remember(outcome);
+        true
+    }
+
+    fn remember(&self, outcome: Outcome) {
+        if outcome.text.trim().is_empty() {
+            return;
+        }
+        let mut message = Message::new(Role::Assistant, outcome.text);
+        message.interrupted = outcome.interrupted;
+        message.latency_ms = outcome.latency_ms;
+        self.conversation().push(message);
+    }
+
+    /// The listener of answer `number` heard only `audio_ms` of it.
+    pub fn truncate(&self, number: u64, audio_ms: u64) -> Result<String> {
+        let newest = lock(&self.answer).clone();
+        let Some(answer) = newest.filter(|answer| answer.number == number) else {
+            return Err(Error::InvalidOption {
+                option: "item_id",
+                message: "only the newest answer can be cut".into(),
+            });
+        };
+        self.end(&answer, AnswerEnd::Cancelled);
+        let text = answer.heard_until(audio_ms);
+        self.conversation().correct_last_answer(&text);
+        Ok(text)
+    }
+
+    pub fn sink(&self) -> &Sink {
+        &*self.sink
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,46 @@
+//! How long a user waits, and for what.
+
+use serde::Serialize;
+
+/// Times of one turn, in seconds. The clock begins when the last sound of speech had come in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct TurnTimings {
+    /// Until it was decided that the turn is over: mostly the silence that it takes to know.
+    pub turn_end: f64,
+    /// From that decision until the question was there as text, if somebody wrote it down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transcript: Option<f64>,
+    /// From that decision until the first text of the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_text: Option<f64>,
+    /// From that decision until the first sound of the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_audio: Option<f64>,
+    /// From that decision until the answer was complete.
+    pub total: f64,
+    /// Inside `transcript`: seconds in the recogniser.
+    pub recognition: f64,
+    /// Inside `first_text`: seconds in the mind before its first text.
+    pub thinking: f64,
+    /// Inside `first_audio`: seconds in the voice before its first sound.
+    pub speaking: f64,
+    /// Inside `first_audio`: seconds of waiting for the mind to write enough to be said.
+    pub writing: f64,
+}
+
+impl TurnTimings {
+    /// What the pipeline itself adds to the models' work until the first text.
+    pub fn text_overhead(&self) -> Option<f64> {
+        let before_mind = self.transcript.map_or(0.0, |_| self.recognition);
+        let overhead = self.first_text? - before_mind - self.thinking;
+        Some(overhead.max(0.0))
+    }
+
+    /// What the pipeline itself adds to the models' work until the first sound.
+    pub fn audio_overhead(&self) -> Option<f64> {
+        let waited = self.first_audio? - self.first_text?;
+        let overhead = waited - self.writing - self.speaking;
+        Some(self.text_overhead()? + overhead.max(0.0))
+    }
+}

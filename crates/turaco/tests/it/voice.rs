@@ -1,0 +1,493 @@
+//! Conversations by voice: turns, answers, interruptions, and minds of several kinds.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use turaco::asr::Recognizer;
+use turaco::voice::{
+    AnswerEnd, Answered, ChatEndpoint, Detection, EndpointOptions, LISTENING_RATE, Message, Mind,
+    Role, VoiceEvent, VoiceModels, VoiceOptions, VoiceSession,
+};
+use turaco::{Audio, ComputeType, Control, Error, LoadOptions, Result};
+
+use crate::support::{real_model, testdata};
+use crate::synthesizer::designed_voice;
+
+/// Far more than any step takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// All that a session tells, in order.
+#[derive(Clone, Default)]
+struct Recorder(Arc<(Mutex<Vec<(Instant, VoiceEvent)>>, Condvar)>);
+
+impl Recorder {
+    fn sink(&self) -> impl Fn(VoiceEvent) + Send + Sync + 'static {
+        let recorder = self.clone();
+        move |event| {
+            let (events, news) = &*recorder.0;
+            events.lock().unwrap().push((Instant::now(), event));
+            news.notify_all();
+        }
+    }
+
+    fn wait_for(&self, what: &str, wanted: impl Fn(&VoiceEvent) -> bool) -> (Instant, VoiceEvent) {
+        let (events, news) = &*self.0;
+        let deadline = Instant::now() + PATIENCE;
+        let mut events = events.lock().unwrap();
+        loop {
+            if let Some(found) = events.iter().find(|(_, event)| wanted(event)) {
+                return found.clone();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "no {what} among {:?}", summary(&events));
+            events = news.wait_timeout(events, left).unwrap().0;
+        }
+    }
+
+    fn events(&self) -> Vec<VoiceEvent> {
+        let events = self.0.0.lock().unwrap();
+        events.iter().map(|(_, event)| event.clone()).collect()
+    }
+}
+
+fn summary(events: &[(Instant, VoiceEvent)]) -> Vec<String> {
+    let names = events.iter().map(|(_, event)| kind(event));
+    names.collect()
+}
+
+fn kind(event: &VoiceEvent) -> String {
+    serde_json::to_value(event).unwrap()["type"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+/// Writes what it is told to, a word at a time.
+struct Script {
+    text: String,
+    pause: Duration,
+    hears: bool,
+    /// What it was given, for the test to look at.
+    contexts: Arc<Mutex<Vec<Vec<Message>>>>,
+}
+
+impl Script {
+    fn new(text: &str) -> Self {
+        Self {
+            text: text.to_owned(),
+            pause: Duration::ZERO,
+            hears: false,
+            contexts: Arc::default(),
+        }
+    }
+}
+
+impl Mind for Script {
+    fn hears(&self) -> bool {
+        self.hears
+    }
+
+    fn answer(
+        &mut self,
+        context: &[Message],
+        control: &Control,
+        say: &mut dyn FnMut(&str) -> Result<()>,
+    ) -> Result<Answered> {
+        self.contexts.lock().unwrap().push(context.to_vec());
+        for word in self.text.split_inclusive(' ') {
+            control.check()?;
+            std::thread::sleep(self.pause);
+            say(word)?;
+        }
+        Ok(Answered::default().tokens(3, 5))
+    }
+}
+
+fn models(ear: bool, voice: bool) -> VoiceModels {
+    let mut models = VoiceModels::new().unwrap();
+    if ear {
+        let options = LoadOptions::new()
+            .compute_type(ComputeType::F32)
+            .device("cpu");
+        let recognizer = Recognizer::load_path(&real_model("tiny.en"), &options, &Control::new());
+        models = models.recognizer(Arc::new(recognizer.unwrap()));
+    }
+    if voice {
+        models = models.synthesizer(Arc::new(designed_voice()));
+    }
+    models
+}
+
+fn options() -> VoiceOptions {
+    let mut options = VoiceOptions::default();
+    // The speaker of the clip pauses for long.
+    options.turns.silence_ms = 1500;
+    options.recognition.beam_size = 1;
+    options.speech.max_frames = Some(8);
+    options
+}
+
+fn clip(seconds_of_silence: f64) -> Vec<f32> {
+    let audio = Audio::open(testdata("audio/jfk.wav")).unwrap();
+    let mut samples = audio.resampled(LISTENING_RATE).unwrap().into_samples();
+    let silence = (seconds_of_silence * f64::from(LISTENING_RATE)) as usize;
+    samples.resize(samples.len() + silence, 0.0);
+    samples
+}
+
+fn push(session: &VoiceSession, samples: &[f32]) {
+    for piece in samples.chunks(700) {
+        assert!(session.push(piece));
+    }
+}
+
+#[test]
+fn a_question_is_heard_answered_and_said() {
+    let recorder = Recorder::default();
+    let mind = Script::new("Of course, **that** is a good question. I shall think about it!");
+    let contexts = Arc::clone(&mind.contexts);
+    let mut options = options();
+    options.conversation.instructions = Some("Be brief.".into());
+    let models = models(true, true);
+    let session =
+        VoiceSession::start(&models, Some(Box::new(mind)), options, recorder.sink()).unwrap();
+    push(&session, &clip(2.0));
+    recorder.wait_for("end of the answer", |event| {
+        matches!(event, VoiceEvent::AnswerEnded { .. })
+    });
+    let conversation = session.conversation();
+    session.finish();
+
+    let events = recorder.events();
+    let mut order: Vec<String> = events.iter().map(kind).collect();
+    order.dedup();
+    let place = |name: &str| {
+        order
+            .iter()
+            .position(|kind| kind == name)
+            .unwrap_or_else(|| panic!("no {name}: {order:?}"))
+    };
+    for pair in [
+        ["speech_started", "speech_stopped"],
+        ["speech_stopped", "committed"],
+        ["committed", "heard"],
+        ["heard", "answer_started"],
+        ["answer_started", "answer_text"],
+        ["answer_text", "answer_audio"],
+        ["answer_audio", "answer_ended"],
+    ] {
+        assert!(place(pair[0]) < place(pair[1]), "{pair:?}: {order:?}");
+    }
+    let heard = events.iter().find_map(|event| match event {
+        VoiceEvent::Heard { text, .. } => Some(text.clone()),
+        _ => None,
+    });
+    assert!(
+        heard
+            .as_ref()
+            .unwrap()
+            .contains("ask what you can do for your country"),
+        "{heard:?}"
+    );
+    let Some(VoiceEvent::AnswerEnded {
+        end,
+        text,
+        tokens,
+        timings,
+        audio_ms,
+        ..
+    }) = events.last()
+    else {
+        panic!("{order:?}");
+    };
+    assert_eq!((*end, *tokens), (AnswerEnd::Completed, Some((3, 5))));
+    assert!(text.ends_with("think about it!"));
+    assert!(*audio_ms > 0 && timings.first_text.unwrap() <= timings.first_audio.unwrap());
+    assert!(timings.transcript.is_some() && timings.turn_end >= 0.0);
+    let contexts = contexts.lock().unwrap();
+    let told: Vec<_> = contexts[0].iter().map(|message| message.role).collect();
+    assert_eq!(told, [Role::System, Role::User]);
+    assert_eq!(contexts[0][1].text, heard.unwrap());
+    let roles: Vec<_> = conversation
+        .messages()
+        .iter()
+        .map(|message| message.role)
+        .collect();
+    assert_eq!(roles, [Role::User, Role::Assistant]);
+}
+
+#[test]
+fn speech_ends_an_answer_at_once() {
+    let recorder = Recorder::default();
+    let mut mind = Script::new(&"word after word, and so on. ".repeat(200));
+    mind.pause = Duration::from_millis(5);
+    mind.hears = true;
+    let mut options = options();
+    options.speech.first_chunk = 1;
+    let models = models(false, true);
+    let session =
+        VoiceSession::start(&models, Some(Box::new(mind)), options, recorder.sink()).unwrap();
+    push(&session, &clip(2.0));
+    recorder.wait_for("sound", |event| {
+        matches!(event, VoiceEvent::AnswerAudio { .. })
+    });
+    push(&session, &clip(0.0)[..32_000]);
+    let (started, _) = recorder.wait_for("second speech", |event| {
+        matches!(event, VoiceEvent::SpeechStarted { utterance: 2, .. })
+    });
+    let (ended, event) = recorder.wait_for("end of the answer", |event| {
+        matches!(event, VoiceEvent::AnswerEnded { answer: 1, .. })
+    });
+    let VoiceEvent::AnswerEnded { end, text, .. } = event else {
+        unreachable!()
+    };
+    assert_eq!(end, AnswerEnd::Interrupted);
+    assert!(ended <= started, "sound stops before speech is announced");
+    assert!(text.len() < 200 * 28);
+    let conversation = session.conversation();
+    drop(session);
+    let events = recorder.events();
+    let at = events
+        .iter()
+        .position(|event| matches!(event, VoiceEvent::AnswerEnded { answer: 1, .. }))
+        .unwrap();
+    let late = events[at + 1..].iter().any(|event| {
+        matches!(
+            event,
+            VoiceEvent::AnswerAudio { answer: 1, .. } | VoiceEvent::AnswerText { answer: 1, .. }
+        )
+    });
+    assert!(!late, "nothing follows the end");
+    // What nobody can have heard is not in the history.
+    let answers = conversation
+        .messages()
+        .iter()
+        .filter(|message| message.role == Role::Assistant);
+    for answer in answers {
+        assert!(answer.interrupted && answer.text == text);
+    }
+}
+
+#[test]
+fn the_caller_may_say_when_a_turn_is_over() {
+    let recorder = Recorder::default();
+    let mut mind = Script::new("Yes.");
+    mind.hears = true;
+    let contexts = Arc::clone(&mind.contexts);
+    let mut options = options();
+    options.turns.detection = Detection::None;
+    let session = VoiceSession::start(
+        &models(false, false),
+        Some(Box::new(mind)),
+        options,
+        recorder.sink(),
+    )
+    .unwrap();
+    let samples = clip(0.0);
+    push(&session, &samples[..20_000]);
+    session.clear();
+    push(&session, &samples[20_000..50_000]);
+    session.commit(false);
+    session.add(Message::new(Role::User, "What was that?"));
+    session.respond();
+    recorder.wait_for("answer", |event| {
+        matches!(event, VoiceEvent::AnswerEnded { .. })
+    });
+    session.finish();
+    let contexts = contexts.lock().unwrap();
+    let [sound, question] = &contexts[0][..] else {
+        panic!("{contexts:?}")
+    };
+    assert!(sound.sound.as_deref() == Some(&samples[20_000..50_000]));
+    assert_eq!(question.text, "What was that?");
+}
+
+#[test]
+fn a_failing_mind_ends_its_answer_and_the_session_goes_on() {
+    struct Failing;
+    impl Mind for Failing {
+        fn hears(&self) -> bool {
+            true
+        }
+        fn answer(
+            &mut self,
+            _: &[Message],
+            _: &Control,
+            say: &mut dyn FnMut(&str) -> Result<()>,
+        ) -> Result<Answered> {
+            say("I think")?;
+            Err(Error::Network {
+                url: "http://x".into(),
+                message: "it is gone".into(),
+            })
+        }
+    }
+    let recorder = Recorder::default();
+    let mut options = options();
+    options.turns.detection = Detection::None;
+    let session = VoiceSession::start(
+        &models(false, true),
+        Some(Box::new(Failing)),
+        options,
+        recorder.sink(),
+    )
+    .unwrap();
+    for number in 1..=2 {
+        assert!(session.push(&[0.1; 1600]));
+        session.commit(true);
+        recorder.wait_for("end", |event| {
+            matches!(event, VoiceEvent::AnswerEnded { answer, end: AnswerEnd::Failed, .. } if *answer == number)
+        });
+    }
+    session.finish();
+    let told = recorder.events().iter().filter(|event| matches!(event, VoiceEvent::Failed { message } if message.contains("it is gone"))).count();
+    assert_eq!(told, 2);
+}
+
+#[test]
+fn too_much_waiting_sound_is_refused() {
+    let mut options = options();
+    options.max_buffer_s = Some(1.0);
+    let slow = |_: VoiceEvent| std::thread::sleep(Duration::from_millis(300));
+    let session = VoiceSession::start(&models(false, false), None, options, slow).unwrap();
+    let taken = (0..100).filter(|_| session.push(&[0.5; 8000])).count();
+    assert!(taken < 100, "{taken}");
+    drop(session);
+}
+
+/// A chat endpoint that answers each request with `lines`, then says what it was sent.
+fn endpoint(status: &str, lines: &[&str], hang: bool) -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let requests: Arc<Mutex<Vec<String>>> = Arc::default();
+    let (seen, status) = (Arc::clone(&requests), status.to_owned());
+    let lines: Vec<String> = lines.iter().map(|line| format!("{line}\n\n")).collect();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().take(4) {
+            let mut stream = stream.unwrap();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let (mut head, mut length) = (String::new(), 0);
+            loop {
+                let mut line = String::new();
+                reader.read_line(&mut line).unwrap();
+                if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+                if line.trim().is_empty() {
+                    break;
+                }
+                head.push_str(&line);
+            }
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).unwrap();
+            seen.lock()
+                .unwrap()
+                .push(head + &String::from_utf8(body).unwrap());
+            let _ = write!(
+                stream,
+                "HTTP/1.1 {status}\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+            );
+            for line in &lines {
+                let _ = stream.write_all(line.as_bytes());
+            }
+            if hang {
+                std::thread::sleep(PATIENCE);
+            }
+        }
+    });
+    (url, requests)
+}
+
+fn ask(url: &str, control: &Control) -> (Result<Answered>, String) {
+    let options = EndpointOptions::new(url, "m").key(Some("secret".into()));
+    let mut text = String::new();
+    let mut mind = ChatEndpoint::new(options).unwrap();
+    let context = [
+        Message::new(Role::System, "Be brief."),
+        Message::new(Role::User, "How?"),
+    ];
+    let answered = mind.answer(&context, control, &mut |delta| {
+        text.push_str(delta);
+        Ok(())
+    });
+    (answered, text)
+}
+
+#[test]
+fn a_chat_endpoint_is_a_mind() {
+    let lines = [
+        r#"data: {"choices":[{"delta":{"role":"assistant","content":""}}]}"#,
+        ": a comment",
+        r#"data: {"choices":[{"delta":{"content":"So é"}}]}"#,
+        r#"data: {"choices":[{"delta":{"content":"s."},"finish_reason":"length"}]}"#,
+        r#"data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2}}"#,
+        "data: [DONE]",
+    ];
+    let (url, requests) = endpoint("200 OK", &lines, false);
+    let (answered, text) = ask(&url, &Control::new());
+    let answered = answered.unwrap();
+    assert_eq!(text, "So és.");
+    assert_eq!(
+        (
+            answered.prompt_tokens,
+            answered.completion_tokens,
+            answered.cut
+        ),
+        (Some(7), Some(2), true)
+    );
+    let request = requests.lock().unwrap()[0].clone();
+    let (head, body) = request.split_once('{').unwrap();
+    assert!(head.starts_with("POST /v1/chat/completions"), "{head}");
+    assert!(
+        head.to_lowercase().contains("authorization: bearer secret"),
+        "{head}"
+    );
+    let body: serde_json::Value = serde_json::from_str(&format!("{{{body}")).unwrap();
+    assert_eq!(body["messages"][0]["role"], "system");
+    assert_eq!(body["messages"][1]["content"], "How?");
+    assert_eq!(
+        (body["stream"].as_bool(), body["model"].as_str()),
+        (Some(true), Some("m"))
+    );
+}
+
+#[test]
+fn a_chat_endpoint_that_fails_says_why_and_one_that_hangs_can_be_cancelled() {
+    let (url, _) = endpoint(
+        "401 Unauthorized",
+        &[r#"{"error":{"message":"wrong key"}}"#],
+        false,
+    );
+    let error = ask(&url, &Control::new()).0.unwrap_err().to_string();
+    assert!(
+        error.contains("401") && error.contains("wrong key"),
+        "{error}"
+    );
+    let (url, _) = endpoint(
+        "200 OK",
+        &[r#"data: {"choices":[{"delta":{"content":"So"}}]}"#],
+        false,
+    );
+    let error = ask(&url, &Control::new()).0.unwrap_err().to_string();
+    assert!(error.contains("in the middle"), "{error}");
+    assert!(ask("http://127.0.0.1:1", &Control::new()).0.is_err());
+
+    let (url, _) = endpoint(
+        "200 OK",
+        &[r#"data: {"choices":[{"delta":{"content":"So"}}]}"#],
+        true,
+    );
+    let control = Control::new();
+    let stopper = control.clone();
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        stopper.cancel();
+    });
+    let started = Instant::now();
+    let (answered, text) = ask(&url, &control);
+    assert!(matches!(answered, Err(Error::Cancelled)));
+    assert_eq!(text, "So");
+    assert!(started.elapsed() < Duration::from_secs(10));
+}
