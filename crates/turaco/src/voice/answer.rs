@@ -154,11 +154,12 @@ impl Answer {
         Ok(())
     }
 
-    /// It is over; `None` if it was before. Interrupted, it is what can have been heard of it by now.
-    pub fn end(&self, end: AnswerEnd, sink: &Sink) -> Option<Outcome> {
+    /// It is over; `false` if it was before. Interrupted, it is what can have been heard of it by now. `remember` is given what
+    /// remains before anybody is told.
+    pub fn end(&self, end: AnswerEnd, sink: &Sink, remember: impl FnOnce(Outcome)) -> bool {
         let mut state = self.lock();
         if state.ended {
-            return None;
+            return false;
         }
         state.ended = true;
         self.control.cancel();
@@ -177,21 +178,22 @@ impl Answer {
         };
         state.timings.total = self.elapsed();
         let answered = state.answered;
+        let latency = state.timings.first_text;
+        remember(Outcome {
+            text: text.clone(),
+            interrupted,
+            latency_ms: latency.map(|seconds| (1000.0 * seconds).round() as u64),
+        });
         sink(VoiceEvent::AnswerEnded {
             answer: self.number,
             end,
-            text: text.clone(),
+            text,
             audio_ms,
             tokens: answered.prompt_tokens.zip(answered.completion_tokens),
             timings: state.timings,
         });
         self.ended.notify_all();
-        let latency = state.timings.first_text;
-        Some(Outcome {
-            text,
-            interrupted,
-            latency_ms: latency.map(|seconds| (1000.0 * seconds).round() as u64),
-        })
+        true
     }
 
     /// Whether nothing of it will come any more.
@@ -274,11 +276,13 @@ mod tests {
         assert_eq!(answer.heard_until(1000), "One two three.");
         assert_eq!(answer.heard_until(1500), "One two three. Four");
         assert_eq!(answer.heard_until(9999), "One two three. Four five six.");
-        let outcome = answer.end(AnswerEnd::Interrupted, &sink).unwrap();
+        let mut outcome = None;
+        assert!(answer.end(AnswerEnd::Interrupted, &sink, |left| outcome = Some(left)));
+        let outcome = outcome.unwrap();
         assert!(outcome.interrupted && outcome.text.len() < 29);
         assert!(answer.text("more", 0.0, &sink).is_err());
         assert!(answer.audio(vec![0.0], (0.0, 0.0), &sink).is_err());
-        assert!(answer.end(AnswerEnd::Completed, &sink).is_none());
+        assert!(!answer.end(AnswerEnd::Completed, &sink, |_| unreachable!("it is over")));
         assert!(answer.control.is_cancelled() && answer.is_over());
         let events = events.lock().unwrap();
         assert!(matches!(

@@ -100,11 +100,7 @@ impl Shared {
 
     /// End an answer; `false` if it was over. What was said of it goes into the conversation.
     pub fn end(&self, answer: &Answer, end: AnswerEnd) -> bool {
-        let Some(outcome) = answer.end(end, &*self.sink) else {
-            return false;
-        };
-        self.remember(outcome);
-        true
+        answer.end(end, &*self.sink, |outcome| self.remember(outcome))
     }
 
     fn remember(&self, outcome: Outcome) {
