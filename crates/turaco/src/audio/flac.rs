@@ -38,7 +38,11 @@ impl FlacWriter {
             .map_err(|(_, error)| failed(&error))?;
         let rate = self.sample_rate as usize;
         let source = flacenc::source::MemSource::from_samples(&self.samples, 1, 16, rate);
-        let stream = flacenc::encode_with_fixed_block_size(&config, source, BLOCK)
+        let mut stream = flacenc::encode_with_fixed_block_size(&config, source, BLOCK)
+            .map_err(|error| failed(&error))?;
+        // The format leaves the last block out of this, which may be shorter than any other.
+        let info = stream.stream_info_mut();
+        info.set_block_sizes(BLOCK, BLOCK)
             .map_err(|error| failed(&error))?;
         let mut sink = flacenc::bitsink::ByteSink::new();
         stream.write(&mut sink).map_err(|error| failed(&error))?;
