@@ -1,11 +1,9 @@
-//! Byte-level byte pair encoding (Sennrich et al. 2016; the byte alphabet and the text split are GPT-2's).
+//! Byte-level byte pair encoding (Sennrich et al. 2016; the byte alphabet is GPT-2's).
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::ops::Range;
-use std::sync::{LazyLock, OnceLock};
-
-use regex::Regex;
+use std::sync::OnceLock;
 
 /// The bytes of every token, by id. An id without bytes is an empty token.
 #[derive(Debug, Clone, Default)]
@@ -130,7 +128,7 @@ impl Bpe {
         ids.get(bytes).copied()
     }
 
-    /// Encodes one piece of text (see [`split_gpt2`]) and appends the ids to `out`. Bytes that have no token of their
+    /// Encodes one piece of text and appends the ids to `out`. Bytes that have no token of their
     /// own, which only a broken vocabulary lacks, are left out.
     pub fn encode_piece(&self, piece: &[u8], out: &mut Vec<u32>) {
         if self.pairs.is_none()
@@ -229,44 +227,6 @@ struct Symbol {
     merged_away: bool,
 }
 
-/// Splits text as GPT-2 does before merging:
-/// `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`.
-pub fn split_gpt2(text: &str) -> impl Iterator<Item = &str> {
-    // The pattern without its look-ahead, which the regex crate does not have.
-    static PATTERN: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+")
-            .expect("the pattern is valid")
-    });
-    split_by(&PATTERN, text)
-}
-
-/// The matches of a pattern whose last part is `\s+`, where the original has `\s+(?!\S)|\s+`: look-ahead, which the regex
-/// crate does not have. Every character has to belong to a match.
-pub(super) fn split_by<'t>(
-    pattern: &'static Regex,
-    text: &'t str,
-) -> impl Iterator<Item = &'t str> {
-    let mut start = 0;
-    std::iter::from_fn(move || {
-        // Each match begins where the last one ended.
-        let found = pattern.find_at(text, start)?;
-        let mut piece = found.as_str();
-        // White space before a word leaves its last character to the word, unless it is all there is; what ends in a
-        // line end was matched by another part of patterns that know them.
-        let lines = pattern.as_str().contains("[\\r\\n]+");
-        if found.end() < text.len()
-            && let Some((last, character)) = piece.char_indices().next_back()
-            && last > 0
-            && !(lines && matches!(character, '\r' | '\n'))
-            && piece.chars().all(char::is_whitespace)
-        {
-            piece = &piece[..last];
-        }
-        start = found.start() + piece.len();
-        Some(piece)
-    })
-}
-
 /// The byte that a character of GPT-2's printable alphabet stands for: printable Latin-1 stands for itself, the other
 /// 68 bytes for U+0100 onwards in their order.
 pub fn byte_of_gpt2_char(character: char) -> Option<u8> {
@@ -319,13 +279,6 @@ mod tests {
             bpe.encode_piece(piece.as_bytes(), &mut fast);
             prop_assert_eq!(fast, slow(&bpe, piece.as_bytes()));
         }
-
-        #[test]
-        fn pieces_concatenate_to_the_text(text in "\\PC*|[ \\n\\ta'x9.é]*") {
-            let pieces: Vec<&str> = split_gpt2(&text).collect();
-            prop_assert_eq!(pieces.concat(), text.as_str());
-            prop_assert!(pieces.iter().all(|piece| !piece.is_empty()));
-        }
     }
 
     #[test]
@@ -347,21 +300,6 @@ mod tests {
         let mut ids = Vec::new();
         bpe.encode_piece(&b"a".repeat(1 << 18), &mut ids);
         assert_eq!(ids.len(), 1 << 16);
-    }
-
-    #[test]
-    fn white_space_before_a_word_is_split_off() {
-        let split = |text| split_gpt2(text).collect::<Vec<_>>();
-        assert_eq!(
-            split("  two  spaces  "),
-            [" ", " two", " ", " spaces", "  "]
-        );
-        assert_eq!(split("a\nb \n c"), ["a", "\n", "b", " \n", " c"]);
-        assert_eq!(
-            split("I'll don'T 12½x"),
-            ["I", "'ll", " don", "'", "T", " 12½", "x"]
-        );
-        assert_eq!(split(""), [""; 0]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod bpe;
 pub mod incremental;
 pub mod languages;
 pub mod qwen;
+mod split;
 pub mod tekken;
 pub mod vocabulary;
 pub mod whisper;

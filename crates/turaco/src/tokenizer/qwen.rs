@@ -6,11 +6,11 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use regex::Regex;
 use serde_json::Value;
 use unicode_normalization::UnicodeNormalization;
 
-use super::bpe::{Bpe, Merge, TokenTable, split_by};
+use super::bpe::{Bpe, Merge, TokenTable};
+use super::split::Splitter;
 use super::vocabulary::{bytes_of_printable, check_count, invalid, parse_json, read_merges};
 use crate::Result;
 use crate::weights::Sidecars;
@@ -115,16 +115,15 @@ impl QwenTokenizer {
 /// Qwen2's split: single digits, punctuation with the line ends behind it, line ends by themselves, words with one
 /// character of something else before them.
 fn split(text: &str) -> impl Iterator<Item = &str> {
-    // Without the look-ahead of `\s+(?!\S)`, for which `split_by` makes up, and with the cases of `(?i:'s|'t|…)` spelled out,
-    // whose tables the regex crate is built without; U+017F is a small s.
-    static PATTERN: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(concat!(
+    // The cases of `(?i:'s|'t|…)`, whose tables the regex crate is built without, are spelled out; U+017F is a small s.
+    static SPLITTER: LazyLock<Splitter> = LazyLock::new(|| {
+        Splitter::new(concat!(
             r"'(?:[sS\u{17F}]|[tT]|[rR][eE]|[vV][eE]|[mM]|[lL][lL]|[dD])",
-            r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+",
+            r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         ))
         .expect("the pattern is valid")
     });
-    split_by(&PATTERN, text)
+    SPLITTER.split(text)
 }
 
 /// The merge rules as they are, unlike [`Vocabulary`](super::Vocabulary), which mends Whisper's.

@@ -1,36 +1,41 @@
-//! Mistral's Tekken vocabulary (`tekken.json`): ids to bytes, and the control tokens by name.
+//! Mistral's Tekken vocabulary (`tekken.json`): text to ids and back, and the control tokens by name.
 //!
-//! Ids below the number of special tokens are control tokens; ordinary token `id` is rank `id - n_special`. Follows
-//! `mistral_common/tokens/tokenizers/tekken.py`.
+//! Ids below the number of special tokens are control tokens; ordinary token `id` is rank `id - n_special`, and ranks are
+//! the order in which neighbours merge. Follows `mistral_common/tokens/tokenizers/tekken.py`.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
-use super::TokenTable;
+use super::split::Splitter;
+use super::{Bpe, TokenTable};
 use crate::Result;
 use crate::weights::{invalid, printable};
 
 /// A Tekken vocabulary.
 #[derive(Debug, Clone)]
 pub struct Tekken {
-    n_special: usize,
-    special: HashMap<String, u32>,
-    tokens: TokenTable,
+    /// Names of the control tokens, by id.
+    special: Vec<String>,
+    bpe: Bpe,
+    splitter: Splitter,
+    version: Option<u32>,
     audio: Option<TekkenAudio>,
 }
 
-/// What `tekken.json` says about audio (the part that streaming recognition needs).
+/// What `tekken.json` says about audio.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 pub struct TekkenAudio {
     /// Samples per second.
     pub sampling_rate: usize,
     /// Audio tokens per second.
     pub frame_rate: f64,
+    /// Seconds that the encoder hears at a time, where it hears whole chunks.
+    #[serde(default)]
+    pub chunk_length_s: Option<f64>,
     /// Milliseconds by which the text follows the audio, where the model streams.
     #[serde(default)]
     pub transcription_delay_ms: Option<f64>,
@@ -41,7 +46,8 @@ pub struct TekkenAudio {
 
 #[derive(Deserialize)]
 struct File<'a> {
-    config: Config,
+    #[serde(borrow)]
+    config: Config<'a>,
     #[serde(borrow)]
     vocab: Vec<Entry<'a>>,
     #[serde(borrow, default)]
@@ -51,9 +57,13 @@ struct File<'a> {
 }
 
 #[derive(Deserialize)]
-struct Config {
+struct Config<'a> {
+    #[serde(borrow)]
+    pattern: Cow<'a, str>,
     default_vocab_size: usize,
     default_num_special_tokens: usize,
+    #[serde(borrow, default)]
+    version: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
@@ -74,7 +84,8 @@ impl Tekken {
     /// Reads the content of a `tekken.json` for a model with `n_vocab` tokens; `path` is for messages.
     ///
     /// # Errors
-    /// JSON of another kind, ranks out of order, tokens that are not base64, or too few of them.
+    /// JSON of another kind, a pattern that this program cannot run, ranks out of order, tokens that are not base64, or too
+    /// few of them.
     pub fn from_json(path: &Path, json: &[u8], n_vocab: usize) -> Result<Self> {
         let file: File<'_> = serde_json::from_slice(json)
             .map_err(|error| invalid(path, format!("not a Tekken vocabulary: {error}")))?;
@@ -109,23 +120,54 @@ impl Tekken {
             }
             tokens.push(&bytes);
         }
-        let special = file
-            .special_tokens
-            .iter()
-            .filter(|token| token.rank < n_special)
-            .map(|token| (token.token_str.clone().into_owned(), token.rank as u32))
-            .collect();
+        let splitter = Splitter::new(&file.config.pattern)
+            .map_err(|error| invalid(path, format!("key `config.pattern`: {error}")))?;
+        let mut special: Vec<String> = (0..n_special).map(|id| format!("<SPECIAL_{id}>")).collect();
+        for token in file.special_tokens {
+            if let Some(name) = special.get_mut(token.rank) {
+                *name = token.token_str.into_owned();
+            }
+        }
+        let version = file.config.version.as_deref().and_then(version_number);
         Ok(Self {
-            n_special,
             special,
-            tokens,
+            bpe: Bpe::from_ranked_tokens(tokens),
+            splitter,
+            version,
             audio: file.audio,
         })
     }
 
+    /// Text to ids, which are never those of control tokens: `[INST]` is ordinary text.
+    pub fn encode(&self, text: &str) -> Vec<u32> {
+        let mut ids = Vec::with_capacity(text.len() / 3);
+        for piece in self.splitter.split(text) {
+            self.bpe.encode_piece(piece.as_bytes(), &mut ids);
+        }
+        let n_special = self.special.len() as u32;
+        ids.iter_mut().for_each(|id| *id += n_special);
+        ids
+    }
+
+    /// Ids to text. Control tokens are left out or shown by their names; either way they end what may be a character, so
+    /// that broken ones (U+FFFD) do not reach across them.
+    pub fn decode(&self, ids: &[u32], show_special: bool) -> String {
+        let mut text = String::new();
+        for run in ids.chunk_by(|&a, &b| self.is_text(a) == self.is_text(b)) {
+            let bytes: Vec<&[u8]> = run.iter().filter_map(|&id| self.text(id)).collect();
+            text.push_str(&String::from_utf8_lossy(&bytes.concat()));
+            if show_special {
+                run.iter()
+                    .filter_map(|&id| self.special_name(id))
+                    .for_each(|name| text.push_str(name));
+            }
+        }
+        text
+    }
+
     /// Tokens of all kinds.
     pub fn len(&self) -> usize {
-        self.n_special + self.tokens.len()
+        self.special.len() + self.bpe.tokens().len()
     }
 
     /// Whether there is no token.
@@ -135,12 +177,24 @@ impl Tekken {
 
     /// Control tokens; their ids come first.
     pub fn n_special(&self) -> usize {
-        self.n_special
+        self.special.len()
     }
 
     /// The id of a control token such as `[STREAMING_PAD]`.
     pub fn special(&self, name: &str) -> Option<u32> {
-        self.special.get(name).copied()
+        let id = self.special.iter().position(|known| known == name)?;
+        u32::try_from(id).ok()
+    }
+
+    /// The name of a control token.
+    pub fn special_name(&self, id: u32) -> Option<&str> {
+        let name = self.special.get(usize::try_from(id).ok()?)?;
+        Some(name)
+    }
+
+    /// The version of the vocabulary, which decides how prompts are laid out: 7 for `v7`.
+    pub fn version(&self) -> Option<u32> {
+        self.version
     }
 
     /// Whether a token stands for text.
@@ -150,8 +204,8 @@ impl Tekken {
 
     /// The bytes of an ordinary token; `None` for control tokens and unknown ids. They need not be whole characters.
     pub fn text(&self, id: u32) -> Option<&[u8]> {
-        let rank = id.checked_sub(u32::try_from(self.n_special).ok()?)?;
-        self.tokens.get(rank)
+        let rank = id.checked_sub(u32::try_from(self.special.len()).ok()?)?;
+        self.bpe.tokens().get(rank)
     }
 
     /// What the file says about audio.
@@ -160,13 +214,20 @@ impl Tekken {
     }
 }
 
+/// The number in `v7` or `v7-mm`.
+fn version_number(name: &str) -> Option<u32> {
+    let digits = name.trim_start_matches('v');
+    let end = digits.find(|c: char| !c.is_ascii_digit());
+    digits[..end.unwrap_or(digits.len())].parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn json(vocab: &str) -> String {
         format!(
-            r#"{{"config": {{"pattern": "", "num_vocab_tokens": 3, "default_vocab_size": 12, "default_num_special_tokens": 10, "version": "v7"}},
+            r#"{{"config": {{"pattern": "\\s+|\\S+", "num_vocab_tokens": 3, "default_vocab_size": 12, "default_num_special_tokens": 10, "version": "v7"}},
                 "vocab": [{vocab}],
                 "special_tokens": [{{"rank": 0, "token_str": "<unk>", "is_control": true}}, {{"rank": 7, "token_str": "[STREAMING_PAD]", "is_control": true}}],
                 "audio": {{"sampling_rate": 16000, "frame_rate": 12.5, "transcription_delay_ms": 480.0, "streaming_n_left_pad_tokens": 32}}}}"#

@@ -5,8 +5,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::bpe::{TokenTable, split_gpt2};
+use super::bpe::TokenTable;
 use super::languages::{LANGUAGES, language_code};
+use super::split::split_gpt2;
 use super::vocabulary::{END_OF_TEXT, Vocabulary};
 use crate::asr::Task;
 use crate::text::python;
