@@ -4,6 +4,7 @@ pub mod qwen3_tts;
 mod random;
 mod settings;
 pub mod silero_vad;
+mod voxtral;
 pub mod voxtral_realtime;
 pub mod whisper;
 

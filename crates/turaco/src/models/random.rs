@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use half::bf16;
 use serde_json::{Value, json};
 
@@ -119,6 +121,50 @@ pub(super) fn write_tensors(
     // Of a file that was not finished, this is the reason.
     control.check()?;
     written
+}
+
+/// Control tokens of a Tekken vocabulary.
+const N_SPECIAL: usize = 1000;
+
+/// A `tekken.json` of bytes and made-up words, with these control tokens, for a model with `n_vocab` tokens; `audio` is its
+/// section about audio.
+pub(super) fn tekken_json(
+    n_vocab: usize,
+    special: &[(usize, &str)],
+    (pattern, version): (&str, &str),
+    audio: &Value,
+) -> Value {
+    let n_special = N_SPECIAL.min(n_vocab / 2);
+    let vocab: Vec<_> = (0..n_vocab - n_special)
+        .map(|rank| {
+            let bytes = match u8::try_from(rank) {
+                Ok(byte) => vec![byte],
+                Err(_) => format!(" w{rank}").into_bytes(),
+            };
+            json!({"rank": rank, "token_bytes": STANDARD.encode(bytes), "token_str": null})
+        })
+        .collect();
+    let special: Vec<_> = (0..n_special)
+        .map(|rank| {
+            let name = match special.iter().find(|(id, _)| *id == rank) {
+                Some((_, name)) => (*name).to_owned(),
+                None => format!("<SPECIAL_{rank}>"),
+            };
+            json!({"rank": rank, "token_str": name, "is_control": true})
+        })
+        .collect();
+    json!({
+        "config": {
+            "pattern": pattern,
+            "num_vocab_tokens": vocab.len(),
+            "default_vocab_size": n_vocab,
+            "default_num_special_tokens": n_special,
+            "version": version,
+        },
+        "vocab": vocab,
+        "special_tokens": special,
+        "audio": audio,
+    })
 }
 
 /// Sums of four uniform numbers: nearly normal, variance 1.

@@ -138,6 +138,24 @@ impl Settings {
         }
     }
 
+    /// The base of rotary frequencies: in an object of its own in newer files, beside the other keys in older ones.
+    ///
+    /// # Errors
+    /// As [`number`](Self::number); also frequencies that are scaled, which no model here has.
+    pub fn rope_theta(&self, default: f64) -> Result<f32> {
+        let inner = self.at("rope_parameters");
+        let is_plain = matches!(inner.text("rope_type"), None | Some("default"));
+        if !is_plain || self.has("rope_scaling") {
+            let message = format!(
+                "keys `{0}rope_parameters` or `{0}rope_scaling` scale the rotary frequencies, which this program does not do",
+                self.place
+            );
+            return Err(invalid(&self.path, message));
+        }
+        let beside = self.number("rope_theta", Some(default))?;
+        Ok(inner.number("rope_theta", Some(beside))? as f32)
+    }
+
     /// The value of a key that is there and not null.
     fn present(&self, key: &str) -> Option<&Value> {
         self.object.get(key).filter(|value| !value.is_null())
@@ -153,6 +171,21 @@ impl Settings {
             &self.path,
             format!("key `{}{key}` is {found}, expected {expected}", self.place),
         )
+    }
+}
+
+/// Refuses sizes above what is far beyond every published model, so that products of a few of them fit into 64 bits: each a
+/// name, a size, and the most that it may be.
+///
+/// # Errors
+/// The first size that is above.
+pub(super) fn check_limits(path: &Path, sizes: &[(&str, usize, usize)]) -> Result<()> {
+    match sizes.iter().find(|(_, size, most)| size > most) {
+        Some((what, size, most)) => Err(invalid(
+            path,
+            format!("{size} {what} are more than this program runs ({most})"),
+        )),
+        None => Ok(()),
     }
 }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use turaco_compute::{Epilogue, Ids, Matrix, Slot, StepBuilder, Value};
 
 use super::config::Qwen3TtsConfig;
-use super::stack::Stack;
+use super::layers;
 use crate::Result;
-use crate::nn::{CacheAt, Linear, Loader};
+use crate::nn::{CacheAt, LayerProgress, LayerStack, Linear, Loader};
 
 /// Hidden state and first code of a frame to logits of the second, and so on.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(super) struct CodePredictor {
     small_to_mtp_projection: Option<Linear>,
     /// Of the second code and those after it, in the talker's width.
     codec_embeddings: Vec<Arc<Matrix>>,
-    stack: Stack,
+    stack: LayerStack,
     lm_heads: Vec<Arc<Matrix>>,
 }
 
@@ -39,7 +39,7 @@ impl CodePredictor {
         loader: &Loader<'_>,
         tables: &Loader<'_>,
         config: &Qwen3TtsConfig,
-        next_layer: &mut dyn FnMut() -> Result<()>,
+        progress: &mut LayerProgress<'_>,
     ) -> Result<Self> {
         let (talker_dim, dim) = (config.talker.dim, config.code_predictor.dim);
         let projection = "small_to_mtp_projection";
@@ -60,7 +60,12 @@ impl CodePredictor {
         Ok(Self {
             small_to_mtp_projection,
             codec_embeddings: embeddings.collect::<Result<_>>()?,
-            stack: Stack::load(&loader.at("model"), &config.code_predictor, next_layer)?,
+            stack: LayerStack::load(
+                &loader.at("model"),
+                config.code_predictor.n_layers,
+                layers(&config.code_predictor),
+                progress,
+            )?,
             lm_heads: heads.collect::<Result<_>>()?,
         })
     }

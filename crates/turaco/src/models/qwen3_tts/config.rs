@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::Result;
-use crate::models::settings::Settings;
+use crate::models::settings::{Settings, check_limits};
 use crate::weights::{Sidecars, invalid};
 
 /// What a checkpoint was trained for.
@@ -248,8 +248,7 @@ impl Qwen3TtsConfig {
             ("talker", &self.talker),
             ("code predictor", &self.code_predictor),
         ] {
-            // Far above every published model, and products of a few of them still fit into 64 bits.
-            for (what, size, most) in [
+            let sizes = [
                 ("layers", stack.n_layers, 4096),
                 ("heads", stack.n_heads, 4096),
                 ("columns in a head", stack.head_dim, 1 << 14),
@@ -259,12 +258,8 @@ impl Qwen3TtsConfig {
                 ("text tokens", self.text_vocab, 1 << 24),
                 ("columns of text", self.text_dim, 1 << 20),
                 ("positions", self.max_positions, 1 << 24),
-            ] {
-                if size > most {
-                    let message = format!("{size} {what} are more than this program runs ({most})");
-                    return Err(invalid(path, message));
-                }
-            }
+            ];
+            check_limits(path, &sizes)?;
             if stack.n_heads % stack.n_kv_heads != 0 || stack.head_dim % 2 != 0 {
                 let message = format!(
                     "the {name} has {} query heads for {} key heads of width {}",

@@ -18,23 +18,20 @@ mod prompt;
 pub mod random;
 mod runner;
 pub mod speaker_encoder;
-mod stack;
-mod tables;
 mod talker;
 mod text_projection;
 
 use std::sync::Arc;
 
 use turaco_compute::cpu::packed::panels_len;
-use turaco_compute::{Device, WeightType};
+use turaco_compute::{Device, Mask, WeightType};
 
-use crate::nn::Loader;
+use crate::nn::{AttentionConfig, EmbeddingTable, LayerConfig, LayerProgress, Loader, RotaryPairs};
 use crate::tokenizer::QwenTokenizer;
 use crate::{Control, Result};
 
 use code_predictor::CodePredictor;
 use config::StackConfig;
-use tables::Table;
 use talker::Talker;
 use text_projection::TextProjection;
 
@@ -52,9 +49,9 @@ pub struct Qwen3Tts {
     device: Device,
     weight_type: WeightType,
     /// `[text_vocab, text_dim]`.
-    text_embedding: Table,
+    text_embedding: EmbeddingTable,
     /// `[codec_vocab, dim]`, and for each further code `[codebook_size, dim]`.
-    codec_embeddings: Vec<Table>,
+    codec_embeddings: Vec<EmbeddingTable>,
     text_projection: TextProjection,
     talker: Talker,
     code_predictor: CodePredictor,
@@ -72,27 +69,21 @@ impl Qwen3Tts {
         control: &Control,
     ) -> Result<Arc<Self>> {
         let config = checkpoint.config.clone();
-        let n_layers = (config.talker.n_layers + config.code_predictor.n_layers) as f64;
-        let mut done = 0.0;
-        let mut next_layer = || {
-            control.check()?;
-            control.report(done, Some(n_layers));
-            done += 1.0;
-            Ok(())
-        };
+        let n_layers = config.talker.n_layers + config.code_predictor.n_layers;
+        let mut progress = LayerProgress::new(control, n_layers);
         let weights = &checkpoint.weights;
         let root = Loader::new(weights, device, weight_type).checking();
         // Only a few rows of them are read at a time: there is nothing to gain from fewer bits.
         let tables = root.with_weight_type(table_type(weight_type));
         let (loader, tables) = (root.at("talker"), tables.at("talker"));
         let dim = config.talker.dim;
-        let text_embedding = Table::new(
+        let text_embedding = EmbeddingTable::new(
             weights,
             "talker.model.text_embedding.weight",
             config.text_vocab,
             config.text_dim,
         )?;
-        let first = Table::new(
+        let first = EmbeddingTable::new(
             weights,
             "talker.model.codec_embedding.weight",
             config.codec_vocab,
@@ -100,20 +91,20 @@ impl Qwen3Tts {
         );
         let others = (0..config.n_codes - 1).map(|index| {
             let name = format!("talker.code_predictor.model.codec_embedding.{index}.weight");
-            Table::new(weights, &name, config.codebook_size, dim)
+            EmbeddingTable::new(weights, &name, config.codebook_size, dim)
         });
         let codec_embeddings = std::iter::once(first)
             .chain(others)
             .collect::<Result<_>>()?;
         let text_projection = TextProjection::load(&tables.at("text_projection"), &config)?;
-        let talker = Talker::load(&loader, &tables, &config, &mut next_layer)?;
+        let talker = Talker::load(&loader, &tables, &config, &mut progress)?;
         let code_predictor = CodePredictor::load(
             &loader.at("code_predictor"),
             &tables.at("code_predictor"),
             &config,
-            &mut next_layer,
+            &mut progress,
         )?;
-        control.report(n_layers, Some(n_layers));
+        progress.finish();
         Ok(Arc::new(Self {
             config,
             tokenizer: checkpoint.tokenizer.clone(),
@@ -164,6 +155,24 @@ impl Qwen3Tts {
             predictor: layers + heads,
             predictor_frame: n_heads * layers + heads,
         }
+    }
+}
+
+/// The layers of a stack.
+fn layers(stack: &StackConfig) -> LayerConfig {
+    LayerConfig {
+        attention: AttentionConfig {
+            dim: stack.dim,
+            n_heads: stack.n_heads,
+            n_kv_heads: stack.n_kv_heads,
+            head_dim: stack.head_dim,
+            rope_theta: stack.rope_theta,
+            mask: Mask::Causal,
+            pairs: RotaryPairs::Halves,
+            qk_norm_eps: Some(stack.norm_eps),
+        },
+        ffn_dim: stack.ffn_dim,
+        norm_eps: stack.norm_eps,
     }
 }
 

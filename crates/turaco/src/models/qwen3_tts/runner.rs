@@ -4,8 +4,7 @@ use std::mem::take;
 use std::sync::Arc;
 
 use turaco_compute::{
-    Bindings, CacheShape, ChooseTokens, DType, FilterTokens, Ids, KvCache, SlotBinding, Step,
-    StepBuilder, Value, WeightType, trace,
+    Bindings, CacheShape, DType, Ids, KvCache, SlotBinding, Step, StepBuilder, WeightType, trace,
 };
 
 use super::Qwen3Tts;
@@ -13,6 +12,7 @@ use super::code_predictor::PredictorRows;
 use super::config::{GenerationDefaults, N_CONTROL, StackConfig};
 use super::talker::TalkerRows;
 use crate::Result;
+use crate::nn::TokenChoice;
 use crate::recycle::recycle;
 
 /// Prompts come in many lengths; this many compiled steps are kept.
@@ -318,40 +318,6 @@ impl Runner {
     }
 }
 
-/// The inputs of a choice of codes.
-struct Choice {
-    allowed: Ids,
-    seen: Option<Ids>,
-    controls: Value,
-    filter: Option<Value>,
-}
-
-impl Choice {
-    fn record(&self, step: &mut StepBuilder, logits: Value, seeds: Ids, all: Ids) -> Result<Ids> {
-        // The filter applies the penalty and the mask, so that nothing is left of them for the choice.
-        let (logits, allowed, seen) = match self.filter {
-            Some(controls) => {
-                let filter = FilterTokens {
-                    allowed: self.allowed,
-                    seen: self.seen,
-                    controls,
-                };
-                (step.filter_tokens(logits, filter)?, all, None)
-            }
-            None => (logits, self.allowed, self.seen),
-        };
-        let choose = ChooseTokens {
-            allowed,
-            seen,
-            controls: self.controls,
-            seeds,
-            prefer_from: 0,
-            k: 1,
-        };
-        Ok(step.choose_tokens(logits, choose)?.0)
-    }
-}
-
 impl FrameStep {
     /// With `stages`, the values of [`FrameStages`] are outputs.
     fn compile(model: &Qwen3Tts, key: FrameKey, stages: bool) -> Result<Self> {
@@ -394,13 +360,13 @@ impl FrameStep {
             None => (0..n_codes).map(|_| step.input_ids(n, 1)).collect(),
         };
         let (slot, frame_slot) = (step.cache_slot(), step.cache_slot());
-        let first_choice = Choice {
+        let first_choice = TokenChoice {
             allowed,
             seen: Some(seen),
             controls: choice[0],
             filter: filter[0],
         };
-        let other_choice = Choice {
+        let other_choice = TokenChoice {
             allowed: all[1],
             seen: None,
             controls: choice[1],
@@ -424,7 +390,7 @@ impl FrameStep {
         let (hidden_state, logits, first) = step.stage("talker", |step| {
             let hidden_state = model.talker.forward(step, x, rows)?;
             let logits = model.talker.logits(step, hidden_state)?;
-            let first = first_choice.record(step, logits, seeds[0], all[0])?;
+            let (first, _) = first_choice.record(step, logits, seeds[0], all[0])?;
             Ok::<_, crate::Error>((hidden_state, logits, first))
         })?;
         if stages {
@@ -453,7 +419,7 @@ impl FrameStep {
                 };
                 let states = model.code_predictor.forward(step, x, rows)?;
                 let logits = model.code_predictor.logits(step, index, states)?;
-                code = other_choice.record(step, logits, seeds[index], all[1])?;
+                code = other_choice.record(step, logits, seeds[index], all[1])?.0;
                 step.output_ids(code);
                 if stages {
                     step.output(logits);

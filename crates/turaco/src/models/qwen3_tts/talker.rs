@@ -5,15 +5,15 @@ use std::sync::Arc;
 use turaco_compute::{Epilogue, Ids, Matrix, Slot, StepBuilder, Value};
 
 use super::config::Qwen3TtsConfig;
-use super::stack::Stack;
+use super::layers;
 use crate::Result;
-use crate::nn::{CacheAt, Loader};
+use crate::nn::{CacheAt, LayerProgress, LayerStack, Loader};
 
 /// Prompt or frame vectors to hidden states, and those to logits of the first code.
 #[derive(Debug)]
 pub(super) struct Talker {
     codec_embedding: Arc<Matrix>,
-    stack: Stack,
+    stack: LayerStack,
     codec_head: Arc<Matrix>,
 }
 
@@ -36,13 +36,18 @@ impl Talker {
         loader: &Loader<'_>,
         tables: &Loader<'_>,
         config: &Qwen3TtsConfig,
-        next_layer: &mut dyn FnMut() -> Result<()>,
+        progress: &mut LayerProgress<'_>,
     ) -> Result<Self> {
         let dim = config.talker.dim;
         let embedding = ["model.codec_embedding.weight"];
         Ok(Self {
             codec_embedding: tables.matrix(&embedding, config.codec_vocab, dim)?,
-            stack: Stack::load(&loader.at("model"), &config.talker, next_layer)?,
+            stack: LayerStack::load(
+                &loader.at("model"),
+                config.talker.n_layers,
+                layers(&config.talker),
+                progress,
+            )?,
             codec_head: loader.matrix(&["codec_head.weight"], config.codec_vocab, dim)?,
         })
     }

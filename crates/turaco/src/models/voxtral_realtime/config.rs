@@ -5,7 +5,7 @@ use std::path::Path;
 use super::delay::MAX_DELAY;
 use crate::Result;
 use crate::features::LogMelSettings;
-use crate::models::settings::Settings;
+use crate::models::settings::{Settings, check_limits};
 use crate::tokenizer::tekken::TekkenAudio;
 use crate::weights::{Sidecars, invalid};
 
@@ -120,11 +120,6 @@ impl VoxtralRealtimeConfig {
 
     fn from_hugging_face(json: &Settings, sidecars: &Sidecars) -> Result<Self> {
         let (audio, text) = (json.at("audio_config"), json.at("text_config"));
-        let theta = |json: &Settings| -> Result<f32> {
-            let old = json.number("rope_theta", Some(1e6))?;
-            let theta = json.at("rope_parameters").number("rope_theta", Some(old))?;
-            Ok(theta as f32)
-        };
         // What a file leaves out is as in the published model.
         let encoder = StackConfig {
             dim: audio.size("hidden_size", Some(1280))?,
@@ -137,7 +132,7 @@ impl VoxtralRealtimeConfig {
             head_dim: audio.size("head_dim", Some(64))?,
             ffn_dim: audio.size("intermediate_size", Some(5120))?,
             window: audio.size("sliding_window", Some(750))?,
-            rope_theta: theta(&audio)?,
+            rope_theta: audio.rope_theta(1e6)?,
             norm_eps: audio.number("rms_norm_eps", Some(1e-5))? as f32,
         };
         let decoder = StackConfig {
@@ -148,7 +143,7 @@ impl VoxtralRealtimeConfig {
             head_dim: text.size("head_dim", Some(128))?,
             ffn_dim: text.size("intermediate_size", Some(9216))?,
             window: text.size("sliding_window", Some(8192))?,
-            rope_theta: theta(&text)?,
+            rope_theta: text.rope_theta(1e6)?,
             norm_eps: text.number("rms_norm_eps", Some(1e-5))? as f32,
         };
         let processor = Settings::read(sidecars, "processor_config.json")?;
@@ -196,10 +191,9 @@ impl VoxtralRealtimeConfig {
     }
 
     fn validated(self, path: &Path) -> Result<Self> {
-        // Far above every published model, and products of a few of them still fit into 64 bits.
         let stacks = [&self.encoder, &self.decoder];
         let largest = |of: fn(&StackConfig) -> usize| stacks.map(of).into_iter().max().unwrap_or(0);
-        for (what, size, most) in [
+        let sizes = [
             ("mel bands", self.n_mels, 4096),
             ("samples between frames", self.hop_length, 1 << 16),
             ("samples in a window", self.n_fft, 1 << 16),
@@ -222,14 +216,8 @@ impl VoxtralRealtimeConfig {
                 1 << 24,
             ),
             ("tokens of delay", self.default_delay, MAX_DELAY),
-        ] {
-            if size > most {
-                return Err(invalid(
-                    path,
-                    format!("{size} {what} are more than this program runs ({most})"),
-                ));
-            }
-        }
+        ];
+        check_limits(path, &sizes)?;
         for (name, stack) in [("encoder", &self.encoder), ("decoder", &self.decoder)] {
             if stack.n_heads % stack.n_kv_heads != 0 || stack.head_dim % 2 != 0 {
                 return Err(invalid(

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::checkpoint::VoxtralRealtimeCheckpoint;
 use super::config::{StackConfig, VoxtralRealtimeConfig};
-use super::encoder_type;
+use crate::models::voxtral::encoder_type;
 use crate::nn::{RotaryPairs, halves_of_pairs};
 use crate::weights::new_folder::NewFolder;
 use crate::weights::{DType, Tensor, WeightType};

@@ -8,19 +8,16 @@ use turaco_compute::{
 
 use super::config::VoxtralRealtimeConfig;
 use super::delay::{layer_gains, time_embeddings};
-use super::layer::Layer;
+use super::layers;
 use crate::Result;
-use crate::nn::{CacheAt, Loader, RmsNorm, RotaryPairs};
-
-/// The norms of a layer.
-const NORMS: [&str; 2] = ["input_layernorm", "post_attention_layernorm"];
+use crate::nn::{CacheAt, DECODER_NORMS, LayerProgress, Loader, RmsNorm, RotaryLayer, RotaryPairs};
 
 /// Tokens and audio vectors to logits.
 #[derive(Debug)]
 pub(super) struct Decoder {
     /// Also what turns hidden states into logits.
     embed_tokens: Arc<Matrix>,
-    layers: Vec<Layer>,
+    layers: Vec<RotaryLayer>,
     norm: RmsNorm,
     /// For every delay the factors of all layers' feed-forward norms: `[MAX_DELAY, n_layers * dim]`.
     gain_table: Arc<Matrix>,
@@ -51,18 +48,18 @@ impl Decoder {
         loader: &Loader<'_>,
         config: &VoxtralRealtimeConfig,
         pairs: RotaryPairs,
-        next_layer: &mut dyn FnMut() -> Result<()>,
+        progress: &mut LayerProgress<'_>,
     ) -> Result<Self> {
         let stack = &config.decoder;
-        let mut layers = Vec::with_capacity(stack.n_layers);
+        let mut loaded = Vec::with_capacity(stack.n_layers);
         // [layer][delay][dim]
         let mut by_layer = Vec::with_capacity(stack.n_layers);
         let embeddings = time_embeddings(stack.dim);
         for layer in 0..stack.n_layers {
-            next_layer()?;
+            progress.next_layer()?;
             let at = loader.at("layers").at(layer);
             by_layer.push(layer_gains(&at, &embeddings, stack.dim)?);
-            layers.push(Layer::load(&at, NORMS, stack, pairs)?);
+            loaded.push(RotaryLayer::load(&at, DECODER_NORMS, layers(stack, pairs))?);
         }
         let n_delays = super::MAX_DELAY;
         let gains: Vec<f32> = (0..n_delays)
@@ -79,7 +76,7 @@ impl Decoder {
         };
         Ok(Self {
             embed_tokens: loader.matrix(&["embed_tokens.weight"], config.n_vocab, stack.dim)?,
-            layers,
+            layers: loaded,
             norm: RmsNorm::load(loader, "norm", stack.dim, stack.norm_eps)?,
             gain_table: loader.device().matrix(&[table], WeightType::F32)?,
             gains,

@@ -1,15 +1,13 @@
 //! The causal audio encoder and the adapter behind it.
 
-use std::sync::Arc;
-
-use turaco_compute::{
-    Activation, ConvShape, Epilogue, Ids, Matrix, Slot, StepBuilder, Value, WeightType,
-};
+use turaco_compute::{Activation, Ids, Slot, StepBuilder, Value, WeightType};
 
 use super::config::{FRAMES_PER_POSITION, VoxtralRealtimeConfig};
-use super::layer::Layer;
+use super::layers;
 use crate::Result;
-use crate::nn::{CacheAt, Conv1d, Linear, Loader, RmsNorm, RotaryPairs};
+use crate::nn::{
+    CacheAt, Conv1d, LayerProgress, Loader, RmsNorm, RotaryLayer, RotaryPairs, StackingProjector,
+};
 
 /// Taps of both convolutions.
 const KERNEL: usize = 3;
@@ -26,12 +24,10 @@ const NORMS: [&str; 2] = ["self_attn_layer_norm", "final_layer_norm"];
 pub(super) struct Encoder {
     conv1: Conv1d,
     conv2: Conv1d,
-    layers: Vec<Layer>,
+    layers: Vec<RotaryLayer>,
     norm: RmsNorm,
-    /// Neighbouring positions side by side to the decoder's width.
-    linear_1: Arc<Matrix>,
-    linear_2: Linear,
-    downsample: usize,
+    /// To the decoder's width.
+    projector: StackingProjector,
 }
 
 /// The values at the end of every stage.
@@ -51,7 +47,7 @@ impl Encoder {
         loader: &Loader<'_>,
         config: &VoxtralRealtimeConfig,
         pairs: RotaryPairs,
-        next_layer: &mut dyn FnMut() -> Result<()>,
+        progress: &mut LayerProgress<'_>,
     ) -> Result<Self> {
         let (stack, dim) = (&config.encoder, config.decoder.dim);
         let tower = loader.at("audio_tower");
@@ -70,14 +66,12 @@ impl Encoder {
             conv2: Conv1d::load(&stem, "conv2", (d, d), (KERNEL, FRAMES_PER_POSITION, 0))?,
             layers: (0..stack.n_layers)
                 .map(|layer| {
-                    next_layer()?;
-                    Layer::load(&tower.at("layers").at(layer), NORMS, stack, pairs)
+                    progress.next_layer()?;
+                    RotaryLayer::load(&tower.at("layers").at(layer), NORMS, layers(stack, pairs))
                 })
                 .collect::<Result<_>>()?,
             norm: RmsNorm::load(&tower, "norm", d, stack.norm_eps)?,
-            linear_1: projector.matrix(&["linear_1.weight"], dim, config.downsample * d)?,
-            linear_2: Linear::load_stacked(&projector, &[("linear_2", false)], dim, dim)?,
-            downsample: config.downsample,
+            projector: StackingProjector::load(&projector, config.downsample, d, dim)?,
         })
     }
 
@@ -115,19 +109,7 @@ impl Encoder {
             layers.push(x);
         }
         let states = step.scope("encoder.norm", |step| self.norm.forward(step, x))?;
-        let audio = step.scope("adapter", |step| -> Result<_> {
-            // Oldest position first: a convolution whose stride is its width.
-            let side_by_side = ConvShape {
-                n_sequences: 1,
-                kernel: self.downsample,
-                stride: self.downsample,
-                padding: (0, 0),
-                ..ConvShape::default()
-            };
-            let gelu = Activation::Gelu;
-            let h = step.conv1d(states, &self.linear_1, None, gelu, side_by_side)?;
-            self.linear_2.forward_with(step, h, Epilogue::default())
-        })?;
+        let audio = step.scope("adapter", |step| self.projector.forward(step, states, 1))?;
         Ok(EncoderStages {
             conv_stem,
             layers,

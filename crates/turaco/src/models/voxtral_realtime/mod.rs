@@ -16,7 +16,6 @@ pub mod convert;
 mod decoder;
 mod delay;
 mod encoder;
-mod layer;
 pub mod random;
 mod runner;
 
@@ -24,7 +23,8 @@ use std::sync::Arc;
 
 use turaco_compute::{Device, Mask, WeightType};
 
-use crate::nn::{AttentionConfig, Loader, RotaryPairs};
+use super::voxtral::encoder_type;
+use crate::nn::{AttentionConfig, LayerConfig, LayerProgress, Loader, RotaryPairs};
 use crate::{Control, Result};
 
 use config::StackConfig;
@@ -59,20 +59,14 @@ impl VoxtralRealtime {
         control: &Control,
     ) -> Result<Arc<Self>> {
         let config = checkpoint.config.clone();
-        let n_layers = (config.encoder.n_layers + config.decoder.n_layers) as f64;
-        let mut done = 0.0;
-        let mut next_layer = || {
-            control.check()?;
-            control.report(done, Some(n_layers));
-            done += 1.0;
-            Ok(())
-        };
+        let n_layers = config.encoder.n_layers + config.decoder.n_layers;
+        let mut progress = LayerProgress::new(control, n_layers);
         let loader = Loader::new(&checkpoint.weights, device, weight_type).checking();
         let careful = loader.with_weight_type(encoder_type(weight_type));
-        let encoder = Encoder::load(&careful, &config, checkpoint.pairs, &mut next_layer)?;
+        let encoder = Encoder::load(&careful, &config, checkpoint.pairs, &mut progress)?;
         let language = loader.at("language_model").at("model");
-        let decoder = Decoder::load(&language, &config, checkpoint.pairs, &mut next_layer)?;
-        control.report(n_layers, Some(n_layers));
+        let decoder = Decoder::load(&language, &config, checkpoint.pairs, &mut progress)?;
+        progress.finish();
         Ok(Arc::new(Self {
             config,
             device: device.clone(),
@@ -104,24 +98,20 @@ impl VoxtralRealtime {
     }
 }
 
-/// How the encoder is stored when the decoder is `weight_type`. It is a fifth of the weights and works on many rows at a
-/// time: what counts is how fast they multiply, and bytes with a scale per row need no unpacking.
-fn encoder_type(weight_type: WeightType) -> WeightType {
-    match weight_type {
-        WeightType::Q8 | WeightType::Q4 => WeightType::Int8,
-        other => other,
-    }
-}
-
-fn attention(config: &StackConfig, pairs: RotaryPairs) -> AttentionConfig {
-    AttentionConfig {
-        dim: config.dim,
-        n_heads: config.n_heads,
-        n_kv_heads: config.n_kv_heads,
-        head_dim: config.head_dim,
-        rope_theta: config.rope_theta,
-        mask: Mask::Window(config.window),
-        pairs,
-        qk_norm_eps: None,
+/// The layers of a stack.
+fn layers(stack: &StackConfig, pairs: RotaryPairs) -> LayerConfig {
+    LayerConfig {
+        attention: AttentionConfig {
+            dim: stack.dim,
+            n_heads: stack.n_heads,
+            n_kv_heads: stack.n_kv_heads,
+            head_dim: stack.head_dim,
+            rope_theta: stack.rope_theta,
+            mask: Mask::Window(stack.window),
+            pairs,
+            qk_norm_eps: None,
+        },
+        ffn_dim: stack.ffn_dim,
+        norm_eps: stack.norm_eps,
     }
 }

@@ -3,16 +3,11 @@
 
 use std::path::Path;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use super::config::{StackConfig, VoxtralRealtimeConfig};
-use crate::models::random::{RandomTensor, Spread, write_json, write_tensors};
+use crate::models::random::{RandomTensor, Spread, tekken_json, write_json, write_tensors};
 use crate::{Control, Result};
-
-/// Control tokens of the vocabulary.
-const N_SPECIAL: usize = 1000;
 
 /// Width of the network that maps a delay to factors.
 const DELAY_DIM: usize = 32;
@@ -224,44 +219,18 @@ fn params(config: &VoxtralRealtimeConfig) -> serde_json::Value {
 }
 
 fn tekken(config: &VoxtralRealtimeConfig) -> serde_json::Value {
-    let n_special = N_SPECIAL.min(config.n_vocab / 2);
-    let vocab: Vec<_> = (0..config.n_vocab - n_special)
-        .map(|rank| {
-            let bytes = match u8::try_from(rank) {
-                Ok(byte) => vec![byte],
-                Err(_) => format!(" w{rank}").into_bytes(),
-            };
-            json!({"rank": rank, "token_bytes": STANDARD.encode(bytes), "token_str": null})
-        })
-        .collect();
-    let special: Vec<_> = (0..n_special)
-        .map(|rank| {
-            let name = match rank {
-                1 => "<s>".to_owned(),
-                2 => "</s>".to_owned(),
-                32 => "[STREAMING_PAD]".to_owned(),
-                33 => "[STREAMING_WORD]".to_owned(),
-                _ => format!("<SPECIAL_{rank}>"),
-            };
-            json!({"rank": rank, "token_str": name, "is_control": true})
-        })
-        .collect();
-    json!({
-        "config": {
-            "pattern": "\\s+|\\S+",
-            "num_vocab_tokens": vocab.len(),
-            "default_vocab_size": config.n_vocab,
-            "default_num_special_tokens": n_special,
-            "version": "v13",
-        },
-        "vocab": vocab,
-        "special_tokens": special,
-        "audio": {
-            "sampling_rate": config.sample_rate,
-            "frame_rate": 1.0 / config.token_seconds(),
-            "transcription_format": "streaming",
-            "transcription_delay_ms": config.default_delay as f64 * config.token_seconds() * 1000.0,
-            "streaming_n_left_pad_tokens": config.n_left_pad,
-        },
-    })
+    let special = [
+        (1, "<s>"),
+        (2, "</s>"),
+        (32, "[STREAMING_PAD]"),
+        (33, "[STREAMING_WORD]"),
+    ];
+    let audio = json!({
+        "sampling_rate": config.sample_rate,
+        "frame_rate": 1.0 / config.token_seconds(),
+        "transcription_format": "streaming",
+        "transcription_delay_ms": config.default_delay as f64 * config.token_seconds() * 1000.0,
+        "streaming_n_left_pad_tokens": config.n_left_pad,
+    });
+    tekken_json(config.n_vocab, &special, (r"\s+|\S+", "v13"), &audio)
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::encoder::EncoderConfig;
 use crate::weights::invalid;
 use crate::{Error, Result};
 
@@ -40,6 +41,18 @@ pub struct WhisperConfig {
 const MIN_VOCAB: usize = 51_864;
 
 impl WhisperConfig {
+    /// Sizes of the encoder.
+    pub fn encoder(&self) -> EncoderConfig {
+        EncoderConfig {
+            n_mels: self.n_mels,
+            n_ctx: self.n_audio_ctx,
+            n_state: self.n_audio_state,
+            n_heads: self.n_audio_heads,
+            n_layers: self.n_audio_layers,
+            n_ffn: self.n_audio_ffn,
+        }
+    }
+
     /// Sizes from a Hugging Face `config.json` at `path`.
     ///
     /// # Errors

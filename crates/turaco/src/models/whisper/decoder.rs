@@ -8,8 +8,8 @@ use turaco_compute::{
 
 use super::config::WhisperConfig;
 use super::{NORM_EPS, attention_shape, careful_type};
-use crate::nn::{LayerNorm, Linear, Loader};
-use crate::{Control, Result};
+use crate::Result;
+use crate::nn::{LayerNorm, LayerProgress, Linear, Loader};
 
 /// Tokens and encoder states to logits.
 #[derive(Debug)]
@@ -49,7 +49,11 @@ pub(super) struct DecoderSlots {
 }
 
 impl Decoder {
-    pub fn load(loader: &Loader<'_>, config: &WhisperConfig, control: &Control) -> Result<Self> {
+    pub fn load(
+        loader: &Loader<'_>,
+        config: &WhisperConfig,
+        progress: &mut LayerProgress<'_>,
+    ) -> Result<Self> {
         let d = config.n_text_state;
         let exact = loader.with_weight_type(WeightType::F32);
         Ok(Self {
@@ -59,12 +63,7 @@ impl Decoder {
             positions: exact.matrix(&["embed_positions.weight"], config.n_text_ctx, d)?,
             blocks: (0..config.n_text_layers)
                 .map(|layer| {
-                    control.check()?;
-                    let done = config.n_audio_layers + layer;
-                    control.report(
-                        done as f64,
-                        Some((config.n_audio_layers + config.n_text_layers) as f64),
-                    );
+                    progress.next_layer()?;
                     Block::load(&loader.at("layers").at(layer), config)
                 })
                 .collect::<Result<_>>()?,

@@ -1,17 +1,33 @@
-//! Whisper's audio encoder.
+//! Whisper's audio encoder, which models that put another decoder behind it have too.
 
 use std::sync::Arc;
 
 use turaco_compute::{Activation, Epilogue, Mask, Matrix, StepBuilder, Value, WeightType};
 
-use super::config::WhisperConfig;
 use super::{NORM_EPS, attention_shape};
-use crate::nn::{Conv1d, LayerNorm, Linear, Loader};
-use crate::{Control, Result};
+use crate::Result;
+use crate::nn::{Conv1d, LayerNorm, LayerProgress, Linear, Loader};
+
+/// Sizes of the encoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EncoderConfig {
+    /// Mel bands.
+    pub n_mels: usize,
+    /// Positions; a window has twice as many frames.
+    pub n_ctx: usize,
+    /// Width of the hidden states.
+    pub n_state: usize,
+    /// Heads.
+    pub n_heads: usize,
+    /// Layers.
+    pub n_layers: usize,
+    /// Width inside the feed-forward network.
+    pub n_ffn: usize,
+}
 
 /// Log-mel windows to encoder states.
 #[derive(Debug)]
-pub(super) struct Encoder {
+pub(in crate::models) struct Encoder {
     conv1: Conv1d,
     conv2: Conv1d,
     positions: Arc<Matrix>,
@@ -34,9 +50,11 @@ struct Block {
 }
 
 /// The values at the end of every stage, for comparison with the reference.
-pub(super) struct EncoderStages {
-    /// After each convolution's GELU; the second with positions added.
+pub(in crate::models) struct EncoderStages {
+    /// After each convolution's GELU.
     pub conv: [Value; 2],
+    /// The second with positions added.
+    pub positioned: Value,
     /// After each block.
     pub blocks: Vec<Value>,
     /// After the final norm.
@@ -44,8 +62,12 @@ pub(super) struct EncoderStages {
 }
 
 impl Encoder {
-    pub fn load(loader: &Loader<'_>, config: &WhisperConfig, control: &Control) -> Result<Self> {
-        let d = config.n_audio_state;
+    pub fn load(
+        loader: &Loader<'_>,
+        config: &EncoderConfig,
+        progress: &mut LayerProgress<'_>,
+    ) -> Result<Self> {
+        let d = config.n_state;
         // The stem sees raw features and is a small part of the work: fewer bits would cost accuracy for nothing.
         let stem = match loader.weight_type() {
             WeightType::Int8 | WeightType::Q8 | WeightType::Q4 => {
@@ -57,14 +79,10 @@ impl Encoder {
         Ok(Self {
             conv1: Conv1d::load(&stem, "conv1", (config.n_mels, d), (3, 1, 1))?,
             conv2: Conv1d::load(&stem, "conv2", (d, d), (3, 2, 1))?,
-            positions: exact.matrix(&["embed_positions.weight"], config.n_audio_ctx, d)?,
-            blocks: (0..config.n_audio_layers)
+            positions: exact.matrix(&["embed_positions.weight"], config.n_ctx, d)?,
+            blocks: (0..config.n_layers)
                 .map(|layer| {
-                    control.check()?;
-                    control.report(
-                        layer as f64,
-                        Some((config.n_audio_layers + config.n_text_layers) as f64),
-                    );
+                    progress.next_layer()?;
                     Block::load(&loader.at("layers").at(layer), config)
                 })
                 .collect::<Result<_>>()?,
@@ -72,22 +90,23 @@ impl Encoder {
         })
     }
 
-    /// `mel [n_sequences * n_mels, 2 * n_audio_ctx]` to states `[n_sequences * n_audio_ctx, n_audio_state]`.
+    /// `mel [n_sequences * n_mels, 2 * n_ctx]` to states `[n_sequences * n_ctx, n_state]`.
     pub fn forward(
         &self,
         step: &mut StepBuilder,
         mel: Value,
         n_sequences: usize,
     ) -> Result<EncoderStages> {
-        let conv = step.scope("encoder.stem", |step| -> Result<_> {
+        let (conv, positioned) = step.scope("encoder.stem", |step| -> Result<_> {
             let x = step.transpose(mel, n_sequences)?;
             let conv1 = self.conv1.forward(step, x, n_sequences, Activation::Gelu)?;
             let conv2 = self
                 .conv2
                 .forward(step, conv1, n_sequences, Activation::Gelu)?;
-            Ok([conv1, step.add_table(conv2, &self.positions)?])
+            let positioned = step.add_table(conv2, &self.positions)?;
+            Ok(([conv1, conv2], positioned))
         })?;
-        let mut x = conv[1];
+        let mut x = positioned;
         let mut blocks = Vec::with_capacity(self.blocks.len());
         for (layer, block) in self.blocks.iter().enumerate() {
             x = step.scope(&format!("encoder.layer.{layer}"), |step| {
@@ -98,6 +117,7 @@ impl Encoder {
         let states = step.scope("encoder.norm", |step| self.norm.forward(step, x))?;
         Ok(EncoderStages {
             conv,
+            positioned,
             blocks,
             states,
         })
@@ -105,8 +125,8 @@ impl Encoder {
 }
 
 impl Block {
-    fn load(loader: &Loader<'_>, config: &WhisperConfig) -> Result<Self> {
-        let (d, ffn) = (config.n_audio_state, config.n_audio_ffn);
+    fn load(loader: &Loader<'_>, config: &EncoderConfig) -> Result<Self> {
+        let (d, ffn) = (config.n_state, config.n_ffn);
         let attention = loader.at("self_attn");
         Ok(Self {
             attn_norm: LayerNorm::load(loader, "self_attn_layer_norm", d, NORM_EPS)?,
@@ -121,7 +141,7 @@ impl Block {
             fc1: Linear::load(loader, "fc1", d, ffn)?,
             fc2: Linear::load(loader, "fc2", ffn, d)?,
             n_state: d,
-            n_heads: config.n_audio_heads,
+            n_heads: config.n_heads,
         })
     }
 

@@ -14,7 +14,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod convert;
 mod decoder;
-mod encoder;
+pub(super) mod encoder;
 pub mod names;
 mod session;
 #[cfg(test)]
@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use turaco_compute::{AttentionShape, Device, Mask, WeightType};
 
-use crate::nn::Loader;
+use crate::nn::{LayerProgress, Loader};
 use crate::{Control, Result};
 
 use decoder::Decoder;
@@ -33,6 +33,7 @@ use encoder::Encoder;
 
 pub use checkpoint::WhisperCheckpoint;
 pub use config::{GenerationDefaults, WhisperConfig};
+pub use encoder::EncoderConfig;
 pub use names::expected_tensors;
 pub use vocabulary::{TokenEncoding, VocabularySource};
 
@@ -65,12 +66,12 @@ impl Whisper {
     ) -> Result<Arc<Self>> {
         let config = checkpoint.config.clone();
         let loader = Loader::new(&checkpoint.weights, device, weight_type);
-        let n_layers = (config.n_audio_layers + config.n_text_layers) as f64;
-        control.report(0.0, Some(n_layers));
+        let n_layers = config.n_audio_layers + config.n_text_layers;
+        let mut progress = LayerProgress::new(control, n_layers);
         let careful = loader.with_weight_type(careful_type(weight_type, &config));
-        let encoder = Encoder::load(&careful.at("encoder"), &config, control)?;
-        let decoder = Decoder::load(&loader.at("decoder"), &config, control)?;
-        control.report(n_layers, Some(n_layers));
+        let encoder = Encoder::load(&careful.at("encoder"), &config.encoder(), &mut progress)?;
+        let decoder = Decoder::load(&loader.at("decoder"), &config, &mut progress)?;
+        progress.finish();
         Ok(Arc::new(Self {
             config,
             device: device.clone(),

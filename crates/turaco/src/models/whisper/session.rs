@@ -384,7 +384,7 @@ impl Session {
         let stages = self.model.encoder.forward(&mut step, input, 1)?;
         let mut named: Vec<(String, Value)> = vec![
             ("conv1_gelu".into(), stages.conv[0]),
-            ("conv2_gelu_plus_pos".into(), stages.conv[1]),
+            ("conv2_gelu_plus_pos".into(), stages.positioned),
         ];
         named.extend(
             stages

@@ -1,20 +1,26 @@
 //! Embedding tables that the host looks into while it puts a prompt together. They stay in the mapped file.
 
 use crate::Result;
-use crate::weights::{Tensor, Weights};
+use crate::weights::{DType, Tensor, Weights, invalid};
 
 /// `[rows, cols]`, read row by row.
 #[derive(Debug)]
-pub(super) struct Table {
+pub struct EmbeddingTable {
     tensor: Tensor,
     cols: usize,
 }
 
-impl Table {
+impl EmbeddingTable {
+    /// The tensor `name`.
+    ///
     /// # Errors
-    /// The tensor is missing or has another shape.
+    /// It is missing, has another shape, or is packed so that rows are no longer to be had.
     pub fn new(weights: &Weights, name: &str, rows: usize, cols: usize) -> Result<Self> {
         let tensor = weights.get(name, &[rows, cols])?;
+        if matches!(tensor.dtype, DType::Panels(_)) {
+            let message = format!("tensor `{name}` is packed; expected rows of plain numbers");
+            return Err(invalid(weights.path(), message));
+        }
         Ok(Self { tensor, cols })
     }
 
@@ -44,5 +50,10 @@ impl Table {
     /// Rows.
     pub fn len(&self) -> usize {
         self.tensor.n_rows()
+    }
+
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
