@@ -1,10 +1,11 @@
-//! Speech to text and text to speech on your own machine.
+//! Speech to text, text to speech, and conversations with models that hear, on your own machine.
 #![forbid(unsafe_code)]
 
 pub mod asr;
 pub mod audio;
 pub mod bench;
 pub mod cache;
+pub mod chat;
 pub mod control;
 pub mod diagnostics;
 pub mod error;
@@ -24,6 +25,7 @@ pub mod weights;
 
 pub use asr::{Recognizer, Segment, Task, TranscribeOptions, Transcriber, Transcription, Word};
 pub use audio::Audio;
+pub use chat::{ChatModel, ChatOptions, ChatSession, Message};
 pub use control::{Control, Progress};
 pub use error::{Error, Result};
 pub use load::{ComputeType, LoadOptions};

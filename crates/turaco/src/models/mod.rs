@@ -5,6 +5,7 @@ mod random;
 mod settings;
 pub mod silero_vad;
 mod voxtral;
+pub mod voxtral_mini;
 pub mod voxtral_realtime;
 pub mod whisper;
 

@@ -1,4 +1,6 @@
-//! Python's notions of white space and float text, where they show in results that have to equal the reference's.
+//! Python's notions of white space, float text and JSON, where they show in results that have to equal the reference's.
+
+use serde_json::Value;
 
 /// `str.isspace`: Unicode white space and the four ASCII separators U+001C to U+001F.
 pub fn is_space(character: char) -> bool {
@@ -68,6 +70,28 @@ pub fn format_float(value: f64) -> String {
     }
 }
 
+/// `json.dumps(value, ensure_ascii=False)`: a space behind every comma and colon.
+pub(crate) fn dump_json(value: &Value) -> String {
+    match value {
+        Value::Array(items) => {
+            let items: Vec<_> = items.iter().map(dump_json).collect();
+            format!("[{}]", items.join(", "))
+        }
+        Value::Object(object) => {
+            let pairs = object.iter().map(|(key, value)| {
+                let key = Value::String(key.clone());
+                format!("{key}: {}", dump_json(value))
+            });
+            format!("{{{}}}", pairs.collect::<Vec<_>>().join(", "))
+        }
+        Value::Number(number) if number.is_f64() => {
+            number.as_f64().map_or_else(String::new, format_float)
+        }
+        // Both escape the same characters in the same way.
+        other => other.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,6 +122,16 @@ mod tests {
         ] {
             assert_eq!(format_float(value), text);
         }
+    }
+
+    #[test]
+    fn json_looks_as_in_python() {
+        let text = r#"{"b":[1,2.0,-3e20,{}],"a":"Zürich \"x\"\n\u0001","c":[true,null,[]]}"#;
+        let value: Value = serde_json::from_str(text).unwrap();
+        assert_eq!(
+            dump_json(&value),
+            r#"{"b": [1, 2.0, -3e+20, {}], "a": "Zürich \"x\"\n\u0001", "c": [true, null, []]}"#
+        );
     }
 
     #[test]

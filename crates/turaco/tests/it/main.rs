@@ -4,9 +4,12 @@
 mod allocations;
 #[cfg(feature = "hub")]
 mod bench;
+#[cfg(feature = "hub")]
+mod chat_sessions;
 mod golden_qwen3_tts;
 #[cfg(feature = "hub")]
 mod golden_qwen3_tts_codec;
+mod golden_voxtral_mini;
 mod golden_voxtral_realtime;
 #[cfg(feature = "hub")]
 mod golden_whisper;
@@ -19,6 +22,7 @@ mod realtime_sessions;
 #[cfg(feature = "hub")]
 mod support;
 mod synthesizer;
+mod tekken;
 #[cfg(feature = "hub")]
 mod voice;
 #[cfg(feature = "hub")]

@@ -1,0 +1,153 @@
+//! The loaded model that conversations share.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use turaco_compute::WeightType;
+
+use super::prompt::PromptLayout;
+use super::session::ChatSession;
+use crate::features::LogMel;
+use crate::load::device_choice::Devices;
+use crate::load::memory::check_weights;
+use crate::models::voxtral_mini::{Runner, VoxtralMini, VoxtralMiniCheckpoint, VoxtralMiniConfig};
+use crate::tokenizer::Tekken;
+use crate::{Control, LoadOptions, Result};
+
+/// A loaded Voxtral Mini or Small; any number of conversations share its weights.
+#[derive(Debug)]
+pub struct ChatModel {
+    name: String,
+    model: Arc<VoxtralMini>,
+    tokenizer: Tekken,
+    layout: PromptLayout,
+    log_mel: LogMel,
+    /// Compiled steps that no conversation uses at the moment.
+    idle: Mutex<Vec<Runner>>,
+    load_seconds: f64,
+    threads: usize,
+    warnings: Vec<String>,
+}
+
+impl ChatModel {
+    /// Load a model folder in either layout.
+    ///
+    /// # Errors
+    /// [`crate::Error::Model`] for files that are broken or of another model, [`crate::Error::Memory`] for a model that is
+    /// larger than the memory that is left, [`crate::Error::Compute`] for a device that is not there or has no memory.
+    pub fn load_path(path: &Path, options: &LoadOptions, control: &Control) -> Result<Arc<Self>> {
+        let checkpoint = VoxtralMiniCheckpoint::open(path)?;
+        Self::load(&checkpoint, options, control)
+    }
+
+    /// Load an opened checkpoint.
+    ///
+    /// # Errors
+    /// As [`load_path`](Self::load_path).
+    pub fn load(
+        checkpoint: &VoxtralMiniCheckpoint,
+        options: &LoadOptions,
+        control: &Control,
+    ) -> Result<Arc<Self>> {
+        options.load(|devices| Self::load_on(devices, checkpoint, options, control))
+    }
+
+    fn load_on(
+        devices: &Devices,
+        checkpoint: &VoxtralMiniCheckpoint,
+        options: &LoadOptions,
+        control: &Control,
+    ) -> Result<Arc<Self>> {
+        let started = Instant::now();
+        let vocabulary = checkpoint.sidecars.path("tekken.json");
+        let layout = PromptLayout::new(&vocabulary, &checkpoint.tokenizer)?;
+        let weight_type = options
+            .compute_type
+            .weight_type(&checkpoint.weights, devices.graphics);
+        check_weights(&checkpoint.name, &checkpoint.weights, weight_type)?;
+        let model = VoxtralMini::load(checkpoint, &devices.model, weight_type, control)?;
+        Ok(Arc::new(Self {
+            name: checkpoint.name.clone(),
+            tokenizer: checkpoint.tokenizer.clone(),
+            layout,
+            log_mel: LogMel::new(model.config().encoder.n_mels),
+            model,
+            idle: Mutex::default(),
+            load_seconds: started.elapsed().as_secs_f64(),
+            threads: options.n_threads(),
+            warnings: devices.note.iter().cloned().collect(),
+        }))
+    }
+
+    /// A conversation that nothing was said in. What it has heard and read is kept in it: messages that begin as those
+    /// before are not computed again.
+    pub fn session(self: &Arc<Self>) -> ChatSession {
+        ChatSession::new(Arc::clone(self))
+    }
+
+    /// The model's name, for people.
+    pub fn model_name(&self) -> &str {
+        &self.name
+    }
+
+    /// The network.
+    pub fn model(&self) -> &Arc<VoxtralMini> {
+        &self.model
+    }
+
+    /// Sizes of the network.
+    pub fn config(&self) -> &VoxtralMiniConfig {
+        self.model.config()
+    }
+
+    /// The vocabulary.
+    pub fn tokenizer(&self) -> &Tekken {
+        &self.tokenizer
+    }
+
+    /// How prompts are laid out.
+    pub fn layout(&self) -> &PromptLayout {
+        &self.layout
+    }
+
+    /// Where the model runs.
+    pub fn device_description(&self) -> String {
+        self.model.device().description()
+    }
+
+    /// How the weights are kept.
+    pub fn weight_type(&self) -> WeightType {
+        self.model.weight_type()
+    }
+
+    /// Threads that compute.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Seconds that loading took.
+    pub fn load_seconds(&self) -> f64 {
+        self.load_seconds
+    }
+
+    /// What users should know about how the model was loaded.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    pub(super) fn log_mel(&self) -> &LogMel {
+        &self.log_mel
+    }
+
+    /// Compiled steps, new ones if all are in use.
+    pub(super) fn take_runner(&self) -> Runner {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.pop().unwrap_or_else(|| Runner::new(&self.model))
+    }
+
+    pub(super) fn give_back(&self, runner: Runner) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.push(runner);
+    }
+}

@@ -1,0 +1,215 @@
+//! A conversation: what the model was told, kept for the next turn.
+
+use std::sync::Arc;
+
+use super::generation::Generation;
+use super::message::{AudioClip, Message};
+use super::model::ChatModel;
+use super::options::ChatOptions;
+use super::prompt::{PromptOptions, PromptPart};
+use super::token_stream::TokenStream;
+use crate::load::memory::{available, refuse};
+use crate::models::voxtral_mini::{DecoderState, Draw, Runner};
+use crate::{Control, Error, Result};
+
+/// A conversation. Dropping it at any moment frees all it holds.
+///
+/// Keys and values of the last prompt and of the answer to it stay: of the next prompt only what is new goes through the model.
+#[derive(Debug)]
+pub struct ChatSession {
+    model: Arc<ChatModel>,
+    pub(super) state: Option<DecoderState>,
+    /// What stands at each position of the state.
+    pub(super) rows: Vec<Row>,
+    /// Sound that rows are about.
+    clips: Vec<(u32, AudioClip)>,
+    next_clip: u32,
+}
+
+/// What stands at a position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Row {
+    Token(u32),
+    /// Audio vector `index` of a clip.
+    Audio {
+        clip: u32,
+        index: u32,
+    },
+}
+
+impl ChatSession {
+    pub(super) fn new(model: Arc<ChatModel>) -> Self {
+        Self {
+            model,
+            state: None,
+            rows: Vec::new(),
+            clips: Vec::new(),
+            next_clip: 0,
+        }
+    }
+
+    /// The loaded model.
+    pub fn model(&self) -> &Arc<ChatModel> {
+        &self.model
+    }
+
+    /// Tokens that are kept from the last turn.
+    pub fn cached_tokens(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Forget everything that was said, and free its memory.
+    pub fn clear(&mut self) {
+        *self = Self::new(Arc::clone(&self.model));
+    }
+
+    /// Generate the model's next turn. `messages` is the whole conversation; what it shares with the one before is not computed
+    /// again. Work begins with the first call of the returned iterator's `next`, and stops when it is dropped or `control`
+    /// is cancelled.
+    ///
+    /// # Errors
+    /// Messages that are no conversation, a system prompt beside sound where the model has none, options outside of their
+    /// ranges, or a prompt that is longer than the model's positions.
+    pub fn generate(
+        &mut self,
+        messages: &[Message],
+        options: &ChatOptions,
+        control: &Control,
+    ) -> Result<Generation<'_>> {
+        let draw = options.draw()?;
+        let layout = PromptOptions {
+            tools: &options.tools,
+            system_as_text: options.system_as_text,
+        };
+        let model = Arc::clone(&self.model);
+        let prompt = model.layout().chat(model.tokenizer(), messages, layout)?;
+        let most = options.max_tokens.unwrap_or(ChatOptions::MAX_TOKENS);
+        let stream = self.stream(&prompt, draw, most, control)?;
+        Ok(Generation::new(stream, options))
+    }
+
+    /// Generate tokens behind a prompt, at most so many.
+    ///
+    /// # Errors
+    /// A prompt that is longer than the model's positions.
+    pub(crate) fn stream(
+        &mut self,
+        prompt: &[PromptPart],
+        draw: Draw,
+        max_tokens: usize,
+        control: &Control,
+    ) -> Result<TokenStream<'_>> {
+        let rows = self.lay_out(prompt);
+        let positions = self.model.config().max_positions;
+        if rows.len() >= positions {
+            self.drop_clips(&[]);
+            return Err(Error::InvalidOption {
+                option: "messages",
+                message: format!(
+                    "they take {} tokens of the model's {positions}, which leaves none for an answer: leave out the oldest, or \
+                     shorten the sound",
+                    rows.len()
+                ),
+            });
+        }
+        let same = |(a, b): (&Row, &Row)| a == b;
+        let common = rows.iter().zip(&self.rows).take_while(|pair| same(*pair));
+        // The last row always goes through the model: it tells what comes next.
+        let shared = common.count().min(rows.len().saturating_sub(1));
+        self.truncate(shared);
+        self.drop_clips(&rows);
+        let most = max_tokens.min(positions - rows.len());
+        Ok(TokenStream::new(self, rows, (draw, most), control))
+    }
+
+    /// The rows of a prompt. Sound that was heard before keeps its number.
+    fn lay_out(&mut self, prompt: &[PromptPart]) -> Vec<Row> {
+        let model = Arc::clone(&self.model);
+        let config = model.config();
+        let mut rows = Vec::new();
+        for part in prompt {
+            match part {
+                PromptPart::Tokens(ids) => rows.extend(ids.iter().map(|&id| Row::Token(id))),
+                PromptPart::Audio(clip) => {
+                    let n_chunks = config.n_chunks(clip.samples().len());
+                    let number = self.number_of(clip);
+                    let count = (n_chunks * config.tokens_per_chunk()) as u32;
+                    rows.extend((0..count).map(|index| Row::Audio {
+                        clip: number,
+                        index,
+                    }));
+                }
+            }
+        }
+        rows
+    }
+
+    fn number_of(&mut self, clip: &AudioClip) -> u32 {
+        let known = self.clips.iter().find(|(_, known)| known == clip);
+        if let Some((number, _)) = known {
+            return *number;
+        }
+        let number = self.next_clip;
+        self.next_clip += 1;
+        self.clips.push((number, clip.clone()));
+        number
+    }
+
+    /// The sound with a number.
+    pub(super) fn clip(&self, number: u32) -> Option<&AudioClip> {
+        let found = self.clips.iter().find(|(known, _)| *known == number);
+        found.map(|(_, clip)| clip)
+    }
+
+    /// Keep only sound that rows of the state or of `prompt` are about.
+    fn drop_clips(&mut self, prompt: &[Row]) {
+        let first = |row: &Row| match row {
+            Row::Audio { clip, index: 0 } => Some(*clip),
+            _ => None,
+        };
+        let used: Vec<u32> = self.rows.iter().chain(prompt).filter_map(first).collect();
+        self.clips.retain(|(number, _)| used.contains(number));
+    }
+
+    fn truncate(&mut self, n_rows: usize) {
+        self.rows.truncate(n_rows);
+        if let Some(state) = &mut self.state {
+            state.truncate(n_rows);
+        }
+    }
+
+    /// What is known about rows is what the state holds, whatever failed on the way.
+    pub(super) fn settle(&mut self) {
+        let position = self.state.as_ref().map_or(0, DecoderState::position);
+        let known = self.rows.len().min(position);
+        self.truncate(known);
+    }
+
+    /// The state, with room for `n_positions`.
+    pub(super) fn reserve(
+        &mut self,
+        runner: &Runner,
+        n_positions: usize,
+    ) -> Result<&mut DecoderState> {
+        let state = match self.state.take() {
+            Some(mut state) => {
+                if n_positions > state.capacity() {
+                    check_memory(runner, n_positions)?;
+                    runner.reserve(&mut state, n_positions)?;
+                }
+                state
+            }
+            None => {
+                check_memory(runner, n_positions)?;
+                runner.new_state(n_positions)?
+            }
+        };
+        Ok(self.state.insert(state))
+    }
+}
+
+fn check_memory(runner: &Runner, n_positions: usize) -> Result<()> {
+    refuse(runner.state_bytes(n_positions), available(), || {
+        ("messages", format!("of {n_positions} tokens"))
+    })
+}

@@ -1,0 +1,290 @@
+//! Tokens behind a prompt, one by one.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::model::ChatModel;
+use super::session::{ChatSession, Row};
+use crate::features::Mel;
+use crate::models::voxtral_mini::{Draw, Runner};
+use crate::{Control, Error, Result, trace};
+
+/// Rows of a prompt that go through the decoder at a time.
+const BLOCK: usize = 512;
+
+/// Positions beyond the prompt that a conversation gets room for at once.
+const ROOM: usize = 256;
+
+/// Where the time of a turn went, in seconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
+#[non_exhaustive]
+pub struct ChatTimings {
+    /// Log-mel features.
+    pub features: f64,
+    /// Audio encoder.
+    pub encoder: f64,
+    /// The prompt in the decoder, and the first token.
+    pub prefill: f64,
+    /// All other tokens.
+    pub decode: f64,
+    /// Until the first token.
+    pub first_token: f64,
+    /// Chunks of sound that were encoded.
+    pub chunks: usize,
+}
+
+/// Tokens on their way.
+#[derive(Debug)]
+pub(crate) struct TokenStream<'a> {
+    session: &'a mut ChatSession,
+    model: Arc<ChatModel>,
+    runner: Option<Runner>,
+    /// The whole prompt.
+    prompt: Vec<Row>,
+    /// Rows of it that were there already.
+    n_shared: usize,
+    draw: Draw,
+    max_tokens: usize,
+    n_tokens: usize,
+    last: Option<u32>,
+    hearing: Hearing,
+    control: Control,
+    started: Option<Instant>,
+    timings: ChatTimings,
+}
+
+/// The sound that is being listened to.
+#[derive(Debug, Default)]
+struct Hearing {
+    /// Features of a clip.
+    mel: Option<(u32, Mel)>,
+    /// A chunk of it, `[tokens_per_chunk, dim]`.
+    vectors: Vec<f32>,
+    chunk: Option<(u32, usize)>,
+    /// What a chunk of nothing but one value becomes: digital silence is encoded once.
+    silence: Option<(f32, Vec<f32>)>,
+}
+
+impl<'a> TokenStream<'a> {
+    pub(super) fn new(
+        session: &'a mut ChatSession,
+        prompt: Vec<Row>,
+        (draw, max_tokens): (Draw, usize),
+        control: &Control,
+    ) -> Self {
+        let model = Arc::clone(session.model());
+        Self {
+            n_shared: session.rows.len(),
+            runner: Some(model.take_runner()),
+            model,
+            session,
+            prompt,
+            draw,
+            max_tokens,
+            n_tokens: 0,
+            last: None,
+            hearing: Hearing::default(),
+            control: control.clone(),
+            started: None,
+            timings: ChatTimings::default(),
+        }
+    }
+
+    pub fn model(&self) -> &Arc<ChatModel> {
+        &self.model
+    }
+
+    /// Tokens of the prompt, and how many of them were there already.
+    pub fn prompt_tokens(&self) -> (usize, usize) {
+        (self.prompt.len(), self.n_shared)
+    }
+
+    /// Tokens that were chosen.
+    pub fn n_tokens(&self) -> usize {
+        self.n_tokens
+    }
+
+    /// Where the time went so far.
+    pub fn timings(&self) -> ChatTimings {
+        self.timings
+    }
+
+    /// Take some more of the prompt in, all but the last rows. Chunks of sound that are heard by now, or `None` if the rest goes
+    /// with the first token.
+    pub fn prefill(&mut self) -> Result<Option<usize>> {
+        let done = self.session.rows.len();
+        if self.last.is_some() || self.prompt.len().saturating_sub(done) <= BLOCK {
+            return Ok(None);
+        }
+        self.with_runner(|stream, runner| {
+            let x = stream.embed(runner, done..done + BLOCK)?;
+            let started = Instant::now();
+            let state = stream.session.reserve(runner, stream.room())?;
+            runner.prefill(state, &x)?;
+            let rows = &stream.prompt[done..done + BLOCK];
+            stream.session.rows.extend_from_slice(rows);
+            stream.timings.prefill += started.elapsed().as_secs_f64();
+            Ok(Some(stream.timings.chunks))
+        })
+    }
+
+    /// The next token and its log-probability; `None` if there have been as many as there may be.
+    pub fn next_token(&mut self) -> Result<Option<(u32, f32)>> {
+        if self.n_tokens >= self.max_tokens {
+            return Ok(None);
+        }
+        while self.prefill()?.is_some() {}
+        self.with_runner(|stream, runner| {
+            let done = stream.session.rows.len();
+            let is_first = stream.last.is_none();
+            let rows = match stream.last {
+                None => stream.prompt[done..].to_vec(),
+                Some(token) => vec![Row::Token(token)],
+            };
+            let x = match stream.last {
+                None => stream.embed(runner, done..stream.prompt.len())?,
+                Some(token) => {
+                    let mut x = Vec::new();
+                    stream.model.model().embed(token, &mut x);
+                    x
+                }
+            };
+            let started = Instant::now();
+            let room = match is_first {
+                true => stream.room(),
+                false => done + 1,
+            };
+            let state = stream.session.reserve(runner, room)?;
+            let draw = Draw {
+                seed: (stream.draw.seed)
+                    .wrapping_add((stream.n_tokens as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+                ..stream.draw
+            };
+            let chosen = runner.next_tokens(&mut [state], &x, &[draw])?;
+            let (token, logprob) = (chosen.tokens.first(), chosen.logprobs.first());
+            let (Some(&token), Some(&logprob)) = (token, logprob) else {
+                return Ok(None);
+            };
+            stream.session.rows.extend_from_slice(&rows);
+            let seconds = started.elapsed().as_secs_f64();
+            match is_first {
+                true => stream.timings.prefill += seconds,
+                false => stream.timings.decode += seconds,
+            }
+            if is_first && let Some(started) = stream.started {
+                stream.timings.first_token = started.elapsed().as_secs_f64();
+            }
+            if token == u32::MAX {
+                return Err(turaco_compute::Error::Unsupported {
+                    what: "a token without possible values".into(),
+                    reason: "the logits are no numbers: the weights are damaged, or too large for this weight type"
+                        .into(),
+                }
+                .into());
+            }
+            stream.n_tokens += 1;
+            stream.last = Some(token);
+            Ok(Some((token, logprob)))
+        })
+    }
+
+    /// Positions that the prompt and the beginning of the answer take.
+    fn room(&self) -> usize {
+        self.prompt.len() + self.max_tokens.min(ROOM)
+    }
+
+    fn with_runner<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self, &mut Runner) -> Result<T>,
+    ) -> Result<T> {
+        self.control.check()?;
+        self.started.get_or_insert_with(Instant::now);
+        let Some(mut runner) = self.runner.take() else {
+            return Err(Error::Cancelled);
+        };
+        let result = work(self, &mut runner);
+        match &result {
+            Ok(_) => self.runner = Some(runner),
+            // Steps that failed are not used again.
+            Err(_) => self.session.settle(),
+        }
+        result
+    }
+
+    /// The vectors of rows of the prompt, `[rows, dim]`.
+    fn embed(&mut self, runner: &mut Runner, range: std::ops::Range<usize>) -> Result<Vec<f32>> {
+        let dim = self.model.config().decoder.dim;
+        let per_chunk = self.model.config().tokens_per_chunk();
+        let mut x = Vec::with_capacity(range.len() * dim);
+        for position in range {
+            match self.prompt[position] {
+                Row::Token(id) => self.model.model().embed(id, &mut x),
+                Row::Audio { clip, index } => {
+                    let (chunk, index) = (index as usize / per_chunk, index as usize % per_chunk);
+                    if self.hearing.chunk != Some((clip, chunk)) {
+                        self.hear(runner, clip, chunk)?;
+                    }
+                    x.extend_from_slice(&self.hearing.vectors[index * dim..][..dim]);
+                }
+            }
+        }
+        Ok(x)
+    }
+
+    /// Encode a chunk of a clip.
+    fn hear(&mut self, runner: &mut Runner, number: u32, chunk: usize) -> Result<()> {
+        self.control.check()?;
+        let config = self.model.config();
+        let frames = config.frames_per_chunk();
+        let hearing = &mut self.hearing;
+        let mel = match hearing.mel.take() {
+            Some((known, mel)) if known == number => mel,
+            _ => {
+                let started = Instant::now();
+                let _span = trace::span("mel");
+                let samples = self
+                    .session
+                    .clip(number)
+                    .map_or(&[][..], |clip| clip.samples());
+                let padded = config.n_chunks(samples.len()) * config.samples_per_chunk();
+                let log_mel = self.model.log_mel();
+                let threads = self.model.threads();
+                let mel = log_mel.compute_with_threads(samples, padded - samples.len(), threads);
+                self.timings.features += started.elapsed().as_secs_f64();
+                mel
+            }
+        };
+        let window = mel.window(chunk * frames, frames, 0.0);
+        hearing.mel = Some((number, mel));
+        let constant = window.first().copied();
+        let constant = constant.filter(|first| window.iter().all(|value| value == first));
+        let started = Instant::now();
+        match (&hearing.silence, constant) {
+            // The encoder sees one chunk at a time and nothing else: the same chunk becomes the same vectors.
+            (Some((value, vectors)), Some(constant)) if *value == constant => {
+                hearing.vectors.clone_from(vectors);
+            }
+            _ => {
+                hearing.vectors.clear();
+                hearing.vectors.extend_from_slice(runner.encode(&window)?);
+                hearing.silence = match constant {
+                    Some(value) => Some((value, hearing.vectors.clone())),
+                    None => hearing.silence.take(),
+                };
+            }
+        }
+        hearing.chunk = Some((number, chunk));
+        self.timings.encoder += started.elapsed().as_secs_f64();
+        self.timings.chunks += 1;
+        Ok(())
+    }
+}
+
+impl Drop for TokenStream<'_> {
+    fn drop(&mut self) {
+        self.session.settle();
+        if let Some(runner) = self.runner.take() {
+            self.model.give_back(runner);
+        }
+    }
+}

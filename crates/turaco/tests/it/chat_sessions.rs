@@ -1,0 +1,261 @@
+//! Conversations with a tiny model: what a session keeps changes nothing but the work.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use serde_json::Value;
+use turaco::chat::{
+    AudioClip, ChatModel, ChatOptions, ChatSession, Delta, FinishReason, Message, Part, Summary,
+};
+use turaco::{Audio, ComputeType, Control, Error, LoadOptions};
+
+use crate::support::testdata;
+
+fn model() -> &'static Arc<ChatModel> {
+    static MODEL: OnceLock<Arc<ChatModel>> = OnceLock::new();
+    MODEL.get_or_init(|| load(&testdata("voxtral-mini/mistral"), ComputeType::F32))
+}
+
+fn load(path: &Path, compute_type: ComputeType) -> Arc<ChatModel> {
+    let options = LoadOptions::new().compute_type(compute_type).device("cpu");
+    ChatModel::load_path(path, &options, &Control::new()).unwrap()
+}
+
+fn speech() -> AudioClip {
+    AudioClip::new(&Audio::open(testdata("audio/jfk.wav")).unwrap()).unwrap()
+}
+
+fn greedy(max_tokens: usize) -> ChatOptions {
+    ChatOptions::new().temperature(0.0).max_tokens(max_tokens)
+}
+
+fn say(
+    session: &mut ChatSession,
+    messages: &[Message],
+    options: &ChatOptions,
+) -> (String, Summary) {
+    let mut all = String::new();
+    let mut summary = None;
+    for delta in session
+        .generate(messages, options, &Control::new())
+        .unwrap()
+    {
+        assert!(summary.is_none());
+        match delta.unwrap() {
+            Delta::Text { text } => {
+                assert!(!text.is_empty());
+                all.push_str(&text);
+            }
+            Delta::End(end) => summary = Some(end),
+            other => panic!("{other:?}"),
+        }
+    }
+    (all, summary.unwrap())
+}
+
+#[test]
+fn answers_are_the_references() {
+    let golden: Value =
+        serde_json::from_slice(&std::fs::read(testdata("voxtral-mini/golden.json")).unwrap())
+            .unwrap();
+    let audio = [
+        Part::from(speech()),
+        Part::from("What can you tell me about this audio?"),
+    ];
+    let text = [Part::from("Hello, how are you doing today?")];
+    for (case, parts) in [("chat_audio_text", &audio[..]), ("chat_text_only", &text)] {
+        let facts = &golden["cases"][case];
+        let ids = facts["greedy"].as_array().unwrap();
+        let ids: Vec<u32> = ids.iter().map(|id| id.as_u64().unwrap() as u32).collect();
+        let end = ids.iter().position(|&id| id == 2);
+        let shown = &ids[..end.unwrap_or(ids.len())];
+        // Calls of functions are shown at the end; none of these cases has one.
+        assert!(!shown.contains(&9));
+        let messages = [Message::User(parts.to_vec())];
+        let (said, summary) = say(&mut model().session(), &messages, &greedy(ids.len()));
+        assert_eq!(said, model().tokenizer().decode(shown, false), "{case}");
+        assert_eq!(summary.usage.prompt_tokens as u64, facts["n_prompt"]);
+        assert_eq!(summary.usage.cached_tokens, 0);
+        let (reason, n_tokens) = match end {
+            Some(at) => (FinishReason::Stop, at + 1),
+            None => (FinishReason::Length, ids.len()),
+        };
+        assert_eq!(summary.reason, reason);
+        assert_eq!(summary.usage.completion_tokens, n_tokens);
+    }
+}
+
+#[test]
+fn a_conversation_goes_on_where_it_was() {
+    let options = greedy(12);
+    let mut messages = vec![Message::User(vec![
+        speech().into(),
+        Part::from("What is said?"),
+    ])];
+    let mut session = model().session();
+    let (first, summary) = say(&mut session, &messages, &options);
+    assert_eq!(summary.timings.chunks, 2);
+    let before = summary.usage.prompt_tokens;
+    assert!(session.cached_tokens() >= before);
+
+    // The same sound once more in the messages, as a client without memory sends it.
+    messages = vec![
+        Message::User(vec![speech().into(), Part::from("What is said?")]),
+        Message::assistant(format!("{first}.")),
+        Message::user("Why?"),
+    ];
+    let (second, summary) = say(&mut session, &messages, &options);
+    assert!(summary.usage.cached_tokens >= before - 1, "{summary:?}");
+    assert_eq!(summary.timings.chunks, 0, "no sound is encoded twice");
+    let (fresh, whole) = say(&mut model().session(), &messages, &options);
+    assert_eq!(second, fresh);
+    assert_eq!(whole.usage.prompt_tokens, summary.usage.prompt_tokens);
+
+    // Asked again, the answer is the same, and nothing but the last token of the prompt is computed.
+    let (again, summary) = say(&mut session, &messages, &options);
+    assert_eq!(again, second);
+    assert_eq!(summary.usage.cached_tokens, summary.usage.prompt_tokens - 1);
+
+    // Another conversation in the same session: what it shares with the last one is kept, here its beginning.
+    let other = [Message::user("Something else")];
+    let (said, _) = say(&mut session, &other, &options);
+    assert_eq!(said, say(&mut model().session(), &other, &options).0);
+    session.clear();
+    assert_eq!(session.cached_tokens(), 0);
+    assert_eq!(said, say(&mut session, &other, &options).0);
+}
+
+#[test]
+fn new_sound_behind_known_sound_is_heard() {
+    let options = greedy(8);
+    let noise: Vec<f32> = (0..40_000).map(|i| (i as f32 * 0.37).sin() * 0.3).collect();
+    let noise = AudioClip::new(&Audio::from_samples(noise, 8_000).unwrap()).unwrap();
+    assert!((noise.duration() - 5.0).abs() < 1e-6);
+    let messages = |parts: Vec<Part>| [Message::User(parts)];
+    let mut session = model().session();
+    say(
+        &mut session,
+        &messages(vec![speech().into(), Part::from("One?")]),
+        &options,
+    );
+    let both = messages(vec![speech().into(), noise.into(), Part::from("Two?")]);
+    let (said, summary) = say(&mut session, &both, &options);
+    assert_eq!(summary.timings.chunks, 1);
+    assert_eq!(said, say(&mut model().session(), &both, &options).0);
+    // Nothing at all and one sample are a chunk of silence.
+    for samples in [vec![], vec![0.1]] {
+        let clip = AudioClip::new(&Audio::from_samples(samples, 16_000).unwrap()).unwrap();
+        let (_, summary) = say(&mut session, &messages(vec![clip.into()]), &options);
+        assert_eq!(summary.usage.prompt_tokens, 4 + 100);
+    }
+}
+
+#[test]
+fn a_turn_can_be_stopped_anywhere() {
+    let options = greedy(20);
+    let messages = [Message::User(vec![speech().into(), Part::from("Hm?")])];
+    let (whole, _) = say(&mut model().session(), &messages, &options);
+    let mut session = model().session();
+    // Dropped before it began, and after the first text.
+    drop(
+        session
+            .generate(&messages, &options, &Control::new())
+            .unwrap(),
+    );
+    assert_eq!(session.cached_tokens(), 0);
+    let mut begun = session
+        .generate(&messages, &options, &Control::new())
+        .unwrap();
+    begun.next().unwrap().unwrap();
+    drop(begun);
+    assert_eq!(say(&mut session, &messages, &options).0, whole);
+    // Cancelled while it runs.
+    let control = Control::new();
+    let mut session = model().session();
+    let mut turn = session.generate(&messages, &options, &control).unwrap();
+    turn.next().unwrap().unwrap();
+    control.cancel();
+    let rest: Vec<_> = turn.collect();
+    assert!(matches!(rest[..], [Err(Error::Cancelled)]), "{rest:?}");
+    assert_eq!(say(&mut session, &messages, &options).0, whole);
+    // A word at which the text ends.
+    let word: String = whole.chars().skip(3).take(2).collect();
+    let (short, summary) = say(
+        &mut session,
+        &messages,
+        &greedy(20).stop(vec![word.clone()]),
+    );
+    assert_eq!(short, whole[..whole.find(&word).unwrap()]);
+    assert_eq!(summary.reason, FinishReason::Stop);
+}
+
+#[test]
+fn seeds_decide_what_is_drawn() {
+    let messages = [Message::user("Hello")];
+    let draw = |seed| {
+        let options = ChatOptions::new()
+            .temperature(1.5)
+            .top_p(1.0)
+            .seed(seed)
+            .max_tokens(16);
+        say(&mut model().session(), &messages, &options).0
+    };
+    assert_eq!(draw(1), draw(1));
+    assert_ne!(draw(1), draw(2));
+}
+
+#[test]
+fn what_cannot_be_is_an_error() {
+    let mut session = model().session();
+    let mut refused = |messages: &[Message], options: &ChatOptions| {
+        let generation = session.generate(messages, options, &Control::new());
+        generation.map(drop).unwrap_err().to_string()
+    };
+    let hello = [Message::user("Hello")];
+    assert!(refused(&[], &greedy(1)).contains("messages"));
+    assert!(refused(&hello, &greedy(0)).contains("max_tokens"));
+    assert!(refused(&hello, &ChatOptions::new().temperature(-1.0)).contains("temperature"));
+    assert!(refused(&hello, &ChatOptions::new().top_p(1.5)).contains("top_p"));
+    let system = [Message::system("x"), Message::User(vec![speech().into()])];
+    assert!(refused(&system, &greedy(1)).contains("system"));
+    let long = [Message::user("word ".repeat(5000))];
+    assert!(refused(&long, &greedy(1)).contains("4096"));
+}
+
+/// A packed folder says what the same type made at load says, and every type runs.
+#[test]
+fn types_of_weights_agree() {
+    use turaco::models::voxtral_mini::{VoxtralMiniCheckpoint, convert, random};
+    use turaco::weights::new_folder::NewFolder;
+    use turaco::weights::{DType, WeightType};
+    let folder = tempfile::tempdir().unwrap();
+    let control = Control::new();
+    let plain = folder.path().join("plain");
+    std::fs::create_dir(&plain).unwrap();
+    random::write_random(&random::tiny(), &plain, 3, &control).unwrap();
+    let messages = [Message::User(vec![speech().into(), Part::from("What?")])];
+    let said = |path: &Path, compute_type| {
+        let model = load(path, compute_type);
+        say(&mut model.session(), &messages, &greedy(6))
+    };
+    for (weight_type, compute_type) in [
+        (WeightType::F32, ComputeType::F32),
+        (WeightType::Bf16, ComputeType::Bf16),
+        (WeightType::F16, ComputeType::F16),
+        (WeightType::Q8, ComputeType::Q8),
+        (WeightType::Q4, ComputeType::Q4),
+    ] {
+        let packed = folder.path().join(weight_type.name());
+        let checkpoint = VoxtralMiniCheckpoint::open(&plain).unwrap();
+        let target = NewFolder::create(&packed).unwrap();
+        let dtype = DType::Panels(weight_type);
+        convert::write_hugging_face(&checkpoint, target, dtype, &control).unwrap();
+        let (text, summary) = said(&packed, ComputeType::Auto);
+        assert_eq!((text, summary.usage), {
+            let (text, summary) = said(&plain, compute_type);
+            (text, summary.usage)
+        });
+        // Six chunks of 2 s.
+        assert_eq!(summary.timings.chunks, 6);
+    }
+}
