@@ -16,6 +16,14 @@ pub struct Group {
     pub variables: &'static [Variable],
 }
 
+/// Default of `--tts-model`.
+pub const TURACO_TTS_MODEL: &str = "TURACO_TTS_MODEL";
+/// Default of `--llm-url`.
+pub const TURACO_LLM_URL: &str = "TURACO_LLM_URL";
+/// Default of `--llm-model`.
+pub const TURACO_LLM_MODEL: &str = "TURACO_LLM_MODEL";
+/// Default of `--llm-key`.
+pub const TURACO_LLM_KEY: &str = "TURACO_LLM_KEY";
 /// Default of `--model`.
 pub const TURACO_MODEL: &str = "TURACO_MODEL";
 /// Default of `--device`.
@@ -125,6 +133,27 @@ pub const GROUPS: &[Group] = &[
             Variable {
                 name: "XDG_DATA_HOME",
                 meaning: "parent of turaco/voices when that is not set [~/.local/share]",
+            },
+        ],
+    },
+    Group {
+        title: "Conversations",
+        variables: &[
+            Variable {
+                name: TURACO_TTS_MODEL,
+                meaning: "default of --tts-model",
+            },
+            Variable {
+                name: TURACO_LLM_URL,
+                meaning: "default of --llm-url",
+            },
+            Variable {
+                name: TURACO_LLM_MODEL,
+                meaning: "default of --llm-model",
+            },
+            Variable {
+                name: TURACO_LLM_KEY,
+                meaning: "default of --llm-key",
             },
         ],
     },

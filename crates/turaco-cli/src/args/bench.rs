@@ -9,6 +9,7 @@ use super::transcribe::{
     DecodingArgs, LanguageArgs, PromptArgs, Recognition, VadFilterArgs, WordArgs,
 };
 use super::values::{List, Number, parse_count};
+use super::voice::VoiceBenchArgs;
 
 /// What `turaco bench` accepts.
 #[derive(Debug, Clone, Args)]
@@ -33,6 +34,8 @@ pub struct BenchArgs {
     pub vad: VadFilterArgs,
     #[command(flatten)]
     pub stream: StreamArgs,
+    #[command(flatten)]
+    pub conversation: VoiceBenchArgs,
 }
 
 /// What is measured, and how often.

@@ -7,6 +7,7 @@ mod speak;
 mod stream;
 mod transcribe;
 mod values;
+mod voice;
 
 use std::path::PathBuf;
 
@@ -22,6 +23,7 @@ pub use models::{ModelsArgs, ModelsCommand, PlainFormat, RandomModel, WeightForm
 pub use speak::{SpeakArgs, VoiceArgs, VoicesArgs, VoicesCommand};
 pub use transcribe::{InputArgs, Recognition, TranscribeArgs};
 use values::parse_bool;
+pub use voice::EndpointArgs;
 
 /// The model when nothing names one: small, English, fetched in seconds.
 pub const DEFAULT_MODEL: &str = "tiny.en";

@@ -12,8 +12,8 @@ use turaco::models::qwen3_tts::Qwen3TtsConfig;
 use turaco::trace::Detail;
 use turaco::weights::Sidecars;
 
-use super::Context;
 use super::plan::check_recognition;
+use super::{Context, bench_voice};
 use crate::args::{BenchArgs, InputArgs};
 use crate::engine;
 use crate::exit::{Exit, Failure, Outcome, Stop};
@@ -30,6 +30,9 @@ const BUILT_IN_TEXT: &str = include_str!("../../../../testdata/audio/jfk.txt");
 /// Measure, print, save and compare.
 pub fn run(args: &BenchArgs, context: &Context) -> Outcome {
     check(args)?;
+    if args.conversation.voice {
+        return bench_voice::run(args, context);
+    }
     if args.measuring.live {
         return live(args, context);
     }
@@ -83,10 +86,12 @@ fn incomparable(args: &BenchArgs, mismatch: &Mismatch) -> Failure {
 fn check(args: &BenchArgs) -> Result<(), Failure> {
     let measuring = &args.measuring;
     check_recognition(args.recognition())?;
-    if measuring.live {
+    let (live, voice) = (measuring.live, args.conversation.voice);
+    if live || voice {
         let results = &args.results;
         let other = [
             ("--kernels", measuring.kernels),
+            ("--live", live && voice),
             ("--save", results.save.is_some()),
             ("--against", results.against.is_some()),
             ("--trace", results.trace.is_some()),
@@ -94,7 +99,8 @@ fn check(args: &BenchArgs) -> Result<(), Failure> {
         ];
         if let Some((option, _)) = other.into_iter().find(|(_, given)| *given) {
             return Err(Failure::usage(format!(
-                "`{option}` cannot be used with `--live`"
+                "`{option}` cannot be used with `{}`",
+                if voice { "--voice" } else { "--live" }
             )));
         }
         if measuring.sessions.0.contains(&0) {
@@ -335,7 +341,7 @@ fn frames(args: &BenchArgs, context: &Context) -> Outcome {
 }
 
 /// The named recordings, or the built-in one.
-fn clips(args: &BenchArgs) -> Result<Vec<Clip>, Failure> {
+pub(super) fn clips(args: &BenchArgs) -> Result<Vec<Clip>, Failure> {
     if args.audio.is_empty() {
         let reference = Some(BUILT_IN_TEXT.to_owned());
         return Ok(vec![Clip::bytes("jfk.wav", BUILT_IN_CLIP, reference)]);

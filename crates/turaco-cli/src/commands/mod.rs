@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub mod bench;
+mod bench_voice;
 pub mod completions;
 pub mod doctor;
 mod ear;

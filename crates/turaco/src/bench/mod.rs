@@ -35,6 +35,7 @@ mod targets;
 #[cfg(test)]
 mod testing;
 mod trace_file;
+mod voice;
 
 pub use baseline::{
     COMPONENT_LIMIT, Change, Comparison, Finding, Mismatch, Subject, WHOLE_LIMIT, compare,
@@ -54,3 +55,4 @@ pub use steps::Step;
 pub use summary::subject;
 pub use table::{comparison_table, table};
 pub use trace_file::chrome_trace;
+pub use voice::{GOAL_MS, ReadyMind, VoiceProtocol, VoiceReport, voice};

@@ -9,6 +9,7 @@ use std::time::Instant;
 use turaco_compute::{CpuOptions, Device};
 
 use crate::asr::Recognizer;
+use crate::asr::vad_stream::{SpeechDetector, SpeechEvent};
 use crate::models::silero_vad::SileroVad;
 use crate::{Result, Synthesizer};
 
@@ -17,7 +18,7 @@ use super::ear::{Ear, EarMessage};
 use super::events::{AnswerEnd, VoiceEvent};
 use super::listener::{Input, LISTENING_RATE, Listener};
 use super::mind::Mind;
-use super::options::VoiceOptions;
+use super::options::{TurnOptions, VoiceOptions};
 use super::shared::Shared;
 use super::speaker::{Speaker, SpeakerMessage};
 use super::thinker::{Question, Thinker};
@@ -62,6 +63,23 @@ impl VoiceModels {
         self
     }
 
+    /// Where the first turn in `sound` (mono at [`LISTENING_RATE`]) ends, in samples; `None` if nobody speaks.
+    ///
+    /// # Errors
+    /// Options that cannot be used.
+    pub fn first_turn(&self, turns: &TurnOptions, sound: &[f32]) -> Result<Option<usize>> {
+        let mut detector = SpeechDetector::new(&self.network, &turns.detector())?;
+        let mut first = None;
+        let mut heed = |event| {
+            if let SpeechEvent::Ended { sample, cut: false } = event {
+                first.get_or_insert(sample as usize);
+            }
+        };
+        detector.push(sound, &mut heed)?;
+        detector.finish(&mut heed)?;
+        Ok(first.map(|end| end.min(sound.len())))
+    }
+
     /// Samples per second of answers; `None` without a voice.
     pub fn sample_rate(&self) -> Option<u32> {
         self.synthesizer
@@ -102,7 +120,7 @@ impl VoiceSession {
         let max_buffer = options.max_buffer_s.unwrap_or(MAX_BUFFER_S);
         let max_waiting = (max_buffer.max(1.0) * f64::from(LISTENING_RATE)) as usize;
         // Options that cannot be used are found now, not in the thread.
-        crate::asr::vad_stream::SpeechDetector::new(&models.network, &options.turns.detector())?;
+        SpeechDetector::new(&models.network, &options.turns.detector())?;
         let voice = models.synthesizer.clone().filter(|_| mind.is_some());
         let sample_rate = voice.as_ref().map(|voice| voice.sample_rate());
         let shared = Arc::new(Shared::new(Box::new(on_event), options, sample_rate));

@@ -1,0 +1,111 @@
+//! Options of conversations by voice.
+
+use clap::Args;
+use turaco::asr::energy_gate::EnergyLimits;
+use turaco::voice::{Detection, Eagerness, TurnOptions};
+
+use super::values::{Number, parse_count};
+use crate::env;
+
+/// Who answers, if it is not a model of this program.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Answers from elsewhere")]
+pub struct EndpointArgs {
+    /// Let the chat endpoint at URL answer (anything that speaks OpenAI's protocol)
+    #[arg(long, value_name = "URL", env = env::TURACO_LLM_URL)]
+    pub llm_url: Option<String>,
+
+    /// Model that the endpoint is asked for
+    #[arg(long, value_name = "NAME", env = env::TURACO_LLM_MODEL, default_value = "default")]
+    pub llm_model: String,
+
+    /// Key of the endpoint
+    #[arg(long, value_name = "KEY", env = env::TURACO_LLM_KEY, hide_env_values = true)]
+    pub llm_key: Option<String>,
+}
+
+/// How conversations are measured.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Conversations")]
+pub struct VoiceBenchArgs {
+    /// Hold a conversation: how long after the end of speech the first text and the first sound of an answer are there. The
+    /// recording is the question, --model writes it down
+    #[arg(long)]
+    pub voice: bool,
+
+    /// Questions that count (needs --voice)
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = parse_count)]
+    pub turns: usize,
+
+    /// Model that says the answers (needs --voice) [default: they are only written]
+    #[arg(long, value_name = "MODEL", env = env::TURACO_TTS_MODEL)]
+    pub tts_model: Option<String>,
+
+    /// What is answered at once, without a model that thinks
+    #[arg(long, value_name = "TEXT", default_value = READY_ANSWER)]
+    pub answer: String,
+
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
+    #[command(flatten)]
+    pub turn: TurnArgs,
+}
+
+/// A sentence that is said soon, and more of them, so that there is something to interrupt.
+const READY_ANSWER: &str = "Of course, I can help you with that. Let me think about it for a moment, and then I will tell you \
+                            everything that I know, from the beginning to the end, as well as I can.";
+
+/// When the user's turn begins and ends.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Turns")]
+pub struct TurnArgs {
+    /// What tells speech from other sound: silero, energy, or none (Enter ends a turn)
+    #[arg(long, value_name = "NAME", default_value = "silero")]
+    pub vad: Detection,
+
+    /// Probability from which a moment is speech
+    #[arg(long, value_name = "P", default_value_t = Number(0.5))]
+    pub turn_threshold: Number,
+
+    /// Speech has to last this long before it counts
+    #[arg(long, value_name = "MS", default_value_t = 100)]
+    pub min_speech: u32,
+
+    /// Silence that ends a turn
+    #[arg(long, value_name = "MS", default_value_t = 500)]
+    pub turn_silence: u32,
+
+    /// Whether what was said moves the end of a turn (fixed, low, auto, high); needs a model that listens, such as voxtral-realtime
+    #[arg(long, value_name = "HOW", default_value = "fixed")]
+    pub eagerness: Eagerness,
+
+    /// Root mean square below which sound is silence, without asking the network [default: no gate]
+    #[arg(long, value_name = "LEVEL")]
+    pub energy_gate: Option<Number>,
+
+    /// Speech during an answer has to be clearer and longer: for loudspeakers that the microphone hears
+    #[arg(long)]
+    pub echo_guard: bool,
+
+    /// Let answers finish when somebody speaks
+    #[arg(long)]
+    pub no_interrupt: bool,
+}
+
+impl TurnArgs {
+    /// The library's options.
+    pub fn options(&self) -> TurnOptions {
+        let mut options = TurnOptions::default();
+        options.detection = self.vad;
+        options.threshold = self.turn_threshold.0;
+        options.min_speech_ms = self.min_speech;
+        options.silence_ms = self.turn_silence;
+        options.eagerness = self.eagerness;
+        options.energy_gate = self
+            .energy_gate
+            .map(|level| EnergyLimits::default().rms(level.0 as f32));
+        options.echo_guard = self.echo_guard;
+        options.interrupt = !self.no_interrupt;
+        options
+    }
+}
