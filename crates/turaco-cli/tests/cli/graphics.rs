@@ -60,3 +60,26 @@ fn the_processor_goes_on_where_auto_was_wrong_and_no_text_is_lost() {
         assert_eq!(warnings, 1, "{fault}: {}", run.stderr);
     }
 }
+
+#[test]
+fn weights_larger_than_what_its_kernels_see_are_split_and_write_the_same() {
+    if !has_graphics() {
+        return;
+    }
+    let expected = transcribe("wgpu", &[]);
+    expected.succeeds();
+    let split = transcribe("wgpu", &[("TURACO_GPU_FAULT", "buffers:2000000")]);
+    split.succeeds();
+    assert_eq!(split.stdout, expected.stdout);
+    // Where nothing can be split any more, it is said what does not fit.
+    transcribe("wgpu", &[("TURACO_GPU_FAULT", "buffers:1000")])
+        .fails(6, &["largest buffer of", "32 of its rows"]);
+}
+
+#[test]
+fn a_kernel_that_hangs_is_named() {
+    if has_graphics() {
+        transcribe("wgpu", &[("TURACO_GPU_FAULT", "patience:0")])
+            .fails(6, &["device vulkan", "did not end within 0 s"]);
+    }
+}

@@ -491,3 +491,56 @@ fn a_chat_endpoint_that_fails_says_why_and_one_that_hangs_can_be_cancelled() {
     assert_eq!(text, "So");
     assert!(started.elapsed() < Duration::from_secs(10));
 }
+
+#[test]
+fn long_silence_is_told_once_and_costs_little() {
+    for gate in [None, Some(Default::default())] {
+        let recorder = Recorder::default();
+        let mut options = options();
+        options.turns.idle_timeout_ms = Some(2000);
+        options.turns.energy_gate = gate;
+        options.max_buffer_s = Some(1000.0);
+        let session =
+            VoiceSession::start(&models(false, false), None, options, recorder.sink()).unwrap();
+        for _ in 0..300 {
+            assert!(session.push(&[0.0; 16_000]));
+        }
+        session.finish();
+        assert_eq!(recorder.events(), [VoiceEvent::Idle { at_ms: 2000 }]);
+    }
+}
+
+#[test]
+fn sessions_that_share_models_do_not_hear_each_other() {
+    let models = models(true, true);
+    let recorders: Vec<Recorder> = (0..4).map(|_| Recorder::default()).collect();
+    let minds: Vec<Script> = (0..4).map(|_| Script::new("I see.")).collect();
+    let contexts: Vec<_> = minds.iter().map(|mind| Arc::clone(&mind.contexts)).collect();
+    let sessions: Vec<VoiceSession> = minds
+        .into_iter()
+        .zip(&recorders)
+        .map(|(mind, recorder)| {
+            VoiceSession::start(&models, Some(Box::new(mind)), options(), recorder.sink()).unwrap()
+        })
+        .collect();
+    let sound = clip(2.0);
+    for piece in sound.chunks(4000) {
+        for session in &sessions {
+            assert!(session.push(piece));
+        }
+    }
+    for session in sessions {
+        session.finish();
+    }
+    for (recorder, contexts) in recorders.iter().zip(contexts) {
+        let heard = recorder.events().into_iter().filter_map(|event| match event {
+            VoiceEvent::Heard { text, .. } => Some(text),
+            _ => None,
+        });
+        let heard: Vec<String> = heard.collect();
+        assert_eq!(heard.len(), 1);
+        assert!(heard[0].contains("fellow Americans"), "{heard:?}");
+        let contexts = contexts.lock().unwrap();
+        assert_eq!((contexts.len(), contexts[0].len()), (1, 1));
+    }
+}
