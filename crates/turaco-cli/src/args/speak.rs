@@ -42,11 +42,11 @@ pub struct SpeakArgs {
     #[arg(long)]
     pub list_voices: bool,
 
-    /// Write to FILE instead: .wav, .flac, .opus or .pcm (raw 16-bit samples); "-" = stdout [default: the speaker, or stdout if that is a pipe]
+    /// Write to FILE instead: .wav, .flac, .opus, .mp3 or .pcm (raw 16-bit samples); "-" = stdout [default: the speaker, or stdout if that is a pipe]
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: Option<PathBuf>,
 
-    /// wav, flac, opus or pcm, whatever the file is called
+    /// wav, flac, opus, pcm, or mp3 in builds that have it, whatever the file is called
     #[arg(long, value_name = "FORMAT", help_heading = "Output")]
     pub format: Option<SoundFormat>,
 
@@ -76,6 +76,10 @@ pub struct SpeakArgs {
     /// Say long texts in one go instead of in pieces of some sentences
     #[arg(long)]
     pub no_split: bool,
+
+    /// Leave out Markdown, emoji and addresses; in English also say numbers, dates, money and signs in words
+    #[arg(long)]
+    pub normalize: bool,
 
     /// Where the model sees the text: in front of the sound, or a token beside each frame
     #[arg(
@@ -166,6 +170,7 @@ impl SpeakArgs {
         options.instruct = self.instruct.clone();
         options.language = self.language.clone();
         options.split = !self.no_split;
+        options.normalize = self.normalize;
         options.speed = self.speed.0 as f32;
         options.layout = match self.text_layout {
             Layout::Auto => TextLayout::Auto,

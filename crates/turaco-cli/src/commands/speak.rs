@@ -152,7 +152,7 @@ enum Sink {
 
 impl SinkKind {
     fn new(args: &SpeakArgs, stdout_is_terminal: bool) -> Result<Self, Failure> {
-        let given = args.format;
+        let given = args.format.map(writable).transpose()?;
         let Some(path) = &args.output else {
             return Ok(match stdout_is_terminal {
                 true => Self::Speaker,
@@ -174,11 +174,12 @@ impl SinkKind {
         let format = match (given, ending) {
             (Some(format), _) => format,
             (None, None) => SoundFormat::Wav,
-            (None, Some(ending)) => ending.parse().map_err(|_| {
+            (None, Some(ending)) => writable(ending.parse().map_err(|_| {
                 Failure::usage(format!("cannot write `.{ending}` files")).hint(
-                    "`.wav`, `.flac`, `.opus` and `.pcm` can be written; others with ffmpeg: `turaco speak … | ffmpeg -i - speech.mp3`",
+                    "`.wav`, `.flac`, `.opus`, `.mp3` and `.pcm` can be written; others with ffmpeg: \
+                     `turaco speak … | ffmpeg -i - speech.m4a`",
                 )
-            })?,
+            })?)?,
         };
         Ok(Self::File(format))
     }
@@ -196,6 +197,17 @@ impl SinkKind {
                 Sink::Stdout(writer.map_err(failed)?)
             }
         })
+    }
+}
+
+/// The format, if this build has it.
+fn writable(format: SoundFormat) -> Result<SoundFormat, Failure> {
+    match format.is_available() {
+        true => Ok(format),
+        false => Err(Failure::usage(format!("this build cannot write {format}")).hint(format!(
+            "build with `--features {format}` (the encoder is under the LGPL, so it is no default), or convert: \
+             `turaco speak … | ffmpeg -i - speech.{format}`"
+        ))),
     }
 }
 

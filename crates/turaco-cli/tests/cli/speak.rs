@@ -268,8 +268,14 @@ fn what_cannot_be_done_is_said() {
         .fails(2, &["no text"]);
     home.run(["speak", "-m", &model, TEXT, "--voice", "ryan", "-o", out])
         .fails(3, &["CustomVoice"]);
-    home.run(["speak", "-m", &model, TEXT, "-o", "a.mp3"])
-        .fails(2, &["mp3"]);
+    home.run(["speak", "-m", &model, TEXT, "-o", "a.wma"])
+        .fails(2, &["wma", "ffmpeg"]);
+    if !cfg!(feature = "mp3") {
+        for option in [["-o", "a.mp3"], ["--format", "mp3"]] {
+            home.run(["speak", "-m", &model, TEXT].into_iter().chain(option))
+                .fails(2, &["--features mp3", "ffmpeg"]);
+        }
+    }
     home.run(["speak", "-m", &model, TEXT, "-o", "/nowhere/a.wav"])
         .fails(1, &["/nowhere/a.wav"]);
     home.run([

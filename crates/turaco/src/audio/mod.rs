@@ -26,6 +26,8 @@ mod writer;
 mod container;
 #[cfg(feature = "encode")]
 mod flac;
+#[cfg(feature = "mp3")]
+mod mp3;
 #[cfg(feature = "decode")]
 mod mp4;
 #[cfg(feature = "encode")]

@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::str::FromStr;
 
 use super::encode::{WavFormat, wav_header};
+#[cfg(feature = "mp3")]
+use super::mp3::Mp3Writer;
 #[cfg(feature = "encode")]
 use super::{flac::FlacWriter, ogg_opus::OggOpusWriter};
 
@@ -20,11 +22,13 @@ pub enum SoundFormat {
     Flac,
     /// Opus in Ogg.
     Opus,
+    /// MP3, in builds with the cargo feature `mp3`.
+    Mp3,
 }
 
 impl SoundFormat {
     /// All formats.
-    pub const ALL: [Self; 4] = [Self::Wav, Self::Pcm, Self::Flac, Self::Opus];
+    pub const ALL: [Self; 5] = [Self::Wav, Self::Pcm, Self::Flac, Self::Opus, Self::Mp3];
 
     /// The short name, which is also the usual ending of files.
     pub const fn name(self) -> &'static str {
@@ -33,6 +37,16 @@ impl SoundFormat {
             Self::Pcm => "pcm",
             Self::Flac => "flac",
             Self::Opus => "opus",
+            Self::Mp3 => "mp3",
+        }
+    }
+
+    /// Whether this build can write it.
+    pub const fn is_available(self) -> bool {
+        match self {
+            Self::Wav | Self::Pcm => true,
+            Self::Flac | Self::Opus => cfg!(feature = "encode"),
+            Self::Mp3 => cfg!(feature = "mp3"),
         }
     }
 }
@@ -53,7 +67,8 @@ impl FromStr for SoundFormat {
             "pcm" | "raw" | "s16le" => Ok(Self::Pcm),
             "flac" => Ok(Self::Flac),
             "opus" | "ogg" | "oga" => Ok(Self::Opus),
-            other => Err(format!("`{other}` is none of wav, pcm, flac, opus")),
+            "mp3" => Ok(Self::Mp3),
+            other => Err(format!("`{other}` is none of wav, pcm, flac, opus, mp3")),
         }
     }
 }
@@ -73,6 +88,8 @@ enum Kind {
     Flac(FlacWriter),
     #[cfg(feature = "encode")]
     Opus(Box<OggOpusWriter>),
+    #[cfg(feature = "mp3")]
+    Mp3(Mp3Writer),
 }
 
 impl<W: Write> SoundWriter<W> {
@@ -96,9 +113,17 @@ impl<W: Write> SoundWriter<W> {
                 writer.write_all(&opus.header())?;
                 Kind::Opus(Box::new(opus))
             }
-            #[cfg(not(feature = "encode"))]
+            #[cfg(feature = "mp3")]
+            SoundFormat::Mp3 => Kind::Mp3(Mp3Writer::new(sample_rate)?),
+            #[cfg(not(all(feature = "encode", feature = "mp3")))]
             other => {
-                let message = format!("{other} is not in this build");
+                let feature = match other {
+                    SoundFormat::Mp3 => "mp3",
+                    _ => "encode",
+                };
+                let message = format!(
+                    "{other} is not in this build, which has to be made with the cargo feature `{feature}`"
+                );
                 return Err(io::Error::new(io::ErrorKind::Unsupported, message));
             }
         };
@@ -125,6 +150,11 @@ impl<W: Write> SoundWriter<W> {
                 let page = opus.push(samples)?;
                 self.writer.write_all(&page)
             }
+            #[cfg(feature = "mp3")]
+            Kind::Mp3(mp3) => {
+                let frames = mp3.push(samples)?;
+                self.writer.write_all(&frames)
+            }
         }
     }
 
@@ -144,6 +174,8 @@ impl<W: Write> SoundWriter<W> {
             Kind::Flac(flac) => self.writer.write_all(&flac.finish()?)?,
             #[cfg(feature = "encode")]
             Kind::Opus(opus) => self.writer.write_all(&opus.finish()?)?,
+            #[cfg(feature = "mp3")]
+            Kind::Mp3(mp3) => self.writer.write_all(&mp3.finish()?)?,
         }
         self.writer.flush()?;
         Ok(self.writer)
@@ -223,5 +255,68 @@ mod tests {
             }
         }
         assert!(SoundWriter::new(Vec::new(), SoundFormat::Opus, 44_100).is_err());
+    }
+
+    #[test]
+    fn what_a_build_cannot_write_says_how_to_get_it() {
+        for format in SoundFormat::ALL {
+            match SoundWriter::new(Vec::new(), format, 24_000) {
+                Ok(_) => assert!(format.is_available()),
+                Err(error) => {
+                    assert!(!format.is_available());
+                    assert!(error.to_string().contains(format.name()), "{error}");
+                }
+            }
+        }
+    }
+
+    #[cfg(feature = "mp3")]
+    #[test]
+    fn mp3_sounds_as_it_did() {
+        for (rate, len) in [
+            (24_000, 48_000),
+            (48_000, 50_000),
+            (44_100, 44_100),
+            (16_000, 16_001),
+        ] {
+            let samples = tone(len);
+            let mut same = None;
+            for piece in [1920, 77, len] {
+                let bytes = written(&samples, SoundFormat::Mp3, rate, piece);
+                let first = same.get_or_insert_with(|| bytes.clone());
+                assert!(first == &bytes, "{rate} {piece}");
+            }
+            let audio = Audio::from_bytes(same.unwrap_or_default(), "a.mp3").unwrap();
+            assert!(audio.notices().is_empty(), "{:?}", audio.notices());
+            let original = Audio::from_samples(samples, rate).unwrap();
+            let original = original.resampled(audio.sample_rate()).unwrap();
+            let (samples, heard) = (original.samples(), audio.samples());
+            // The last frame is filled up with silence, and encoder and decoder look ahead.
+            let n_more = heard.len().checked_sub(samples.len());
+            assert!(
+                n_more.is_some_and(|more| more <= 3 * 1152),
+                "{rate}: {n_more:?}"
+            );
+            let correlation = |lag: usize| {
+                let (mut product, mut squares) = (0.0_f64, [0.0_f64; 2]);
+                for (a, b) in samples.iter().zip(&heard[lag..]) {
+                    product += f64::from(a * b);
+                    squares[0] += f64::from(a * a);
+                    squares[1] += f64::from(b * b);
+                }
+                product / (squares[0] * squares[1]).sqrt().max(1e-9)
+            };
+            let best = (0..=heard.len() - samples.len())
+                .map(correlation)
+                .fold(0.0, f64::max);
+            assert!(best > 0.99, "{rate}: {best}");
+        }
+        assert!(SoundWriter::new(Vec::new(), SoundFormat::Mp3, 0).is_err());
+    }
+
+    #[test]
+    fn writers_go_from_thread_to_thread() {
+        fn check<T: Send>() {}
+        check::<SoundWriter<Vec<u8>>>();
     }
 }

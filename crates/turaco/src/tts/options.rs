@@ -53,6 +53,9 @@ pub struct SpeakOptions {
     pub first_chunk: usize,
     /// Whether long texts are said in pieces.
     pub split: bool,
+    /// Whether Markdown, emoji and addresses are left out of what is said, and in English also numbers, dates, sums of money and
+    /// signs become words. Where the language is left to the model, frequent words tell whether a text is English.
+    pub normalize: bool,
     /// Above 1 is faster, at the same pitch; the sound is changed, not the model's way to speak. 0.25 to 4.
     pub speed: f32,
 }
@@ -76,6 +79,7 @@ impl Default for SpeakOptions {
             exact_frames: None,
             first_chunk: 1,
             split: true,
+            normalize: false,
             speed: 1.0,
         }
     }
@@ -137,6 +141,8 @@ impl SpeakOptions {
         exact_frames: usize,
         /// Whether long texts are said in pieces.
         split: bool,
+        /// Whether marks are left out and numbers become words.
+        normalize: bool,
         /// Above 1 is faster.
         speed: f32,
     }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::audio::{Audio, TimeStretcher};
+use crate::tokenizer::language_name;
 use crate::{Control, Error, Result};
 
 use super::guard::StopReason;
 use super::loaded::{Engine, Loaded};
+use super::normalize::spoken_text;
 use super::options::SpeakOptions;
 use super::sentences::SentenceSplitter;
 use super::synthesizer::{Anchor, Plan, Synthesizer};
@@ -109,20 +111,41 @@ impl<'a> SpeechStream<'a> {
     pub fn push(&mut self, text: &str) {
         self.splitter.push(text);
         while let Some(piece) = self.splitter.next() {
-            self.pieces.push_back(piece);
+            self.add_piece(piece);
         }
     }
 
     /// A whole piece of text, said by itself.
     pub fn push_piece(&mut self, text: &str) {
-        self.pieces.extend(self.splitter.finish());
-        self.pieces.push_back(text.to_owned());
+        self.end_piece();
+        self.add_piece(text.to_owned());
     }
 
     /// There is no more text.
     pub fn finish(&mut self) {
-        self.pieces.extend(self.splitter.finish());
+        self.end_piece();
         self.finished = true;
+    }
+
+    fn end_piece(&mut self) {
+        if let Some(piece) = self.splitter.finish() {
+            self.add_piece(piece);
+        }
+    }
+
+    fn add_piece(&mut self, mut piece: String) {
+        if self.options.normalize {
+            let asked = self.options.language.as_deref().map(str::to_lowercase);
+            let name = asked
+                .filter(|asked| asked != "auto")
+                .map(|asked| language_name(&asked).map_or(asked.clone(), str::to_lowercase));
+            piece = spoken_text(&piece, name.as_deref());
+            // A rule or a picture leaves nothing to say.
+            if !piece.contains(char::is_alphanumeric) {
+                return;
+            }
+        }
+        self.pieces.push_back(piece);
     }
 
     /// Why each piece of text that is over was over.

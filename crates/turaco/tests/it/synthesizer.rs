@@ -221,6 +221,31 @@ fn long_texts_are_said_in_pieces_and_one_at_a_time() {
 }
 
 #[test]
+fn marks_and_numbers_are_said_as_words_where_that_is_asked_for() {
+    let synthesizer = load("voice_design", 0).unwrap();
+    let said = |options: &SpeakOptions, text: &str| -> Vec<String> {
+        let speech = synthesizer.speak(text, options, &Control::new()).unwrap();
+        speech.pieces.into_iter().map(|(text, _)| text).collect()
+    };
+    let written = "**The** 3 boats \u{1f6a4}";
+    let mut options = SpeakOptions::new().seed(1);
+    options.max_frames = Some(2);
+    assert_eq!(said(&options, written), [written]);
+    let options = options.normalize(true);
+    assert_eq!(said(&options, written), ["The three boats"]);
+    assert_eq!(said(&options, "\u{1f6a4}"), [""; 0]);
+
+    // The same as it comes.
+    let mut stream = synthesizer.open_stream(&options, &Control::new()).unwrap();
+    for character in written.chars() {
+        stream.push(&character.to_string());
+    }
+    stream.finish();
+    while stream.next_chunk().unwrap().is_some() {}
+    assert_eq!(stream.said()[0].0, "The three boats");
+}
+
+#[test]
 fn speech_that_does_not_end_is_ended() {
     let synthesizer = load("voice_design", 0).unwrap();
     // Random weights do not know when to stop.
