@@ -139,6 +139,11 @@ impl AudioClip {
         Ok(Self { samples })
     }
 
+    /// Sound that is mono at 16 kHz already.
+    pub fn heard(samples: Arc<[f32]>) -> Self {
+        Self { samples }
+    }
+
     /// The samples, at 16 kHz.
     pub fn samples(&self) -> &[f32] {
         &self.samples

@@ -9,6 +9,7 @@
 //! itself, or a chat endpoint that is given text. Times of every stage come with the end of each answer ([`TurnTimings`]).
 
 mod answer;
+mod chat_mind;
 mod clauses;
 pub mod conversation;
 mod ear;
@@ -24,6 +25,7 @@ mod speaker;
 mod thinker;
 pub mod timings;
 
+pub use chat_mind::ChatMind;
 pub use clauses::ClauseSplitter;
 pub use conversation::{Conversation, ConversationOptions, Message, Role, Summary};
 #[cfg(feature = "hub")]

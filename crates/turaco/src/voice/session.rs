@@ -274,10 +274,11 @@ impl VoiceSession {
         self.shared.conversation().clone()
     }
 
-    /// There is no more sound: what was said is answered, then everything ends. Waits for it.
-    pub fn finish(mut self) {
+    /// There is no more sound: what was said is answered, then everything ends. Waits for it; what was said is returned.
+    pub fn finish(mut self) -> Conversation {
         self.inputs = None;
         self.join();
+        self.conversation()
     }
 
     fn join(&mut self) {
