@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use turaco::cache::{Alias, Lookup, ModelCache, ModelName};
+use turaco::cache::{Lookup, ModelCache};
 use turaco::hub::Hub;
 use turaco::{Error, LoadOptions, Recognizer, Synthesizer};
 
@@ -50,16 +50,6 @@ pub fn find(name: &str, context: &Context) -> Result<PathBuf, Failure> {
     // Neither a bar nor a client for what is here already.
     if let Lookup::Found(found) = cache.find(name)? {
         return Ok(found.path);
-    }
-    let families = ["voxtral-realtime", "qwen3-tts"];
-    let known = |name: &str| families.iter().any(|family| name.starts_with(family));
-    let usable = |alias: &Alias| alias.is_whisper() || alias.names.iter().any(|name| known(name));
-    if matches!(ModelName::parse(name), Ok(ModelName::Alias(alias)) if !usable(alias)) {
-        // Gigabytes that nothing could be done with.
-        return Err(Failure::model(format!(
-            "model `{name}` cannot be used yet: this version runs Whisper, Voxtral Realtime and Qwen3-TTS"
-        ))
-        .hint("`turaco models list` shows all names"));
     }
     let bar = Bar::new(&context.printer, name, Unit::Bytes);
     let control = bar.watch(&context.control);

@@ -20,6 +20,7 @@ mod recording;
 mod signals;
 mod sound;
 mod speaker;
+mod typed;
 mod usage;
 
 use std::process::ExitCode;

@@ -129,6 +129,19 @@ impl Printer {
         self.result(format!("{line}\n").as_bytes())
     }
 
+    /// What somebody at a terminal is asked with: no line end behind it.
+    pub fn prompt(&self, text: &str) {
+        if self.shows(Level::Normal) {
+            let mut stderr = io::stderr().lock();
+            // Without a terminal there is nobody to ask.
+            drop(
+                stderr
+                    .write_all(text.as_bytes())
+                    .and_then(|()| stderr.flush()),
+            );
+        }
+    }
+
     /// Help that nobody asked for.
     pub fn help(&self, text: &str) {
         self.stderr(text.trim_end());

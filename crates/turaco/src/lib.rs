@@ -13,6 +13,7 @@ pub mod features;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod load;
+mod loop_guard;
 pub mod models;
 pub mod nn;
 pub mod output;

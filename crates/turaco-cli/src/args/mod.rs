@@ -1,6 +1,7 @@
 //! Every option of the command line, declared once; help, completions, man pages and the reference are made from it.
 
 mod bench;
+mod chat;
 mod listen;
 mod models;
 mod speak;
@@ -18,6 +19,7 @@ use turaco::ComputeType;
 use crate::env;
 
 pub use bench::BenchArgs;
+pub use chat::ChatArgs;
 pub use listen::ListenArgs;
 pub use models::{ModelsArgs, ModelsCommand, PlainFormat, RandomModel, WeightFormat};
 pub use speak::{SpeakArgs, VoiceArgs, VoicesArgs, VoicesCommand};
@@ -154,6 +156,9 @@ pub enum Subcommands {
     /// Text to speech, in voices by name, by description, or of a recording
     #[command(after_help = SPEAK_EXAMPLES)]
     Speak(Box<SpeakArgs>),
+    /// Talk with a model that hears: text and sound in, text out
+    #[command(after_help = CHAT_EXAMPLES)]
+    Chat(Box<ChatArgs>),
     /// List, save and remove voices
     Voices(VoicesArgs),
     /// Find where there is speech
@@ -190,6 +195,12 @@ const SPEAK_EXAMPLES: &str = "Examples:
   turaco speak -m qwen3-tts-1.7b-voicedesign --instruct \"an old sailor, slow and hoarse\" -o story.wav --file story.txt
   turaco voices create anna --ref-audio anna.wav --ref-text \"It was a calm morning.\"
   some-language-model | turaco speak --voice anna | aplay";
+
+const CHAT_EXAMPLES: &str = "Examples:
+  turaco chat --audio meeting.m4a \"What was decided, and who does what?\"
+  turaco chat --audio a.wav --audio b.wav \"Is this the same speaker?\"
+  turaco chat --system \"Answer in one sentence.\"                # a conversation, line by line
+  turaco chat --audio order.wav --tools functions.json --json    # calls of functions from speech";
 
 const BENCH_EXAMPLES: &str = "Examples:
   turaco bench -m base --beam-size 1 -n 10

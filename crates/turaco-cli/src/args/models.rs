@@ -103,6 +103,12 @@ pub enum RandomModel {
     VoxtralRealtime,
     /// Two layers each, for tests.
     VoxtralRealtimeTiny,
+    /// The published sizes, 9.4 GB.
+    VoxtralMini,
+    /// The published sizes, 49 GB.
+    VoxtralSmall,
+    /// Two layers each, for tests.
+    VoxtralMiniTiny,
     /// The published sizes, 2.5 GB with the codec.
     #[value(name = "qwen3-tts-0.6b-base")]
     Qwen3Tts06bBase,

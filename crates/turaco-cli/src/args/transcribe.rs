@@ -37,7 +37,7 @@ pub struct TranscribeArgs {
 }
 
 /// Which sound to read.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Input")]
 pub struct InputArgs {
     /// Audio or video files, directories, glob patterns, or "-" for standard input

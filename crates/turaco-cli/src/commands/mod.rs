@@ -2,6 +2,7 @@
 
 pub mod bench;
 mod bench_voice;
+pub mod chat;
 pub mod completions;
 pub mod doctor;
 mod ear;
@@ -48,6 +49,7 @@ pub fn run(cli: Cli, printer: &Arc<Printer>, control: &Control) -> Outcome {
         Subcommands::Translate(args) => transcribe::run(&args, Task::Translate, &context),
         Subcommands::Listen(args) => listen::run(&args, &context),
         Subcommands::Speak(args) => speak::run(&args, &context),
+        Subcommands::Chat(args) => chat::run(&args, &context),
         Subcommands::Voices(args) => voices::run(&args, &context),
         Subcommands::Vad(args) => vad::run(&args, &context),
         Subcommands::Models(args) => models::run(&args, &context),
@@ -56,6 +58,14 @@ pub fn run(cli: Cli, printer: &Arc<Printer>, control: &Control) -> Outcome {
         Subcommands::Completions(args) => completions::run(&args, &context),
         Subcommands::Man(args) => man::run(&args, &context),
         Subcommands::Help(args) => help::run(&args, &context),
+    }
+}
+
+/// The model to converse with: the one that was named, or the small one that hears.
+pub fn chat_model(named: &str) -> &str {
+    match named {
+        DEFAULT_MODEL => "voxtral-mini",
+        _ => named,
     }
 }
 

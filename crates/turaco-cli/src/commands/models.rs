@@ -8,7 +8,8 @@ use serde_json::json;
 use turaco::cache::{ALIASES, CachedModel};
 use turaco::hub::Hub;
 use turaco::models::qwen3_tts::{self, Qwen3TtsCheckpoint};
-use turaco::models::voxtral_realtime::{self, VoxtralRealtimeCheckpoint, VoxtralRealtimeConfig};
+use turaco::models::voxtral_mini::{self, VoxtralMiniCheckpoint};
+use turaco::models::voxtral_realtime::{self, VoxtralRealtimeCheckpoint};
 use turaco::models::whisper::{self, WhisperCheckpoint};
 use turaco::weights::new_folder::NewFolder;
 use turaco::weights::{self, DType, WeightType};
@@ -215,6 +216,7 @@ fn convert(input: &str, output: &Path, dtype: DType, context: &Context) -> Outco
     let path = engine::find(input, context)?;
     let opened = weights::open(&path).map_err(engine::model_failure)?;
     let is_realtime = VoxtralRealtimeCheckpoint::is_one(&opened).map_err(engine::model_failure)?;
+    let is_chat = VoxtralMiniCheckpoint::is_one(&opened).map_err(engine::model_failure)?;
     let is_tts = Qwen3TtsCheckpoint::is_one(&opened).map_err(engine::model_failure)?;
     let write: WriteInto = if is_tts {
         let checkpoint =
@@ -227,6 +229,12 @@ fn convert(input: &str, output: &Path, dtype: DType, context: &Context) -> Outco
             VoxtralRealtimeCheckpoint::from_checkpoint(opened).map_err(engine::model_failure)?;
         Box::new(move |folder, control| {
             voxtral_realtime::convert::write_hugging_face(&checkpoint, folder, dtype, control)
+        })
+    } else if is_chat {
+        let checkpoint =
+            VoxtralMiniCheckpoint::from_checkpoint(opened).map_err(engine::model_failure)?;
+        Box::new(move |folder, control| {
+            voxtral_mini::convert::write_hugging_face(&checkpoint, folder, dtype, control)
         })
     } else {
         let checkpoint =
@@ -241,44 +249,42 @@ fn convert(input: &str, output: &Path, dtype: DType, context: &Context) -> Outco
     new_folder(output, write, context)
 }
 
+/// Writes random weights into a folder.
+type WriteRandom = Box<dyn FnOnce(&Path, &Control) -> turaco::Result<()>>;
+
 /// Write a model with random weights.
 fn random(name: RandomModel, output: &Path, seed: u64, context: &Context) -> Outcome {
     use qwen3_tts::TtsKind::{Base, CustomVoice, VoiceDesign};
     use qwen3_tts::random::Size::{Large, Small};
-    let tts = match name {
-        RandomModel::VoxtralRealtime => {
-            return random_voxtral(
-                &voxtral_realtime::random::published(),
-                output,
-                seed,
-                context,
-            );
-        }
-        RandomModel::VoxtralRealtimeTiny => {
-            return random_voxtral(&voxtral_realtime::random::tiny(), output, seed, context);
-        }
-        RandomModel::Qwen3Tts06bBase => qwen3_tts::random::published(Small, Base),
-        RandomModel::Qwen3Tts06bCustomVoice => qwen3_tts::random::published(Small, CustomVoice),
-        RandomModel::Qwen3Tts17bBase => qwen3_tts::random::published(Large, Base),
-        RandomModel::Qwen3Tts17bCustomVoice => qwen3_tts::random::published(Large, CustomVoice),
-        RandomModel::Qwen3Tts17bVoiceDesign => qwen3_tts::random::published(Large, VoiceDesign),
-        RandomModel::Qwen3TtsTiny => qwen3_tts::random::tiny(),
+    use voxtral_mini::random as mini;
+    use voxtral_realtime::random as realtime;
+    let tts = |model: qwen3_tts::Qwen3TtsConfig| -> WriteRandom {
+        Box::new(move |folder, control| {
+            qwen3_tts::random::write_random(&model, folder, seed, control)
+        })
+    };
+    let realtime = |config: voxtral_realtime::VoxtralRealtimeConfig| -> WriteRandom {
+        Box::new(move |folder, control| realtime::write_random(&config, folder, seed, control))
+    };
+    let mini = |config: voxtral_mini::VoxtralMiniConfig| -> WriteRandom {
+        Box::new(move |folder, control| mini::write_random(&config, folder, seed, control))
+    };
+    let published = qwen3_tts::random::published;
+    let content = match name {
+        RandomModel::VoxtralRealtime => realtime(realtime::published()),
+        RandomModel::VoxtralRealtimeTiny => realtime(realtime::tiny()),
+        RandomModel::VoxtralMini => mini(mini::published_mini()),
+        RandomModel::VoxtralSmall => mini(mini::published_small()),
+        RandomModel::VoxtralMiniTiny => mini(mini::tiny()),
+        RandomModel::Qwen3Tts06bBase => tts(published(Small, Base)),
+        RandomModel::Qwen3Tts06bCustomVoice => tts(published(Small, CustomVoice)),
+        RandomModel::Qwen3Tts17bBase => tts(published(Large, Base)),
+        RandomModel::Qwen3Tts17bCustomVoice => tts(published(Large, CustomVoice)),
+        RandomModel::Qwen3Tts17bVoiceDesign => tts(published(Large, VoiceDesign)),
+        RandomModel::Qwen3TtsTiny => tts(qwen3_tts::random::tiny()),
     };
     let write = |folder: NewFolder, control: &Control| {
-        qwen3_tts::random::write_random(&tts, folder.hidden(), seed, control)?;
-        folder.publish()
-    };
-    new_folder(output, write, context)
-}
-
-fn random_voxtral(
-    config: &VoxtralRealtimeConfig,
-    output: &Path,
-    seed: u64,
-    context: &Context,
-) -> Outcome {
-    let write = |folder: NewFolder, control: &Control| {
-        voxtral_realtime::random::write_random(config, folder.hidden(), seed, control)?;
+        content(folder.hidden(), control)?;
         folder.publish()
     };
     new_folder(output, write, context)

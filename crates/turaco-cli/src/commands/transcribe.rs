@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use serde_json::json;
-use turaco::asr::{Info, Task};
+use turaco::asr::{Info, Task, TranscribeOptions};
 use turaco::output::{self, OutputFormat, Transcript, Writer};
 use turaco::{Audio, Error, LoadOptions, Recognizer, Segment};
 
@@ -21,6 +21,9 @@ use crate::files;
 use crate::inputs::{self, Input};
 use crate::printer::Level;
 use crate::progress::{Bar, Unit};
+
+/// Seconds that a model without times hears at once where times are wanted.
+const TIMED_STRETCH: f64 = 30.0;
 
 /// Do it.
 pub fn run(args: &TranscribeArgs, task: Task, context: &Context) -> Outcome {
@@ -109,6 +112,27 @@ impl Job<'_> {
         }
     }
 
+    /// A model that tells no times hears half an hour at once; where times are wanted, it hears less.
+    fn options_for(&self, recognizer: &Recognizer) -> TranscribeOptions {
+        let mut options = self.plan.options.clone();
+        let has_times = |format: &OutputFormat| {
+            !matches!(
+                format,
+                OutputFormat::Txt | OutputFormat::Json | OutputFormat::VerboseJson
+            )
+        };
+        let wants_times = self.plan.timestamps
+            || match &self.plan.target {
+                Target::Stdout(format) => has_times(format),
+                Target::Folder { formats, .. } => formats.iter().any(has_times),
+                Target::Language { .. } => false,
+            };
+        if wants_times && recognizer.chat().is_some() {
+            options.chunk_length.get_or_insert(TIMED_STRETCH);
+        }
+        options
+    }
+
     /// Whether `--skip-existing` leaves this input out.
     fn is_done(&self, input: &Input) -> bool {
         match &self.plan.target {
@@ -185,7 +209,8 @@ impl Job<'_> {
             duration: audio.duration(),
             ..Transcript::default()
         };
-        let mut running = match recognizer.transcribe(audio, &self.plan.options, &control) {
+        let options = self.options_for(recognizer);
+        let mut running = match recognizer.transcribe(audio, &options, &control) {
             Ok(running) => running,
             Err(Error::Cancelled) => {
                 return Ok(Finished {
@@ -228,6 +253,7 @@ impl Job<'_> {
         late_warning(&mut transcript);
         bar.finish();
         // What turned out on the way.
+        transcript.language.clone_from(&running.info().language);
         let known = transcript.warnings.clone();
         for warning in running
             .info()

@@ -1,6 +1,7 @@
 //! The `turaco` program as users run it.
 
 mod bench;
+mod chat;
 mod config;
 mod documents;
 mod exit_codes;

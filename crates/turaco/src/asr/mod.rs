@@ -7,6 +7,7 @@
 //! rules of `token_rules`, `words` finds the time of each word.
 
 mod batched;
+pub mod chat_transcription;
 mod dtw;
 pub mod energy_gate;
 mod fallback;
@@ -17,6 +18,7 @@ pub mod options;
 pub mod realtime;
 pub mod recognizer;
 pub mod segment;
+mod stretches;
 pub mod timings;
 mod token_rules;
 pub mod transcriber;
@@ -29,6 +31,7 @@ mod window_prompt;
 mod words;
 mod workspace;
 
+pub use chat_transcription::ChatTranscription;
 pub use options::{Task, TranscribeOptions, VadOptions};
 pub use realtime::{RealtimeOptions, RealtimeRecognizer, RealtimeSession};
 pub use recognizer::{Recognizer, Running};

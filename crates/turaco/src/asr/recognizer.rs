@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use turaco_compute::WeightType;
 
+use super::ChatTranscription;
 use super::realtime::{RealtimeRecognizer, RealtimeTranscription};
 use super::{Info, Segment, Task, Timings, TranscribeOptions};
 use super::{Transcriber, Transcription};
+use crate::chat::ChatModel;
+use crate::models::voxtral_mini::VoxtralMiniCheckpoint;
 use crate::models::voxtral_realtime::VoxtralRealtimeCheckpoint;
 use crate::models::whisper::WhisperConfig;
 use crate::{Audio, Control, Error, LoadOptions, Result, weights};
@@ -19,6 +22,8 @@ pub enum Recognizer {
     Whisper(Box<Transcriber>),
     /// Voxtral Realtime.
     Realtime(Arc<RealtimeRecognizer>),
+    /// Voxtral Mini or Small.
+    Chat(Arc<ChatModel>),
 }
 
 impl Recognizer {
@@ -34,6 +39,10 @@ impl Recognizer {
                 let loaded = RealtimeRecognizer::load(&checkpoint, options, control)?;
                 return Ok(Self::Realtime(loaded));
             }
+            if VoxtralMiniCheckpoint::is_one(&checkpoint)? {
+                let checkpoint = VoxtralMiniCheckpoint::from_checkpoint(checkpoint)?;
+                return Ok(Self::Chat(ChatModel::load(&checkpoint, options, control)?));
+            }
         }
         let loaded = Transcriber::load_path(path, options, control)?;
         Ok(Self::Whisper(Box::new(loaded)))
@@ -43,15 +52,23 @@ impl Recognizer {
     pub fn whisper(&self) -> Option<&Transcriber> {
         match self {
             Self::Whisper(transcriber) => Some(transcriber),
-            Self::Realtime(_) => None,
+            Self::Realtime(_) | Self::Chat(_) => None,
         }
     }
 
     /// The streaming model inside.
     pub fn realtime(&self) -> Option<&Arc<RealtimeRecognizer>> {
         match self {
-            Self::Whisper(_) => None,
+            Self::Whisper(_) | Self::Chat(_) => None,
             Self::Realtime(recognizer) => Some(recognizer),
+        }
+    }
+
+    /// The model inside that also converses.
+    pub fn chat(&self) -> Option<&Arc<ChatModel>> {
+        match self {
+            Self::Whisper(_) | Self::Realtime(_) => None,
+            Self::Chat(model) => Some(model),
         }
     }
 
@@ -60,6 +77,7 @@ impl Recognizer {
         match self {
             Self::Whisper(transcriber) => transcriber.model_name(),
             Self::Realtime(recognizer) => recognizer.model_name(),
+            Self::Chat(model) => model.model_name(),
         }
     }
 
@@ -68,6 +86,7 @@ impl Recognizer {
         match self {
             Self::Whisper(transcriber) => transcriber.device_description(),
             Self::Realtime(recognizer) => recognizer.device_description(),
+            Self::Chat(model) => model.device_description(),
         }
     }
 
@@ -76,6 +95,7 @@ impl Recognizer {
         match self {
             Self::Whisper(transcriber) => transcriber.weight_type(),
             Self::Realtime(recognizer) => recognizer.weight_type(),
+            Self::Chat(model) => model.weight_type(),
         }
     }
 
@@ -84,6 +104,7 @@ impl Recognizer {
         match self {
             Self::Whisper(transcriber) => transcriber.threads(),
             Self::Realtime(recognizer) => recognizer.threads(),
+            Self::Chat(model) => model.threads(),
         }
     }
 
@@ -92,6 +113,7 @@ impl Recognizer {
         match self {
             Self::Whisper(transcriber) => transcriber.load_seconds(),
             Self::Realtime(recognizer) => recognizer.load_seconds(),
+            Self::Chat(model) => model.load_seconds(),
         }
     }
 
@@ -99,7 +121,7 @@ impl Recognizer {
     pub fn notes(&self) -> &[String] {
         match self {
             Self::Whisper(transcriber) => transcriber.notes(),
-            Self::Realtime(_) => &[],
+            Self::Realtime(_) | Self::Chat(_) => &[],
         }
     }
 
@@ -108,6 +130,7 @@ impl Recognizer {
         match self {
             Self::Whisper(transcriber) => transcriber.warnings(),
             Self::Realtime(recognizer) => recognizer.warnings(),
+            Self::Chat(model) => model.warnings(),
         }
     }
 
@@ -143,6 +166,10 @@ impl Recognizer {
                     RealtimeTranscription::new(session, audio, options, warnings, control);
                 Ok(Running::Realtime(Box::new(running)))
             }
+            Self::Chat(model) => {
+                let running = ChatTranscription::new(model, audio, options, control)?;
+                Ok(Running::Chat(Box::new(running)))
+            }
         }
     }
 
@@ -158,8 +185,8 @@ impl Recognizer {
     ) -> Result<Vec<(String, f64)>> {
         match self {
             Self::Whisper(transcriber) => transcriber.detect_language(audio, options, control),
-            Self::Realtime(recognizer) => Err(Error::UnsupportedTask {
-                model: recognizer.model_name().into(),
+            Self::Realtime(_) | Self::Chat(_) => Err(Error::UnsupportedTask {
+                model: self.model_name().into(),
                 task: "name the language".into(),
                 message: "it writes what it hears in any of its languages; a Whisper model tells"
                     .into(),
@@ -175,6 +202,8 @@ pub enum Running<'a> {
     Whisper(Box<Transcription<'a>>),
     /// By a streaming model.
     Realtime(Box<RealtimeTranscription>),
+    /// By a model that also converses.
+    Chat(Box<ChatTranscription>),
 }
 
 impl Running<'_> {
@@ -183,6 +212,7 @@ impl Running<'_> {
         match self {
             Self::Whisper(running) => running.info(),
             Self::Realtime(running) => running.info(),
+            Self::Chat(running) => running.info(),
         }
     }
 
@@ -191,6 +221,7 @@ impl Running<'_> {
         match self {
             Self::Whisper(running) => running.timings(),
             Self::Realtime(running) => running.timings(),
+            Self::Chat(running) => running.timings(),
         }
     }
 }
@@ -202,6 +233,7 @@ impl Iterator for Running<'_> {
         match self {
             Self::Whisper(running) => running.next(),
             Self::Realtime(running) => running.next(),
+            Self::Chat(running) => running.next(),
         }
     }
 }

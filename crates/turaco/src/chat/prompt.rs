@@ -94,6 +94,11 @@ impl PromptLayout {
         self.tokens
     }
 
+    /// The token that ends a turn.
+    pub(crate) fn end(&self) -> u32 {
+        self.tokens.end
+    }
+
     /// Whether the model was made to write down what is said.
     pub fn can_transcribe(&self) -> bool {
         self.tokens.transcribe.is_some()

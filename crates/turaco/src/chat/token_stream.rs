@@ -150,6 +150,7 @@ impl<'a> TokenStream<'a> {
                 }
             };
             let started = Instant::now();
+            let _span = trace::span(if is_first { "prefill" } else { "step" });
             let room = match is_first {
                 true => stream.room(),
                 false => done + 1,

@@ -6,9 +6,10 @@ use crate::models::qwen3_tts::codec::CodecStream;
 use crate::models::qwen3_tts::{FrameInput, Prompt, PromptRequest, Sampling, TalkerState};
 use crate::{Error, Result};
 
-use super::guard::{LoopGuard, StopReason};
+use super::guard::{StopReason, loop_guard};
 use super::loaded::Engine;
 use super::speech::SpeechTimings;
+use crate::loop_guard::LoopGuard;
 
 /// When a piece of text has to be over.
 #[derive(Debug, Clone, Copy)]
@@ -74,7 +75,7 @@ impl Utterance {
             state,
             stream,
             limits,
-            guard: LoopGuard::new(n_codes),
+            guard: loop_guard(n_codes),
             codes: Vec::new(),
             n_decoded: 0,
             stopped: None,
@@ -144,7 +145,7 @@ impl Utterance {
         } else {
             self.codes.extend_from_slice(codes);
         }
-        if self.limits.exact_frames.is_none() && self.guard.is_loop(codes) {
+        if self.limits.exact_frames.is_none() && self.guard.push(codes).is_some() {
             self.stopped = Some(StopReason::Repetition);
         }
         Ok(true)

@@ -4,10 +4,13 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
+use turaco::asr::Info;
 use turaco::chat::{
     AudioClip, ChatModel, ChatOptions, ChatSession, Delta, FinishReason, Message, Part, Summary,
 };
-use turaco::{Audio, ComputeType, Control, Error, LoadOptions};
+use turaco::{
+    Audio, ComputeType, Control, Error, LoadOptions, Recognizer, Segment, Task, TranscribeOptions,
+};
 
 use crate::support::testdata;
 
@@ -258,4 +261,104 @@ fn types_of_weights_agree() {
         // Six chunks of 2 s.
         assert_eq!(summary.timings.chunks, 6);
     }
+}
+
+fn transcribe(audio: &Audio, options: &TranscribeOptions) -> (Vec<Segment>, Info) {
+    let recognizer = Recognizer::Chat(Arc::clone(model()));
+    let mut running = recognizer
+        .transcribe(audio, options, &Control::new())
+        .unwrap();
+    let segments = running.by_ref().map(Result::unwrap).collect();
+    (segments, running.info().clone())
+}
+
+fn options(max_new_tokens: usize) -> TranscribeOptions {
+    let mut options = TranscribeOptions::default();
+    options.max_new_tokens = Some(max_new_tokens);
+    options
+}
+
+#[test]
+fn recordings_are_written_down_as_the_reference_does() {
+    let golden: Value =
+        serde_json::from_slice(&std::fs::read(testdata("voxtral-mini/golden.json")).unwrap())
+            .unwrap();
+    let ids = golden["cases"]["transcribe_en"]["greedy"]
+        .as_array()
+        .unwrap();
+    let ids: Vec<u32> = ids.iter().map(|id| id.as_u64().unwrap() as u32).collect();
+    let shown = ids.split(|&id| id == 2).next().unwrap();
+    let audio = Audio::open(testdata("audio/jfk.wav")).unwrap();
+    let mut english = options(ids.len());
+    english.language = Some("English".into());
+    let (segments, info) = transcribe(&audio, &english);
+    assert_eq!(segments.len(), 1);
+    assert_eq!(segments[0].tokens, shown);
+    let text = model().tokenizer().decode(shown, false);
+    assert_eq!(segments[0].text, format!(" {}", text.trim()));
+    assert_eq!((segments[0].start, segments[0].end), (0.0, 11.0));
+    assert_eq!(
+        (info.language.as_str(), info.language_probability),
+        ("en", 1.0)
+    );
+    assert!(info.warnings.is_empty());
+}
+
+#[test]
+fn long_recordings_are_cut_in_silences() {
+    let audio = Audio::open(testdata("audio/jfk.wav")).unwrap();
+    let mut short = options(5);
+    short.chunk_length = Some(5.0);
+    let (segments, _) = transcribe(&audio, &short);
+    assert!(segments.len() >= 3);
+    for pair in segments.windows(2) {
+        assert_eq!(pair[0].end, pair[1].start);
+        assert_eq!(pair[0].id + 1, pair[1].id);
+    }
+    assert!(segments.iter().all(|s| s.end - s.start <= 5.0 + 1e-9));
+    assert_eq!(
+        (segments[0].start, segments.last().unwrap().end),
+        (0.0, 11.0)
+    );
+    // Only speech.
+    let silence = vec![0.0; 5 * 16_000];
+    let samples = [&silence[..], audio.samples(), &silence].concat();
+    let padded = Audio::from_samples(samples, 16_000).unwrap();
+    let mut speech = options(5);
+    speech.vad_filter = Some(true);
+    let (segments, info) = transcribe(&padded, &speech);
+    assert_eq!(segments.len(), 1);
+    assert!((4.0..6.0).contains(&segments[0].start), "{segments:?}");
+    assert!((15.0..17.0).contains(&segments[0].end));
+    assert!(info.duration_after_vad < 13.0);
+    // Nothing to hear is nothing to write down.
+    for silent in [vec![], vec![0.0; 48_000]] {
+        let silent = Audio::from_samples(silent, 16_000).unwrap();
+        assert_eq!(transcribe(&silent, &options(5)).0, []);
+    }
+}
+
+#[test]
+fn what_the_model_cannot_do_is_said() {
+    let recognizer = Recognizer::Chat(Arc::clone(model()));
+    let audio = Audio::open(testdata("audio/jfk.wav")).unwrap();
+    let refused = |options: &TranscribeOptions| {
+        let running = recognizer.transcribe(&audio, options, &Control::new());
+        running.map(drop).unwrap_err().to_string()
+    };
+    let mut translate = options(1);
+    translate.task = Task::Translate;
+    assert!(refused(&translate).contains("translate"));
+    let mut long = options(1);
+    long.chunk_length = Some(3000.0);
+    assert!(refused(&long).contains("chunk_length"));
+    let mut unknown = options(1);
+    unknown.language = Some("klingon".into());
+    assert!(refused(&unknown).contains("klingon"));
+    let mut useless = options(1);
+    useless.language = Some("ja".into());
+    useless.word_timestamps = true;
+    useless.hotwords = Some("x".into());
+    let warnings = transcribe(&audio, &useless).1.warnings;
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use turaco::models::qwen3_tts::{self, Qwen3TtsCheckpoint};
+use turaco::models::voxtral_mini::VoxtralMiniCheckpoint;
 use turaco::models::voxtral_realtime::VoxtralRealtimeCheckpoint;
 use turaco::models::voxtral_realtime::config::StackConfig;
 use turaco::models::whisper::WhisperCheckpoint;
@@ -73,6 +74,8 @@ fn facts(path: &Path) -> Result<Value, Failure> {
         speech(&Qwen3TtsCheckpoint::from_checkpoint(checkpoint)?)
     } else if VoxtralRealtimeCheckpoint::is_one(&checkpoint)? {
         realtime(&VoxtralRealtimeCheckpoint::from_checkpoint(checkpoint)?)
+    } else if VoxtralMiniCheckpoint::is_one(&checkpoint)? {
+        chat(&VoxtralMiniCheckpoint::from_checkpoint(checkpoint)?)
     } else {
         whisper(&WhisperCheckpoint::from_checkpoint(checkpoint)?)?
     };
@@ -103,6 +106,33 @@ fn realtime(model: &VoxtralRealtimeCheckpoint) -> Value {
         "vocabulary": config.n_vocab,
         "token_ms": token_ms,
         "delay_ms": token_ms * config.default_delay as f64,
+    })
+}
+
+fn chat(model: &VoxtralMiniCheckpoint) -> Value {
+    let config = &model.config;
+    let rate = f64::from(turaco::features::SAMPLE_RATE);
+    json!({
+        "name": model.name,
+        "kind": "voxtral-mini",
+        "parameters": model.weights.iter().map(|(_, tensor)| tensor.len()).sum::<usize>(),
+        "encoder": {
+            "layers": config.encoder.n_layers,
+            "width": config.encoder.n_state,
+            "heads": config.encoder.n_heads,
+        },
+        "decoder": {
+            "layers": config.decoder.n_layers,
+            "width": config.decoder.dim,
+            "heads": config.decoder.n_heads,
+            "key_heads": config.decoder.n_kv_heads,
+        },
+        "mels": config.encoder.n_mels,
+        "vocabulary": config.n_vocab,
+        "positions": config.max_positions,
+        "chunk_seconds": config.samples_per_chunk() as f64 / rate,
+        "token_ms": 1000.0 * config.samples_per_token() as f64 / rate,
+        "prompts": model.tokenizer.version().map(|version| format!("v{version}")),
     })
 }
 

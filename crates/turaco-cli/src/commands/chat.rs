@@ -1,0 +1,242 @@
+//! `turaco chat`: a conversation with a model that hears.
+
+use std::io::{self, IsTerminal};
+use std::path::Path;
+
+use serde_json::{Value, json};
+use turaco::chat::{
+    AudioClip, ChatModel, ChatOptions, ChatSession, Delta, Message, Part, Summary, Tool, ToolCall,
+};
+
+use super::{Context, chat_model};
+use crate::args::{ChatArgs, InputArgs};
+use crate::engine;
+use crate::exit::{Exit, Failure, Outcome, Stop};
+use crate::inputs::{self, Input};
+use crate::printer::Level;
+use crate::progress::{Bar, Unit};
+use crate::sound::Reading;
+use crate::typed::TypedLines;
+
+/// Talk.
+pub fn run(args: &ChatArgs, context: &Context) -> Outcome {
+    let mut options = args.options();
+    if let Some(path) = &args.tools {
+        options.tools = tools(path)?;
+    }
+    // What cannot be heard or said needs no model.
+    let mut pending = sound(args, context)?;
+    let model = load(context)?;
+    let mut talk = Talk {
+        args,
+        context,
+        options,
+        session: model.session(),
+        messages: args.system.iter().map(Message::system).collect(),
+    };
+    if let Some(text) = &args.text {
+        pending.push(Part::Text(text.clone()));
+        talk.say(pending)?;
+        return Ok(Exit::Success);
+    }
+    let at_terminal = io::stdin().is_terminal();
+    let lines = TypedLines::read();
+    loop {
+        if at_terminal {
+            context.printer.prompt("> ");
+        }
+        let Some(line) = lines.next(&context.control)? else {
+            break;
+        };
+        if !line.trim().is_empty() {
+            pending.push(Part::Text(line));
+            talk.say(std::mem::take(&mut pending))?;
+        }
+    }
+    // Sound says enough by itself.
+    if !pending.is_empty() {
+        talk.say(pending)?;
+    }
+    Ok(Exit::Success)
+}
+
+/// The sound of the first message.
+fn sound(args: &ChatArgs, context: &Context) -> Result<Vec<Part>, Stop> {
+    if args.audio.is_empty() {
+        return Ok(Vec::new());
+    }
+    let from_stdin = args.audio.iter().any(|path| path == Path::new("-"));
+    if from_stdin && args.text.is_none() {
+        return Err(Failure::usage(
+            "sound from standard input leaves no place for what is said about it",
+        )
+        .hint("`turaco chat --audio - \"What is said?\"`")
+        .into());
+    }
+    let inputs = InputArgs {
+        audio: args.audio.clone(),
+        ..InputArgs::default()
+    };
+    let reading = Reading::new(&inputs)?;
+    let mut found = inputs::collect(&inputs)?;
+    if !found.failures.is_empty() {
+        return Err(found.failures.swap_remove(0).into());
+    }
+    let read = |input: &Input| -> Result<Part, Stop> {
+        let audio = reading.read(input, &context.control)?;
+        for notice in audio.notices() {
+            context
+                .printer
+                .warning(&format!("{}: {notice}", input.name()));
+        }
+        Ok(Part::Audio(AudioClip::new(&audio)?))
+    };
+    found.found.iter().map(read).collect()
+}
+
+fn load(context: &Context) -> Result<std::sync::Arc<ChatModel>, Failure> {
+    let printer = &context.printer;
+    let name = chat_model(&context.global.model);
+    let path = engine::find(name, context)?;
+    let bar = Bar::new(printer, name, Unit::Layers);
+    let control = bar.watch(&context.control);
+    let options = engine::load_options(&context.global);
+    let model = ChatModel::load_path(&path, &options, &control).map_err(engine::model_failure)?;
+    bar.finish();
+    for warning in model.warnings() {
+        printer.warning(warning);
+    }
+    let loaded = format!(
+        "model {} ({:?}) on {}, loaded in {:.2} s",
+        model.model_name(),
+        model.weight_type(),
+        model.device_description(),
+        model.load_seconds()
+    );
+    printer.message(Level::Verbose, &loaded);
+    Ok(model)
+}
+
+/// Functions as OpenAI's API describes them.
+fn tools(path: &Path) -> Result<Vec<Tool>, Failure> {
+    let bytes = std::fs::read(path).map_err(|error| inputs::unreadable(path, &error))?;
+    let wrong = || {
+        let what = "this is no list of functions: expected [{\"type\": \"function\", \"function\": {\"name\": …, \
+                    \"description\": …, \"parameters\": {…}}}, …]";
+        Failure::usage(what).at(path)
+    };
+    let json: Value = serde_json::from_slice(&bytes).map_err(|error| wrong().caused_by(&error))?;
+    let tool = |tool: &Value| -> Result<Tool, Failure> {
+        let function = tool.get("function").ok_or_else(wrong)?;
+        let text = |key: &str| function.get(key).and_then(Value::as_str);
+        let parameters = match function.get("parameters") {
+            Some(parameters) => parameters.to_string(),
+            None => "{}".into(),
+        };
+        let description = text("description").unwrap_or_default();
+        Ok(Tool::new(
+            text("name").ok_or_else(wrong)?,
+            description,
+            &parameters,
+        )?)
+    };
+    json.as_array()
+        .ok_or_else(wrong)?
+        .iter()
+        .map(tool)
+        .collect()
+}
+
+struct Talk<'a> {
+    args: &'a ChatArgs,
+    context: &'a Context,
+    options: ChatOptions,
+    session: ChatSession,
+    messages: Vec<Message>,
+}
+
+impl Talk<'_> {
+    /// Say something, and print the answer while it comes.
+    fn say(&mut self, parts: Vec<Part>) -> Result<(), Stop> {
+        let printer = &self.context.printer;
+        self.messages.push(Message::User(parts));
+        let control = &self.context.control;
+        let mut text = String::new();
+        let mut calls: Vec<ToolCall> = Vec::new();
+        let mut summary = None;
+        for delta in self
+            .session
+            .generate(&self.messages, &self.options, control)?
+        {
+            match delta? {
+                Delta::Text { text: more } => {
+                    if !self.args.json {
+                        printer.result(more.as_bytes())?;
+                    }
+                    text.push_str(&more);
+                }
+                Delta::ToolCall(call) => calls.push(call),
+                Delta::End(end) => summary = Some(end),
+                _ => {}
+            }
+        }
+        if self.args.json {
+            let answer = json!({
+                "text": text,
+                "tool_calls": calls,
+                "finish_reason": summary.map(|end| end.reason.name()),
+                "usage": summary.map(|end| end.usage),
+                "timings": summary.map(|end| end.timings),
+            });
+            printer.result_line(&answer.to_string())?;
+        } else {
+            if !text.ends_with('\n') && (calls.is_empty() || !text.is_empty()) {
+                printer.result(b"\n")?;
+            }
+            for call in &calls {
+                printer.result_line(&format!("{}({}) [{}]", call.name, call.arguments, call.id))?;
+            }
+        }
+        if let Some(end) = summary {
+            self.report(end);
+        }
+        // Nobody here runs functions: the conversation goes on as if the model had only spoken of them.
+        let said = match calls.is_empty() {
+            true => text,
+            false => {
+                let names: Vec<&str> = calls.iter().map(|call| call.name.as_str()).collect();
+                format!("{text}({})", names.join(", "))
+            }
+        };
+        if said.is_empty() {
+            // An answer of nothing is no turn.
+            self.messages.pop();
+        } else {
+            self.messages.push(Message::assistant(said));
+        }
+        Ok(())
+    }
+
+    fn report(&self, end: Summary) {
+        let (usage, timings) = (end.usage, end.timings);
+        let steps = usage.completion_tokens.saturating_sub(1);
+        let rate = steps as f64 / timings.decode.max(1e-9);
+        let message = format!(
+            "{} tokens of prompt ({} known), {} of answer; first token {:.2} s (encoder {:.2} s for {} chunks, prompt {:.2} s), then \
+             {rate:.1} tokens/s",
+            usage.prompt_tokens,
+            usage.cached_tokens,
+            usage.completion_tokens,
+            timings.first_token,
+            timings.encoder,
+            timings.chunks,
+            timings.prefill,
+        );
+        let level = if self.args.timing {
+            Level::Normal
+        } else {
+            Level::Verbose
+        };
+        self.context.printer.message(level, &message);
+    }
+}

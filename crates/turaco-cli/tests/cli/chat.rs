@@ -1,0 +1,161 @@
+//! `turaco chat`, and what other commands do with its models.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::support::{Home, run, speech};
+
+fn model() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/voxtral-mini/mistral")
+}
+
+/// The program with a model that says nonsense, but always the same.
+fn chat(home: &Home, args: &[&str]) -> std::process::Command {
+    let mut command = home.command(["chat", "--temperature", "0", "--max-tokens", "8"]);
+    command
+        .args(["--compute-type", "f32", "-m"])
+        .arg(model())
+        .args(args);
+    command
+}
+
+fn typed(command: &mut std::process::Command, lines: &str) -> crate::support::Run {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(lines.as_bytes())
+        .unwrap();
+    child.wait_with_output().unwrap().into()
+}
+
+#[test]
+fn text_and_sound_are_answered() {
+    let home = Home::new();
+    let text = run(&mut chat(&home, &["Hello"]));
+    assert!(text.succeeds().ends_with('\n'));
+    let json = run(chat(&home, &["Hello", "--json", "--audio"]).arg(speech()));
+    let answer: Value = serde_json::from_str(json.succeeds()).unwrap();
+    // Two chunks of 100 audio tokens.
+    assert!(
+        answer["usage"]["prompt_tokens"].as_u64().unwrap() > 200,
+        "{answer}"
+    );
+    assert_eq!(answer["usage"]["cached_tokens"], 0);
+    assert_eq!(answer["timings"]["chunks"], 2);
+    // Sound alone is a question too, and lines are a conversation.
+    let alone = run(chat(&home, &["--timing", "--audio"]).arg(speech()));
+    assert!(alone.stderr.contains("tokens of prompt"), "{alone:?}");
+    alone.succeeds();
+    let talk = typed(&mut chat(&home, &["--json"]), "Hello\n\nAnd you?\n");
+    let answers: Vec<Value> = talk
+        .succeeds()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(answers.len(), 2);
+    assert_eq!(
+        format!("{}\n", answers[0]["text"].as_str().unwrap()),
+        text.stdout
+    );
+    assert!(
+        answers[1]["usage"]["cached_tokens"].as_u64().unwrap() > 3,
+        "{answers:?}"
+    );
+}
+
+#[test]
+fn mistakes_are_named() {
+    let home = Home::new();
+    run(&mut chat(&home, &["Hello", "--audio", "none.wav"])).fails(4, &["none.wav"]);
+    run(&mut chat(&home, &["Hello", "--max-tokens", "0"])).fails(2, &["--max-tokens"]);
+    run(&mut chat(&home, &["Hello", "--temperature", "11"])).fails(2, &["temperature"]);
+    run(&mut chat(&home, &["--audio", "-"])).fails(2, &["--audio - "]);
+    run(chat(&home, &["Hello", "--system", "Be brief.", "--audio"]).arg(speech()))
+        .fails(2, &["system_as_text"]);
+    run(chat(
+        &home,
+        &["Hello", "--system", "x", "--system-as-text", "--audio"],
+    )
+    .arg(speech()))
+    .succeeds();
+    home.write("tools.json", "{}");
+    run(&mut chat(&home, &["Hello", "--tools", "tools.json"])).fails(2, &["tools.json", "list"]);
+    let tools = r#"[{"type": "function", "function": {"name": "now", "parameters": {}}}]"#;
+    home.write("tools.json", tools);
+    run(&mut chat(&home, &["Hello", "--tools", "tools.json"])).succeeds();
+    // Not here, and not to be fetched.
+    home.run(["chat", "Hello"]).fails(5, &["voxtral-mini"]);
+}
+
+#[test]
+fn recordings_are_written_down() {
+    let home = Home::new();
+    let transcribe = |args: &[&str]| {
+        let mut command = home.command(["transcribe", "--max-new-tokens", "6", "-l", "en", "-m"]);
+        run(command.arg(model()).args(args).arg(speech()))
+    };
+    assert!(transcribe(&[]).succeeds().ends_with('\n'));
+    let json = transcribe(&["-f", "json"]);
+    let facts: Value = serde_json::from_str(json.succeeds()).unwrap();
+    assert_eq!(facts["segments"].as_array().unwrap().len(), 1);
+    assert_eq!(facts["language"], "en");
+    // Times are those of stretches.
+    let srt = transcribe(&["-f", "srt", "--chunk-length", "5"]);
+    assert!(srt.succeeds().matches("-->").count() >= 3, "{srt:?}");
+    let warned = transcribe(&["--word-timestamps"]);
+    assert!(
+        warned.stderr.contains("word_timestamps has no effect"),
+        "{warned:?}"
+    );
+    let mut translate = home.command(["translate", "-m"]);
+    run(translate.arg(model()).arg(speech())).fails(3, &["translate"]);
+}
+
+#[test]
+fn models_are_made_packed_and_described() {
+    let home = Home::new();
+    home.run(["models", "random", "voxtral-mini-tiny", "tiny"])
+        .succeeds();
+    home.run(["models", "quantize", "--type", "q8", "tiny", "tiny8"])
+        .succeeds();
+    let facts = |name: &str| -> Value {
+        let info = home.run(["models", "info", "--json", name]);
+        serde_json::from_str(info.succeeds()).unwrap()
+    };
+    let (plain, packed) = (facts("tiny"), facts("tiny8"));
+    assert_eq!(plain["kind"], "voxtral-mini");
+    assert_eq!(plain["prompts"], "v7");
+    for key in [
+        "encoder",
+        "decoder",
+        "parameters",
+        "vocabulary",
+        "positions",
+    ] {
+        assert_eq!(plain[key], packed[key], "{key}");
+    }
+    let say = |model: &str, compute_type: &str| {
+        let args = [
+            "chat",
+            "-m",
+            model,
+            "--compute-type",
+            compute_type,
+            "Hi",
+            "--max-tokens",
+            "6",
+        ];
+        home.run(args).succeeds().to_owned()
+    };
+    assert_eq!(say("tiny", "q8"), say("tiny8", "auto"));
+}
