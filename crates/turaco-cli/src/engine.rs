@@ -79,9 +79,18 @@ pub fn model_failure(error: Error) -> Failure {
 
 /// Load the model of the command line, downloaded if it is not here.
 pub fn load(options: &LoadOptions, context: &Context) -> Result<Recognizer, Failure> {
+    load_named(&context.global.model, options, context)
+}
+
+/// Load a model that writes down what is said, downloaded if it is not here.
+pub fn load_named(
+    name: &str,
+    options: &LoadOptions,
+    context: &Context,
+) -> Result<Recognizer, Failure> {
     let printer = &context.printer;
-    let path = find(&context.global.model, context)?;
-    let bar = Bar::new(printer, &context.global.model, Unit::Layers);
+    let path = find(name, context)?;
+    let bar = Bar::new(printer, name, Unit::Layers);
     let control = bar.watch(&context.control);
     let recognizer = Recognizer::load_path(&path, options, &control).map_err(model_failure)?;
     bar.finish();

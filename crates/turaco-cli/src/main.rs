@@ -10,6 +10,7 @@ mod engine;
 mod env;
 mod exit;
 mod files;
+mod hearing;
 mod inbox;
 mod inputs;
 mod microphone;

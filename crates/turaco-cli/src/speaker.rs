@@ -99,6 +99,25 @@ mod with_cpal {
             self.put(out, control)
         }
 
+        /// Let samples be heard behind all that waits already, without waiting.
+        pub fn queue(&mut self, samples: &[f32]) -> Result<(), Failure> {
+            let mut out = Vec::new();
+            if let Some(resampler) = &mut self.resampler {
+                resampler.push(samples, &mut out);
+            }
+            let mut state = self.queue.lock();
+            state.samples.extend(out);
+            match state.failed.take() {
+                Some(failure) => Err(failure),
+                None => Ok(()),
+            }
+        }
+
+        /// Be silent at once: what waits to be heard is dropped.
+        pub fn hush(&mut self) {
+            self.queue.lock().samples.clear();
+        }
+
         /// Wait until everything was heard.
         pub fn finish(mut self, control: &Control) -> Result<(), Failure> {
             let mut out = Vec::new();
@@ -183,6 +202,14 @@ mod without {
             failure.code = "no_speaker";
             Err(failure)
         }
+
+        /// Not reached.
+        pub fn queue(&mut self, _: &[f32]) -> Result<(), Failure> {
+            Ok(())
+        }
+
+        /// Not reached.
+        pub fn hush(&mut self) {}
 
         /// Not reached.
         pub fn write(&mut self, _: &[f32], _: &Control) -> Result<(), Failure> {

@@ -6,6 +6,7 @@ use clap::Args;
 use turaco::chat::ChatOptions;
 
 use super::values::{Number, parse_count};
+use super::voice::TalkArgs;
 
 /// What `turaco chat` accepts.
 #[derive(Debug, Clone, Args)]
@@ -40,6 +41,8 @@ pub struct ChatArgs {
 
     #[command(flatten)]
     pub sampling: ChatSamplingArgs,
+    #[command(flatten)]
+    pub talking: TalkArgs,
 }
 
 /// How tokens are chosen.

@@ -25,7 +25,7 @@ pub use models::{ModelsArgs, ModelsCommand, PlainFormat, RandomModel, WeightForm
 pub use speak::{SpeakArgs, VoiceArgs, VoicesArgs, VoicesCommand};
 pub use transcribe::{InputArgs, Recognition, TranscribeArgs};
 use values::parse_bool;
-pub use voice::EndpointArgs;
+pub use voice::{EndpointArgs, TalkArgs};
 
 /// The model when nothing names one: small, English, fetched in seconds.
 pub const DEFAULT_MODEL: &str = "tiny.en";

@@ -1,5 +1,7 @@
 //! Options of conversations by voice.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use turaco::asr::energy_gate::EnergyLimits;
 use turaco::voice::{Detection, Eagerness, TurnOptions};
@@ -108,4 +110,59 @@ impl TurnArgs {
         options.interrupt = !self.no_interrupt;
         options
     }
+}
+
+/// A conversation by voice instead of text.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Talking")]
+pub struct TalkArgs {
+    /// Talk: the microphone in, the loudspeaker out
+    #[arg(long)]
+    pub talk: bool,
+
+    /// Listen to "-" (WAV, or raw 16-bit samples at 16 kHz), a FIFO or a file instead of the microphone
+    #[arg(long, value_name = "AUDIO", requires = "talk")]
+    pub listen: Option<PathBuf>,
+
+    /// Listen to the input device whose name holds NAME
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "talk",
+        conflicts_with = "listen"
+    )]
+    pub mic: Option<String>,
+
+    /// Input is raw PCM, for example s16le:48000:2 (sample format:rate:channels)
+    #[arg(long, value_name = "FORMAT", requires = "listen")]
+    pub raw: Option<String>,
+
+    /// Model that says the answers [default: they are only written]
+    #[arg(long, value_name = "MODEL", env = env::TURACO_TTS_MODEL)]
+    pub tts_model: Option<String>,
+
+    /// Voice of the answers: a name that the model knows, a saved voice, or a voice file
+    #[arg(long, value_name = "NAME", requires = "talk")]
+    pub voice: Option<String>,
+
+    /// Model that writes down what is said; a chat endpoint is asked in text [default with --llm-url: base]
+    #[arg(long, value_name = "MODEL", requires = "talk")]
+    pub ear: Option<String>,
+
+    /// Write the sound of the answers to FILE (WAV) instead of the loudspeaker
+    #[arg(long, value_name = "FILE", requires = "talk")]
+    pub answers: Option<PathBuf>,
+
+    /// One JSON object per event on stdout
+    #[arg(long, requires = "talk")]
+    pub events: bool,
+
+    /// Write the conversation to FILE (JSON) at the end
+    #[arg(long, value_name = "FILE", requires = "talk")]
+    pub transcript: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
+    #[command(flatten)]
+    pub turn: TurnArgs,
 }

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use turaco::chat::{
     AudioClip, ChatModel, ChatOptions, ChatSession, Delta, Message, Part, Summary, Tool, ToolCall,
 };
+use turaco::voice::{ChatMind, Mind};
 
-use super::{Context, chat_model};
+use super::{Context, bench_voice, chat_model, talk};
 use crate::args::{ChatArgs, InputArgs};
 use crate::engine;
 use crate::exit::{Exit, Failure, Outcome, Stop};
@@ -21,6 +22,9 @@ use crate::typed::TypedLines;
 /// Talk.
 pub fn run(args: &ChatArgs, context: &Context) -> Outcome {
     let mut options = args.options();
+    if args.talking.talk {
+        return by_voice(args, options, context);
+    }
     if let Some(path) = &args.tools {
         options.tools = tools(path)?;
     }
@@ -58,6 +62,24 @@ pub fn run(args: &ChatArgs, context: &Context) -> Outcome {
         talk.say(pending)?;
     }
     Ok(Exit::Success)
+}
+
+/// Talk with the voice.
+fn by_voice(args: &ChatArgs, options: ChatOptions, context: &Context) -> Outcome {
+    let written = [
+        ("TEXT", args.text.is_some()),
+        ("--audio", !args.audio.is_empty()),
+        ("--tools", args.tools.is_some()),
+        ("--json", args.json),
+    ];
+    if let Some((option, _)) = written.into_iter().find(|(_, given)| *given) {
+        return Err(Failure::usage(format!("{option} cannot be used with --talk")).into());
+    }
+    let mind: Box<dyn Mind> = match bench_voice::endpoint(&args.talking.endpoint)? {
+        Some(endpoint) => Box::new(endpoint),
+        None => Box::new(ChatMind::new(&load(context)?, options)),
+    };
+    talk::run(&args.talking, mind, args.system.as_deref(), context)
 }
 
 /// The sound of the first message.

@@ -1,14 +1,11 @@
 //! `turaco listen`: text while sound arrives.
 
-use std::fs::File;
 use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use turaco::Error;
 use turaco::asr::realtime::{Alternative, RealtimeEvent, TrackKind};
-use turaco::audio::{AudioSource, DecodeOptions, RawFormat};
+use turaco::audio::RawFormat;
 use turaco::cache::ModelName;
 use turaco::output::format_timestamp;
 
@@ -16,20 +13,14 @@ use super::Context;
 use super::ear::{Ear, not_streaming};
 use crate::args::ListenArgs;
 use crate::engine;
-use crate::exit::{Exit, Failure, Outcome, Stop};
+use crate::exit::{Exit, Outcome, Stop};
+use crate::hearing::{Source, hear};
 use crate::inbox::{Inbox, WhenFull};
-use crate::inputs;
 use crate::printer::Level;
 use crate::recording::Recording;
 
 /// Samples per second that the model works with.
 const SAMPLE_RATE: u32 = 16_000;
-
-/// Raw samples without a header, as `arecord -t raw` and voxtral.c have them.
-const RAW_DEFAULT: &str = "s16le:16000:1";
-
-/// Seconds of the blocks that are read from a pipe.
-const BLOCK_SECONDS: f64 = 0.02;
 
 /// Seconds of sound that are worked on at a time when there is more.
 const MOST_AT_ONCE: f64 = 2.0;
@@ -40,18 +31,14 @@ const HURRY: f64 = 1.0;
 /// Seconds behind the sound that are worth a word.
 const BEHIND: f64 = 3.0;
 
-/// Where sound comes from.
-#[derive(Debug, PartialEq)]
-enum Source {
-    Stdin,
-    File(PathBuf),
-    Microphone(String),
-}
-
 /// Listen until the sound ends or Ctrl-C.
 pub fn run(args: &ListenArgs, context: &Context) -> Outcome {
     let printer = &context.printer;
-    let source = source(args, io::stdin().is_terminal())?;
+    let source = Source::new(
+        args.mic.as_deref(),
+        args.audio.as_deref(),
+        io::stdin().is_terminal(),
+    );
     let raw = args
         .raw
         .as_deref()
@@ -92,106 +79,6 @@ pub fn run(args: &ListenArgs, context: &Context) -> Outcome {
     inbox.abandon();
     ended?;
     Ok(Exit::Success)
-}
-
-fn source(args: &ListenArgs, stdin_is_terminal: bool) -> Result<Source, Failure> {
-    match (&args.mic, &args.audio) {
-        (Some(name), _) => Ok(Source::Microphone(name.clone())),
-        (None, Some(path)) if path == Path::new("-") => Ok(Source::Stdin),
-        (None, Some(path)) => Ok(Source::File(path.clone())),
-        (None, None) if !stdin_is_terminal => Ok(Source::Stdin),
-        (None, None) => Ok(Source::Microphone(String::new())),
-    }
-}
-
-/// Bring sound into the inbox from elsewhere. What is returned keeps it coming.
-fn hear(
-    source: &Source,
-    raw: Option<RawFormat>,
-    channel: Option<usize>,
-    inbox: &Inbox,
-) -> Result<Option<crate::microphone::Microphone>, Failure> {
-    if let Source::Microphone(name) = source {
-        return crate::microphone::Microphone::open(name, SAMPLE_RATE, inbox).map(Some);
-    }
-    let mut options = DecodeOptions::new()
-        .target_rate(SAMPLE_RATE)
-        .block_seconds(BLOCK_SECONDS);
-    if let Some(channel) = channel {
-        options = options.channel(channel);
-    }
-    let path = match source {
-        Source::File(path) => Some(path.clone()),
-        _ => None,
-    };
-    if let Some(path) = &path {
-        // What cannot be opened is told before anything else happens.
-        File::open(path).map_err(|error| inputs::unreadable(path, &error))?;
-    }
-    let inbox = inbox.clone();
-    std::thread::spawn(move || {
-        let ended = read(path.as_deref(), raw, options, &inbox);
-        inbox.end(ended);
-    });
-    Ok(None)
-}
-
-/// Read a file or standard input to its end.
-fn read(
-    path: Option<&Path>,
-    raw: Option<RawFormat>,
-    mut options: DecodeOptions,
-    inbox: &Inbox,
-) -> Result<(), Failure> {
-    let failure = |error: Error| {
-        let mut failure = Failure::from(error);
-        failure.exit = Exit::NoInput;
-        failure
-    };
-    let source = match (path, raw) {
-        (Some(path), raw) => {
-            if let Some(raw) = raw {
-                options = options.raw(raw);
-            }
-            AudioSource::open(path, &options)
-        }
-        (None, Some(raw)) => {
-            AudioSource::from_reader(io::stdin(), "standard input", &options.raw(raw))
-        }
-        (None, None) => {
-            // A WAV file says so in its first four bytes; what does not is taken for samples.
-            let mut head = [0; 4];
-            let mut stdin = io::stdin();
-            let len = fill(&mut stdin, &mut head)
-                .map_err(|error| inputs::unreadable(Path::new("-"), &error))?;
-            let reader = io::Read::chain(io::Cursor::new(head[..len].to_vec()), stdin);
-            if !head.starts_with(b"RIFF") && !head.starts_with(b"RF64") {
-                options = options.raw(RAW_DEFAULT.parse::<RawFormat>().map_err(failure)?);
-            }
-            AudioSource::from_reader(reader, "standard input", &options)
-        }
-    };
-    let mut source = source.map_err(failure)?;
-    while let Some(block) = source.next_block().map_err(failure)? {
-        if !inbox.put(&block) {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// As many bytes as there are, up to the whole of `buffer`.
-fn fill(reader: &mut impl io::Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut len = 0;
-    while len < buffer.len() {
-        match reader.read(&mut buffer[len..]) {
-            Ok(0) => break,
-            Ok(n) => len += n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(len)
 }
 
 struct Listener<'a> {
@@ -446,7 +333,10 @@ mod tests {
 
     #[test]
     fn sound_comes_from_where_it_is() {
-        let of = |line: &[&str], terminal| source(&args(line), terminal).unwrap();
+        let of = |line: &[&str], terminal| {
+            let args = args(line);
+            Source::new(args.mic.as_deref(), args.audio.as_deref(), terminal)
+        };
         assert_eq!(of(&[], false), Source::Stdin);
         assert_eq!(of(&[], true), Source::Microphone(String::new()));
         assert_eq!(of(&["-"], true), Source::Stdin);

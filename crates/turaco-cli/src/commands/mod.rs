@@ -14,6 +14,7 @@ pub mod models;
 pub mod plan;
 pub mod reference;
 pub mod speak;
+pub mod talk;
 pub mod transcribe;
 pub mod vad;
 pub mod voices;

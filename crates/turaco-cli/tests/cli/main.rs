@@ -12,4 +12,5 @@ mod models;
 mod output;
 mod speak;
 mod support;
+mod talk;
 mod usage;

@@ -14,7 +14,7 @@ fn testdata(name: &str) -> PathBuf {
 }
 
 /// A small model with random weights; all of them share a codec.
-fn model(home: &Home, variant: &str) -> String {
+pub fn model(home: &Home, variant: &str) -> String {
     let folder = home.path(variant);
     for (from, to) in [
         (testdata(variant), folder.clone()),

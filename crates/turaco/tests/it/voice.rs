@@ -515,7 +515,10 @@ fn sessions_that_share_models_do_not_hear_each_other() {
     let models = models(true, true);
     let recorders: Vec<Recorder> = (0..4).map(|_| Recorder::default()).collect();
     let minds: Vec<Script> = (0..4).map(|_| Script::new("I see.")).collect();
-    let contexts: Vec<_> = minds.iter().map(|mind| Arc::clone(&mind.contexts)).collect();
+    let contexts: Vec<_> = minds
+        .iter()
+        .map(|mind| Arc::clone(&mind.contexts))
+        .collect();
     let sessions: Vec<VoiceSession> = minds
         .into_iter()
         .zip(&recorders)
@@ -533,10 +536,13 @@ fn sessions_that_share_models_do_not_hear_each_other() {
         session.finish();
     }
     for (recorder, contexts) in recorders.iter().zip(contexts) {
-        let heard = recorder.events().into_iter().filter_map(|event| match event {
-            VoiceEvent::Heard { text, .. } => Some(text),
-            _ => None,
-        });
+        let heard = recorder
+            .events()
+            .into_iter()
+            .filter_map(|event| match event {
+                VoiceEvent::Heard { text, .. } => Some(text),
+                _ => None,
+            });
         let heard: Vec<String> = heard.collect();
         assert_eq!(heard.len(), 1);
         assert!(heard[0].contains("fellow Americans"), "{heard:?}");
