@@ -69,15 +69,16 @@ impl ChatEndpoint {
         let url = completions_url(&options.url);
         let client = Client::new(&url, options.key.clone(), &|name| std::env::var_os(name));
         let client = client.map_err(|error| match error {
-            Error::InvalidOption { option, .. } if option == "HF_ENDPOINT" => {
-                Error::InvalidOption {
-                    option: "llm_url",
-                    message: format!(
-                        "`{}` is no address of the form http://host:port/v1",
-                        options.url
-                    ),
-                }
-            }
+            Error::InvalidOption {
+                option: "HF_ENDPOINT",
+                ..
+            } => Error::InvalidOption {
+                option: "llm_url",
+                message: format!(
+                    "`{}` is no address of the form http://host:port/v1",
+                    options.url
+                ),
+            },
             error => error,
         })?;
         Ok(Self {

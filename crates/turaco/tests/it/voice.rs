@@ -18,9 +18,12 @@ use crate::synthesizer::designed_voice;
 /// Far more than any step takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Events, and word that there is another.
+type Told = (Mutex<Vec<(Instant, VoiceEvent)>>, Condvar);
+
 /// All that a session tells, in order.
 #[derive(Clone, Default)]
-struct Recorder(Arc<(Mutex<Vec<(Instant, VoiceEvent)>>, Condvar)>);
+struct Recorder(Arc<Told>);
 
 impl Recorder {
     fn sink(&self) -> impl Fn(VoiceEvent) + Send + Sync + 'static {
