@@ -94,6 +94,12 @@ pub enum Error {
     /// The device is missing, failed, or out of memory.
     #[error(transparent)]
     Compute(#[from] turaco_compute::Error),
+    /// More is asked for at once than there is room for; later there may be.
+    #[error("{message}")]
+    Busy {
+        /// What there is too much of.
+        message: String,
+    },
     /// [`Control::cancel`](crate::Control) was called.
     #[error("cancelled")]
     Cancelled,
@@ -168,6 +174,7 @@ impl Error {
             Self::Offline { .. } => "offline",
             Self::Memory { .. } => "out_of_memory",
             Self::Compute(_) => "device_error",
+            Self::Busy { .. } => "queue_full",
             Self::Cancelled => "cancelled",
         }
     }

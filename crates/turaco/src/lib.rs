@@ -8,6 +8,7 @@ pub mod cache;
 pub mod chat;
 pub mod control;
 pub mod diagnostics;
+pub mod engine;
 pub mod error;
 pub mod features;
 #[cfg(feature = "hub")]

@@ -221,7 +221,7 @@ pub fn find_speech(
 }
 
 /// The network on one thread of the processor, loaded once.
-fn built_in_network(sample_rate: u32) -> Result<SileroVad> {
+pub(super) fn built_in_network(sample_rate: u32) -> Result<SileroVad> {
     static NETWORKS: [OnceLock<SileroVad>; 2] = [OnceLock::new(), OnceLock::new()];
     let cell = &NETWORKS[usize::from(sample_rate == 8_000)];
     if let Some(network) = cell.get() {

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use super::energy_gate::{EnergyGate, EnergyLimits};
-use super::vad::default_neg_threshold;
+use super::vad::{built_in_network, default_neg_threshold};
 use crate::error::{Error, Result};
 use crate::models::silero_vad::{SileroVad, VadStream};
 
@@ -185,6 +185,14 @@ enum Phase {
 }
 
 impl SpeechDetector {
+    /// Listen to a new stream at 16 kHz with the built-in network, on one thread.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn built_in(options: &DetectorOptions) -> Result<Self> {
+        Self::new(&built_in_network(16_000)?, options)
+    }
+
     /// Listen to a new stream at the network's sample rate.
     ///
     /// # Errors

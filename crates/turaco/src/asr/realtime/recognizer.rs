@@ -134,6 +134,14 @@ impl RealtimeRecognizer {
         RealtimeSession::new(Arc::clone(self), plan)
     }
 
+    /// Whether the model has these options.
+    ///
+    /// # Errors
+    /// Those that [`session`](Self::session) would have.
+    pub fn check_options(&self, options: &RealtimeOptions) -> Result<()> {
+        Plan::new(options, self.config()).map(|_| ())
+    }
+
     /// The model's name, for people.
     pub fn model_name(&self) -> &str {
         &self.name

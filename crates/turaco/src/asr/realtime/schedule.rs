@@ -56,19 +56,14 @@ impl RealtimeBatch {
         done
     }
 
-    /// The end of the sound of some sessions (`which` are their places): their rest, while the others advance too.
+    /// Bring out what some sessions (`which` are their places) have heard so far, as
+    /// [`RealtimeSession::flush`] does, while the others advance too.
     ///
     /// # Errors
-    /// As [`advance`](Self::advance); a session that was finished, or a place where there is none.
-    pub fn finish(&self, sessions: &mut [&mut RealtimeSession], which: &[usize]) -> Result<()> {
+    /// As [`finish`](Self::finish).
+    pub fn flush(&self, sessions: &mut [&mut RealtimeSession], which: &[usize]) -> Result<()> {
         for &index in which {
-            let session = sessions
-                .get_mut(index)
-                .ok_or_else(|| Error::InvalidOption {
-                    option: "sessions",
-                    message: format!("there is no session {index}"),
-                })?;
-            session.feed_end()?;
+            at(sessions, index)?.feed_silence()?;
         }
         self.advance(sessions)?;
         for &index in which {
@@ -76,6 +71,33 @@ impl RealtimeBatch {
         }
         Ok(())
     }
+
+    /// The end of the sound of some sessions (`which` are their places): their rest, while the others advance too.
+    ///
+    /// # Errors
+    /// As [`advance`](Self::advance); a session that was finished, or a place where there is none.
+    pub fn finish(&self, sessions: &mut [&mut RealtimeSession], which: &[usize]) -> Result<()> {
+        for &index in which {
+            at(sessions, index)?.feed_end()?;
+        }
+        self.advance(sessions)?;
+        for &index in which {
+            sessions[index].close_texts();
+        }
+        Ok(())
+    }
+}
+
+fn at<'a>(
+    sessions: &'a mut [&mut RealtimeSession],
+    index: usize,
+) -> Result<&'a mut RealtimeSession> {
+    let session = sessions.get_mut(index);
+    let session = session.ok_or_else(|| Error::InvalidOption {
+        option: "sessions",
+        message: format!("there is no session {index}"),
+    })?;
+    Ok(session)
 }
 
 /// What a thread works with; kept from one call to the next, so that a token takes no new memory.
