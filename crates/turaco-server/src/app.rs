@@ -1,0 +1,210 @@
+//! What all handlers share.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use turaco::Control;
+use turaco::engine::Engine;
+
+use crate::config::{Config, LogLevel};
+use crate::error::ApiError;
+use crate::metrics::Metrics;
+
+/// Requests that are being received or worked on beyond those that may wait.
+const WORKING: usize = 16;
+
+/// What all handlers share; clones are the same.
+#[derive(Clone)]
+pub struct App {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    engine: Engine,
+    config: Config,
+    metrics: Metrics,
+    /// The default model, which `/load` may replace.
+    model: Mutex<String>,
+    ready: AtomicBool,
+    requests: Arc<Semaphore>,
+    sessions: AtomicUsize,
+    ending: watch::Sender<bool>,
+}
+
+impl App {
+    /// Handlers of this engine.
+    pub fn new(engine: Engine, config: Config) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                engine,
+                metrics: Metrics::new(),
+                model: Mutex::new(config.model.clone()),
+                ready: AtomicBool::new(true),
+                requests: Arc::new(Semaphore::new(config.max_queue + WORKING)),
+                sessions: AtomicUsize::new(0),
+                ending: watch::Sender::new(false),
+                config,
+            }),
+        }
+    }
+
+    /// The loaded models.
+    pub fn engine(&self) -> &Engine {
+        &self.shared.engine
+    }
+
+    /// The options.
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    /// The counters.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// Write a line to the log.
+    pub fn log(&self, level: LogLevel, line: &str) {
+        (self.shared.config.log)(level, line);
+    }
+
+    /// Whether all that was to be loaded first is loaded.
+    pub fn is_ready(&self) -> bool {
+        self.shared.ready.load(Ordering::Relaxed)
+    }
+
+    /// Say whether all that was to be loaded first is loaded.
+    pub fn set_ready(&self, ready: bool) {
+        self.shared.ready.store(ready, Ordering::Relaxed);
+    }
+
+    /// The recogniser that a request means.
+    pub fn recognizer_name(&self, named: Option<&str>) -> String {
+        match named.map(str::trim) {
+            None | Some("" | "whisper-1") => {
+                let model = self.shared.model.lock();
+                model.unwrap_or_else(PoisonError::into_inner).clone()
+            }
+            Some(name) => name.to_owned(),
+        }
+    }
+
+    /// Let another model stand for the one that is not named.
+    pub fn set_default_recognizer(&self, name: &str) {
+        let mut model = (self.shared.model.lock()).unwrap_or_else(PoisonError::into_inner);
+        name.clone_into(&mut model);
+    }
+
+    /// The model that speaks which a request means.
+    pub fn synthesizer_name(&self, named: Option<&str>) -> String {
+        match named.map(str::trim) {
+            None | Some("" | "tts-1" | "tts-1-hd" | "gpt-4o-mini-tts") => {
+                self.config().tts_model.clone()
+            }
+            Some(name) => name.to_owned(),
+        }
+    }
+
+    /// A place among the requests.
+    pub fn admit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        if *self.shared.ending.borrow() {
+            return Err(ApiError::shutting_down());
+        }
+        let place = Arc::clone(&self.shared.requests).try_acquire_owned();
+        place.map_err(|_| ApiError::queue_full())
+    }
+
+    /// A place among the live sessions.
+    pub fn open_session(&self) -> Result<SessionPlace, ApiError> {
+        if *self.shared.ending.borrow() {
+            return Err(ApiError::shutting_down());
+        }
+        let place = SessionPlace(self.clone());
+        if self.shared.sessions.fetch_add(1, Ordering::Relaxed) >= self.config().max_sessions {
+            return Err(ApiError::too_many_sessions());
+        }
+        Ok(place)
+    }
+
+    /// Live sessions that are open.
+    pub fn open_sessions(&self) -> usize {
+        self.shared.sessions.load(Ordering::Relaxed)
+    }
+
+    /// Tell everybody that the server ends.
+    pub fn end(&self) {
+        self.shared.ending.send_replace(true);
+    }
+
+    /// Becomes true when the server ends.
+    pub fn ending(&self) -> watch::Receiver<bool> {
+        self.shared.ending.subscribe()
+    }
+}
+
+/// A place among the live sessions, free again when dropped.
+pub struct SessionPlace(App);
+
+impl Drop for SessionPlace {
+    fn drop(&mut self) {
+        self.0.shared.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Cancels its work when dropped: a handler whose client went away is dropped too.
+pub struct CancelOnDrop {
+    control: Control,
+    finished: bool,
+    app: App,
+}
+
+impl CancelOnDrop {
+    /// A control for work that nobody wants any more when this is dropped.
+    pub fn new(app: &App) -> Self {
+        Self {
+            control: Control::new(),
+            finished: false,
+            app: app.clone(),
+        }
+    }
+
+    /// For the work.
+    pub fn control(&self) -> Control {
+        self.control.clone()
+    }
+
+    /// The work came to its end.
+    pub fn finish(&mut self) {
+        self.finished = true;
+    }
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.control.cancel();
+        if !self.finished {
+            self.app.metrics().cancelled();
+        }
+    }
+}
+
+/// Do blocking work on a thread of its own; it is cancelled when the future is dropped, or takes longer than a request may.
+pub async fn blocking<T: Send + 'static>(
+    app: &App,
+    work: impl FnOnce(&App, &Control) -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let mut guard = CancelOnDrop::new(app);
+    let (control, app) = (guard.control(), app.clone());
+    let limit = app.config().request_timeout;
+    let running = tokio::task::spawn_blocking(move || work(&app, &control));
+    let done = match limit {
+        None => running.await,
+        Some(limit) => match tokio::time::timeout(limit, running).await {
+            Ok(done) => done,
+            Err(_) => return Err(ApiError::timed_out("the request took longer than it may")),
+        },
+    };
+    guard.finish();
+    done.unwrap_or_else(|panic| Err(ApiError::internal(panic.to_string())))
+}

@@ -1,0 +1,81 @@
+//! Accepting connections, with limits on slow ones, and an end that lets work finish.
+
+use std::io;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::app::App;
+
+/// How long a client may take for the head of a request.
+const HEAD: Duration = Duration::from_secs(30);
+
+/// Answer connections until `app` ends, then let those that are open finish for as long as the grace lasts.
+pub async fn serve(app: &App, listener: TcpListener, router: Router) {
+    let mut ending = app.ending();
+    let mut open = JoinSet::new();
+    loop {
+        tokio::select! {
+            _ = ended(&mut ending) => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    // Small events leave at once.
+                    let _ = stream.set_nodelay(true);
+                    let service = TowerToHyperService::new(router.clone());
+                    let ending = app.ending();
+                    open.spawn(connection(TokioIo::new(stream), service, ending));
+                }
+                Err(error) => pause(&error).await,
+            },
+            Some(_) = open.join_next() => {}
+        }
+    }
+    drop(listener);
+    let finish = async { while open.join_next().await.is_some() {} };
+    // What is still open then is dropped, and its work cancelled.
+    let _ = tokio::time::timeout(app.config().grace, finish).await;
+}
+
+/// Resolves when the server ends.
+pub async fn ended(ending: &mut watch::Receiver<bool>) {
+    // The sender lives as long as the server.
+    let _ = ending.wait_for(|ending| *ending).await;
+}
+
+/// Out of file descriptors: not at full speed again.
+pub async fn pause(error: &io::Error) {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    if !matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    ) {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn connection(
+    io: TokioIo<tokio::net::TcpStream>,
+    service: TowerToHyperService<Router>,
+    mut ending: watch::Receiver<bool>,
+) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .serve_connection(io, service)
+        .with_upgrades();
+    tokio::pin!(connection);
+    // A connection that breaks is the client's business.
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = ended(&mut ending) => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
+}

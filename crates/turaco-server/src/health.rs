@@ -1,0 +1,44 @@
+//! Whether the server is well, and what it has counted.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::app::App;
+use crate::error::ApiError;
+
+/// `GET /health` and `GET /ready`: whether everything is loaded that was to be loaded first.
+pub async fn ready(State(app): State<App>) -> Response {
+    match app.is_ready() {
+        true => Json(json!({"status": "ok"})).into_response(),
+        false => {
+            let body = Json(json!({"status": "loading"}));
+            (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+        }
+    }
+}
+
+/// `GET /health/live`.
+pub async fn alive() -> Response {
+    Json(json!({"status": "ok"})).into_response()
+}
+
+/// `GET /metrics`.
+pub async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
+    if !app.config().metrics {
+        return Err(ApiError::not_found("metrics are on a port of their own"));
+    }
+    Ok(metrics_text(&app))
+}
+
+/// All counters.
+pub fn metrics_text(app: &App) -> Response {
+    let text = app.metrics().text(app.engine(), app.open_sessions());
+    let kind = [(
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )];
+    (kind, text).into_response()
+}

@@ -1,0 +1,30 @@
+//! Turaco over the network: OpenAI's audio interfaces and others that applications know already.
+//!
+//! [`router`] gives all routes for an engine of loaded models, to be mounted anywhere; [`Server`] is the whole program: it listens,
+//! unloads what nobody uses, and ends without breaking off work.
+#![forbid(unsafe_code)]
+
+mod app;
+mod auth;
+mod config;
+mod connections;
+mod error;
+mod health;
+mod layer;
+mod metrics;
+mod openai;
+mod pieces;
+mod realtime;
+mod recognition;
+mod routes;
+mod server;
+mod synthesis;
+mod upload;
+mod web;
+mod wyoming;
+
+pub use app::App;
+pub use config::{Config, Log, LogLevel};
+pub use error::ApiError;
+pub use routes::router;
+pub use server::{Listeners, Server};

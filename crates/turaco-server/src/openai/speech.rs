@@ -1,0 +1,172 @@
+//! `/v1/audio/speech`: sound while it is made.
+
+use std::time::{Duration, Instant};
+
+use axum::body::Bytes;
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::response::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+use turaco::Control;
+use turaco::audio::{Resampler, SoundWriter};
+use turaco::engine::Urgency;
+
+use crate::app::App;
+use crate::error::ApiError;
+use crate::openai::speech_request::{Container, SpeechRequest};
+use crate::pieces::{Pieces, in_pieces};
+use crate::synthesis::{Text, speak};
+
+/// Bytes of a body; recordings of voices are in it.
+const MAX_BODY: usize = 64 << 20;
+
+/// How long a body may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// `POST /v1/audio/speech`.
+pub async fn speech(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
+    let place = app.admit()?;
+    let body = json_body(request).await?;
+    let asked = SpeechRequest::read(&body)?;
+    asked.text(app.config().max_text)?;
+    let container = asked.container()?;
+    in_pieces(
+        &app,
+        container.content_type(),
+        move |app, control, pieces| {
+            let _place = place;
+            answer(app, &asked, container, control, pieces)
+        },
+    )
+    .await
+}
+
+/// The body of a request with JSON in it.
+///
+/// # Errors
+/// Another kind of body, or one that is too large.
+pub async fn json_body(request: Request) -> Result<Bytes, ApiError> {
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok());
+    if !kind.is_some_and(|kind| kind.starts_with("application/json")) {
+        return Err(ApiError::wrong_type("application/json"));
+    }
+    let body = axum::body::to_bytes(request.into_body(), MAX_BODY);
+    match tokio::time::timeout(PATIENCE, body).await {
+        Ok(body) => body.map_err(|_| ApiError::too_large(MAX_BODY as u64)),
+        Err(_) => Err(ApiError::timed_out("the body did not come")),
+    }
+}
+
+fn answer(
+    app: &App,
+    asked: &SpeechRequest,
+    container: Container,
+    control: &Control,
+    pieces: &mut Pieces,
+) -> Result<(), ApiError> {
+    let started = Instant::now();
+    let text = Text::Whole(asked.text(app.config().max_text)?.to_owned());
+    let model = app.synthesizer_name(asked.model.as_deref());
+    let failed = |error: std::io::Error| ApiError::internal(error.to_string());
+    let mut out: Option<Out> = None;
+    let options = |synthesizer: &_| asked.options(app, synthesizer, control);
+    let urgency = (Urgency::Normal, control);
+    let spoken = speak(app, &model, text, options, urgency, |chunk, native| {
+        let out = match &mut out {
+            Some(out) => out,
+            None => {
+                app.metrics().first_audio(started.elapsed().as_secs_f64());
+                let rate = asked.sample_rate.unwrap_or(native);
+                pieces.begin(vec![(
+                    HeaderName::from_static("x-sample-rate"),
+                    HeaderValue::from(rate),
+                )]);
+                out.insert(Out::new(container, native, rate)?)
+            }
+        };
+        let bytes = out.write(chunk).map_err(failed)?;
+        out.send(bytes, pieces)
+    })?;
+    let Some(mut out) = out else {
+        return Err(ApiError::invalid("input", "there is nothing in it to say"));
+    };
+    let rest = out.finish().map_err(failed)?;
+    out.send(rest, pieces)?;
+    if container.events {
+        pieces.event(&json!({
+            "type": "speech.audio.done",
+            "usage": {
+                "input_tokens": spoken.text_tokens,
+                "output_tokens": spoken.frames,
+                "total_tokens": spoken.text_tokens + spoken.frames,
+            },
+        }))?;
+    }
+    Ok(())
+}
+
+/// Sound on its way to bytes.
+struct Out {
+    events: bool,
+    resampler: Option<Resampler>,
+    writer: Option<SoundWriter<Vec<u8>>>,
+}
+
+impl Out {
+    fn new(container: Container, native: u32, rate: u32) -> Result<Self, ApiError> {
+        let writer = SoundWriter::new(Vec::new(), container.format, rate)
+            .map_err(|error| ApiError::invalid("sample_rate", error.to_string()))?;
+        Ok(Self {
+            events: container.events,
+            resampler: match rate == native {
+                true => None,
+                false => Some(Resampler::new(native, rate)?),
+            },
+            writer: Some(writer),
+        })
+    }
+
+    fn write(&mut self, samples: &[f32]) -> std::io::Result<Vec<u8>> {
+        let Some(writer) = &mut self.writer else {
+            return Ok(Vec::new());
+        };
+        match &mut self.resampler {
+            None => writer.write(samples)?,
+            Some(resampler) => {
+                let mut resampled = Vec::new();
+                resampler.push(samples, &mut resampled);
+                writer.write(&resampled)?;
+            }
+        }
+        Ok(std::mem::take(writer.get_mut()))
+    }
+
+    fn finish(&mut self) -> std::io::Result<Vec<u8>> {
+        let Some(mut writer) = self.writer.take() else {
+            return Ok(Vec::new());
+        };
+        if let Some(resampler) = self.resampler.take() {
+            let mut rest = Vec::new();
+            resampler.finish(&mut rest);
+            writer.write(&rest)?;
+        }
+        writer.finish()
+    }
+
+    fn send(&self, bytes: Vec<u8>, pieces: &mut Pieces) -> Result<(), ApiError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        match self.events {
+            false => pieces.send(bytes)?,
+            true => pieces.event(&json!({
+                "type": "speech.audio.delta",
+                "audio": STANDARD.encode(&bytes),
+            }))?,
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,348 @@
+//! What a request for speech asks for.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use turaco::audio::SoundFormat;
+use turaco::models::qwen3_tts::TtsKind;
+use turaco::tts::{SpeakOptions, TextLayout, Voice};
+use turaco::{Audio, Control, Synthesizer};
+
+use crate::app::App;
+use crate::error::ApiError;
+use crate::layer::fresh_seed;
+use crate::upload;
+
+/// Names of OpenAI's voices, which its clients have to send: each stands for the model's own choice.
+const OPENAI_VOICES: &[&str] = &[
+    "alloy", "ash", "ballad", "cedar", "coral", "echo", "fable", "marin", "nova", "onyx", "sage",
+    "shimmer", "verse",
+];
+
+/// The body of `POST /v1/audio/speech`; what is not there is as the model says.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct SpeechRequest {
+    pub model: Option<String>,
+    pub input: Option<String>,
+    pub voice: Option<VoiceName>,
+    #[serde(alias = "instruct")]
+    pub instructions: Option<String>,
+    pub language: Option<String>,
+    pub response_format: Option<String>,
+    pub stream_format: Option<String>,
+    pub speed: Option<f32>,
+    pub normalize: Option<bool>,
+    pub sample_rate: Option<u32>,
+    pub task_type: Option<String>,
+    pub ref_audio: Option<String>,
+    pub ref_text: Option<String>,
+    pub x_vector_only_mode: Option<bool>,
+    pub non_streaming_mode: Option<bool>,
+    pub do_sample: Option<bool>,
+    pub temperature: Option<f32>,
+    pub top_k: Option<usize>,
+    pub top_p: Option<f32>,
+    pub repetition_penalty: Option<f32>,
+    pub subtalker_dosample: Option<bool>,
+    pub subtalker_temperature: Option<f32>,
+    pub subtalker_top_k: Option<usize>,
+    pub subtalker_top_p: Option<f32>,
+    pub max_new_tokens: Option<usize>,
+    pub seed: Option<u64>,
+}
+
+/// A voice by name, as OpenAI's clients write it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum VoiceName {
+    Name(String),
+    Id { id: String },
+}
+
+impl VoiceName {
+    fn name(&self) -> &str {
+        match self {
+            Self::Name(name) | Self::Id { id: name } => name.trim(),
+        }
+    }
+}
+
+/// How the sound is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Container {
+    pub format: SoundFormat,
+    /// Pieces of the file in events instead of the file.
+    pub events: bool,
+}
+
+impl Container {
+    /// The type of the answer.
+    pub const fn content_type(self) -> &'static str {
+        match (self.events, self.format) {
+            (true, _) => crate::pieces::EVENT_STREAM,
+            (_, SoundFormat::Opus) => "audio/ogg",
+            (_, SoundFormat::Flac) => "audio/flac",
+            (_, SoundFormat::Pcm) => "audio/pcm",
+            (_, SoundFormat::Mp3) => "audio/mpeg",
+            _ => "audio/wav",
+        }
+    }
+}
+
+impl SpeechRequest {
+    /// A request in which only who speaks is told.
+    pub fn of_voice(voice: Option<&str>, language: Option<&str>) -> Self {
+        Self {
+            voice: voice.map(|name| VoiceName::Name(name.to_owned())),
+            language: language.map(str::to_owned),
+            ..Self::default()
+        }
+    }
+
+    /// Read a body.
+    ///
+    /// # Errors
+    /// What is no JSON object, or a field of another kind.
+    pub fn read(body: &[u8]) -> Result<Self, ApiError> {
+        serde_json::from_slice(body)
+            .map_err(|error| ApiError::malformed(format!("the body cannot be used: {error}")))
+    }
+
+    /// The text.
+    ///
+    /// # Errors
+    /// There is none, or more than `most` characters.
+    pub fn text(&self, most: usize) -> Result<&str, ApiError> {
+        let text = (self.input.as_deref()).ok_or_else(|| ApiError::missing("input"))?;
+        if text.trim().is_empty() {
+            return Err(ApiError::invalid("input", "there is no text to say"));
+        }
+        let count = text.chars().count();
+        if count > most {
+            let message = format!("{count} characters are more than the limit of {most}");
+            return Err(ApiError::invalid("input", message));
+        }
+        Ok(text)
+    }
+
+    /// How the sound is written; what nobody asked for in another way is MP3 as OpenAI's is, or WAV in builds that cannot.
+    ///
+    /// # Errors
+    /// A format that is not known, or cannot be written.
+    pub fn container(&self) -> Result<Container, ApiError> {
+        let format = match self.response_format.as_deref() {
+            None if SoundFormat::Mp3.is_available() => SoundFormat::Mp3,
+            None | Some("wav") => SoundFormat::Wav,
+            Some("mp3") if SoundFormat::Mp3.is_available() => SoundFormat::Mp3,
+            Some("pcm") => SoundFormat::Pcm,
+            Some("flac") => SoundFormat::Flac,
+            Some("opus") => SoundFormat::Opus,
+            Some(other @ ("mp3" | "aac")) => {
+                let message = format!(
+                    "{other} cannot be written by this server; wav, flac, opus and pcm can"
+                );
+                return Err(ApiError::unsupported("response_format", message));
+            }
+            Some(other) => {
+                let message = format!("`{other}` is none of wav, flac, opus, pcm");
+                return Err(ApiError::invalid("response_format", message));
+            }
+        };
+        let events = match self.stream_format.as_deref() {
+            None | Some("audio") => false,
+            Some("sse") => true,
+            Some(other) => {
+                let message = format!("`{other}` is none of audio, sse");
+                return Err(ApiError::invalid("stream_format", message));
+            }
+        };
+        Ok(Container { format, events })
+    }
+
+    /// The options for a model, with the voice looked up or made of a recording.
+    ///
+    /// # Errors
+    /// A voice that is not there, a task of another model, a recording that cannot be used.
+    pub fn options(
+        &self,
+        app: &App,
+        synthesizer: &Synthesizer,
+        control: &Control,
+    ) -> Result<SpeakOptions, ApiError> {
+        self.check_task(synthesizer)?;
+        if let Some(rate) = self.sample_rate
+            && !(8_000..=48_000).contains(&rate)
+        {
+            return Err(ApiError::invalid("sample_rate", "expected 8000 to 48000"));
+        }
+        let mut options = SpeakOptions::new();
+        options.voice = self.voice(app, synthesizer, control)?;
+        options.instruct.clone_from(&self.instructions);
+        options.language.clone_from(&self.language);
+        options.layout = match self.non_streaming_mode {
+            None => TextLayout::Auto,
+            Some(true) => TextLayout::Whole,
+            Some(false) => TextLayout::Beside,
+        };
+        options.speed = self.speed.unwrap_or(1.0);
+        options.normalize = self.normalize.unwrap_or(options.normalize);
+        options.temperature = self.temperature;
+        options.top_k = self.top_k;
+        options.top_p = self.top_p;
+        options.repetition_penalty = self.repetition_penalty;
+        options.subtalker_temperature = self.subtalker_temperature;
+        options.subtalker_top_k = self.subtalker_top_k;
+        options.subtalker_top_p = self.subtalker_top_p;
+        // Without sampling, or at temperature 0, both choose the most probable.
+        if self.do_sample == Some(false) || self.temperature == Some(0.0) {
+            options.temperature = Some(0.0);
+            options.subtalker_temperature.get_or_insert(0.0);
+        }
+        if self.subtalker_dosample == Some(false) {
+            options.subtalker_temperature = Some(0.0);
+        }
+        options.max_frames = self.max_new_tokens;
+        options.seed = self.seed.unwrap_or_else(fresh_seed);
+        Ok(options)
+    }
+
+    fn check_task(&self, synthesizer: &Synthesizer) -> Result<(), ApiError> {
+        let Some(task) = self.task_type.as_deref() else {
+            return Ok(());
+        };
+        let kind = synthesizer.kind();
+        let known = [TtsKind::CustomVoice, TtsKind::VoiceDesign, TtsKind::Base];
+        let named = known
+            .into_iter()
+            .find(|kind| kind.name().eq_ignore_ascii_case(task));
+        let Some(named) = named else {
+            let message = format!("`{task}` is none of CustomVoice, VoiceDesign, Base");
+            return Err(ApiError::invalid("task_type", message));
+        };
+        if named == kind {
+            return Ok(());
+        }
+        let message = format!(
+            "this is a {} model; Qwen3-TTS-12Hz-1.7B-{} is for {task}",
+            kind.name(),
+            named.name()
+        );
+        Err(turaco::Error::UnsupportedTask {
+            model: synthesizer.model_name().to_owned(),
+            task: format!("do {task}"),
+            message,
+        }
+        .into())
+    }
+
+    fn voice(
+        &self,
+        app: &App,
+        synthesizer: &Synthesizer,
+        control: &Control,
+    ) -> Result<Voice, ApiError> {
+        if let Some(recording) = &self.ref_audio {
+            let audio = recording_of(recording)?;
+            let text = match self.x_vector_only_mode {
+                Some(true) => None,
+                _ => self.ref_text.as_deref(),
+            };
+            let voice = synthesizer.clone_voice(&audio, text, control)?;
+            return Ok(Voice::Cloned(Arc::new(voice)));
+        }
+        let Some(name) = self.voice.as_ref().map(VoiceName::name) else {
+            return Ok(Voice::Default);
+        };
+        if name.is_empty() {
+            return Ok(Voice::Default);
+        }
+        if synthesizer.model().config().speaker(name).is_some() {
+            return Ok(Voice::Named(name.to_owned()));
+        }
+        let saved = match &app.config().voices {
+            Some(store) => store.find(name)?,
+            None => None,
+        };
+        match saved {
+            Some(voice) => Ok(Voice::Cloned(Arc::new(voice))),
+            None if OPENAI_VOICES.contains(&name) => Ok(Voice::Default),
+            None => Err(ApiError::no_voice(name)),
+        }
+    }
+}
+
+/// A recording in base64, also as a data URL. Paths and addresses are not looked at.
+fn recording_of(text: &str) -> Result<Audio, ApiError> {
+    let wrong = |message: &str| ApiError::invalid("ref_audio", message);
+    let encoded = match text.strip_prefix("data:") {
+        Some(url) => url
+            .split_once(";base64,")
+            .map(|(_, encoded)| encoded)
+            .ok_or_else(|| wrong("a data URL has to be in base64"))?,
+        None if text.contains("://") => {
+            let message = "addresses are not fetched; send the recording in base64";
+            return Err(ApiError::unsupported("ref_audio", message));
+        }
+        None => text,
+    };
+    let bytes = STANDARD.decode(encoded.trim());
+    let bytes = bytes.map_err(|_| wrong("expected a recording in base64, or a data URL of one"))?;
+    upload::decode(std::io::Cursor::new(bytes), "ref_audio", None)
+        .map_err(|error| error.about("ref_audio"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_asked_for_is_mp3_or_wav() {
+        let container = |json: &str| SpeechRequest::read(json.as_bytes()).unwrap().container();
+        if SoundFormat::Mp3.is_available() {
+            assert_eq!(container("{}").unwrap().content_type(), "audio/mpeg");
+            return;
+        }
+        assert_eq!(container("{}").unwrap().content_type(), "audio/wav");
+        let opus = container(r#"{"response_format": "opus"}"#).unwrap();
+        assert_eq!(opus.content_type(), "audio/ogg");
+        let events = container(r#"{"stream_format": "sse"}"#).unwrap();
+        assert_eq!(events.content_type(), "text/event-stream");
+        let mp3 = container(r#"{"response_format": "mp3"}"#).unwrap_err();
+        assert_eq!((mp3.code, mp3.status.as_u16()), ("unsupported_value", 400));
+        assert!(container(r#"{"response_format": "midi"}"#).is_err());
+    }
+
+    #[test]
+    fn texts_are_there_and_not_too_long() {
+        let text = |json: &str| {
+            let request = SpeechRequest::read(json.as_bytes()).unwrap();
+            request
+                .text(5)
+                .map(str::to_owned)
+                .map_err(|error| error.code)
+        };
+        assert_eq!(text(r#"{"input": "Hallo"}"#), Ok("Hallo".into()));
+        assert_eq!(text("{}"), Err("missing_required_parameter"));
+        assert_eq!(text(r#"{"input": " \n"}"#), Err("invalid_value"));
+        assert_eq!(text(r#"{"input": "Hallo!"}"#), Err("invalid_value"));
+        let voice = SpeechRequest::read(br#"{"voice": {"id": "anna"}}"#).unwrap();
+        assert_eq!(voice.voice.unwrap().name(), "anna");
+        assert!(SpeechRequest::read(b"[").is_err());
+    }
+
+    #[test]
+    fn recordings_are_not_fetched() {
+        for (text, code) in [
+            ("https://example.org/a.wav", "unsupported_value"),
+            ("file:///etc/passwd", "unsupported_value"),
+            ("/etc/passwd", "invalid_value"),
+            ("data:audio/wav,abc", "invalid_value"),
+            ("aGVsbG8gaGVsbG8=", "audio_decode_failed"),
+        ] {
+            assert_eq!(recording_of(text).unwrap_err().code, code, "{text}");
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! `/v1/audio/transcriptions`, `/v1/audio/translations`, and whisper.cpp's `/inference`.
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+use turaco::asr::{Segment, Task, TranscribeOptions, Word};
+use turaco::engine::Urgency;
+use turaco::output::{self, OutputFormat, Transcript, WriteOptions};
+use turaco::{Audio, Control};
+
+use crate::app::{App, blocking};
+use crate::error::ApiError;
+use crate::openai::options::{lists, transcribe_options};
+use crate::pieces::{EVENT_STREAM, Pieces, in_pieces};
+use crate::recognition::{recognize, usage};
+use crate::upload::Form;
+
+/// `POST /v1/audio/transcriptions`.
+pub async fn transcriptions(
+    State(app): State<App>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    answer(app, request, Dialect::OpenAi, Task::Transcribe).await
+}
+
+/// `POST /v1/audio/translations`.
+pub async fn translations(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
+    answer(app, request, Dialect::OpenAi, Task::Translate).await
+}
+
+/// `POST /inference`.
+pub async fn inference(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
+    answer(app, request, Dialect::WhisperCpp, Task::Transcribe).await
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    OpenAi,
+    WhisperCpp,
+}
+
+/// What a form asks for.
+struct Asked {
+    audio: Audio,
+    model: String,
+    options: TranscribeOptions,
+    format: ResponseFormat,
+    logprobs: bool,
+    stream: bool,
+}
+
+async fn answer(
+    app: App,
+    request: Request,
+    dialect: Dialect,
+    task: Task,
+) -> Result<Response, ApiError> {
+    let place = app.admit()?;
+    let form = Form::receive(&app, request).await?;
+    let asked = Asked::new(&app, form, dialect, task)?;
+    if asked.stream {
+        return in_pieces(&app, EVENT_STREAM, move |app, control, pieces| {
+            let _place = place;
+            stream(app, &asked, control, pieces)
+        })
+        .await;
+    }
+    blocking(&app, move |app, control| {
+        let _place = place;
+        let work = (Urgency::Normal, control);
+        let (model, options) = (&asked.model, &asked.options);
+        let transcript = recognize(app, model, &asked.audio, options, work, |_| Ok(()))?;
+        asked.format.answer(&transcript, asked.logprobs, dialect)
+    })
+    .await
+}
+
+impl Asked {
+    fn new(app: &App, form: Form, dialect: Dialect, task: Task) -> Result<Self, ApiError> {
+        let task = match form.text("task").or(form.text("translate")) {
+            Some("translate" | "true" | "1") => Task::Translate,
+            None | Some("transcribe" | "" | "false" | "0") => task,
+            Some(other) => {
+                let message = format!("`{other}` is none of transcribe, translate");
+                return Err(ApiError::invalid("task", message));
+            }
+        };
+        let mut options = transcribe_options(&form, task)?;
+        let format = ResponseFormat::new(form.text("response_format"))?;
+        let mut logprobs = false;
+        for include in lists(&form, "include") {
+            match include.as_str() {
+                "logprobs" => logprobs = true,
+                other => {
+                    let message = format!("`{other}` is none of logprobs");
+                    return Err(ApiError::invalid("include", message));
+                }
+            }
+        }
+        // Probabilities are known of words.
+        options.word_timestamps |= logprobs;
+        let stream = match form.text("stream").map(str::trim) {
+            None | Some("" | "false" | "False" | "0" | "none" | "null") => false,
+            Some("true" | "True" | "1") => dialect == Dialect::OpenAi,
+            Some(_) => return Err(ApiError::invalid("stream", "expected true or false")),
+        };
+        Ok(Self {
+            model: app.recognizer_name(form.text("model")),
+            audio: form.audio.ok_or_else(|| ApiError::missing("file"))?,
+            options,
+            format,
+            logprobs,
+            stream,
+        })
+    }
+}
+
+/// Text as it becomes final, as events.
+fn stream(
+    app: &App,
+    asked: &Asked,
+    control: &Control,
+    pieces: &mut Pieces,
+) -> Result<(), ApiError> {
+    let mut text = String::new();
+    let work = (Urgency::Normal, control);
+    let (model, options) = (&asked.model, &asked.options);
+    let transcript = recognize(app, model, &asked.audio, options, work, |segment| {
+        // The deltas together are the text without spaces around it.
+        let delta = match text.is_empty() {
+            true => segment.text.trim_start(),
+            false => segment.text.as_str(),
+        };
+        text.push_str(delta);
+        let mut event = json!({"type": "transcript.text.delta", "delta": delta});
+        if asked.logprobs {
+            event["logprobs"] = logprobs(std::slice::from_ref(segment));
+        }
+        pieces.event(&event)?;
+        if asked.format == ResponseFormat::File(OutputFormat::VerboseJson) {
+            pieces.event(&json!({
+                "type": "transcript.text.segment",
+                "id": segment.id.to_string(),
+                "start": segment.start,
+                "end": segment.end,
+                "text": segment.text,
+            }))?;
+        }
+        Ok(())
+    })?;
+    let mut done = json!({
+        "type": "transcript.text.done",
+        "text": text.trim(),
+        "usage": usage(transcript.duration),
+    });
+    if asked.logprobs {
+        done["logprobs"] = logprobs(&transcript.segments);
+    }
+    Ok(pieces.event(&done)?)
+}
+
+/// Probabilities of words, in the form of tokens.
+fn logprobs(segments: &[Segment]) -> Value {
+    let words = segments.iter().filter_map(|segment| segment.words.as_ref());
+    let entry = |word: &Word| {
+        json!({
+            "token": word.word,
+            "logprob": word.probability.max(f64::MIN_POSITIVE).ln(),
+            "bytes": word.word.as_bytes(),
+        })
+    };
+    words.flatten().map(entry).collect()
+}
+
+/// How the answer is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ResponseFormat {
+    Json,
+    File(OutputFormat),
+}
+
+impl ResponseFormat {
+    fn new(name: Option<&str>) -> Result<Self, ApiError> {
+        Ok(Self::File(match name.map(str::trim) {
+            None | Some("" | "json") => return Ok(Self::Json),
+            Some("text" | "txt") => OutputFormat::Txt,
+            Some("srt") => OutputFormat::Srt,
+            Some("verbose_json") => OutputFormat::VerboseJson,
+            Some("vtt") => OutputFormat::Vtt,
+            Some("tsv") => OutputFormat::Tsv,
+            Some("lrc") => OutputFormat::Lrc,
+            Some("csv") => OutputFormat::Csv,
+            Some("jsonl") => OutputFormat::Jsonl,
+            Some("diarized_json") => {
+                let message = "who speaks is not told apart; verbose_json has segments";
+                return Err(ApiError::unsupported("response_format", message));
+            }
+            Some(other) => {
+                let message = format!(
+                    "`{other}` is none of json, text, srt, verbose_json, vtt, tsv, lrc, csv, jsonl"
+                );
+                return Err(ApiError::invalid("response_format", message));
+            }
+        }))
+    }
+
+    const fn content_type(self) -> &'static str {
+        match self {
+            Self::Json | Self::File(OutputFormat::VerboseJson) => "application/json",
+            Self::File(OutputFormat::Srt) => "application/x-subrip",
+            Self::File(OutputFormat::Vtt) => "text/vtt; charset=utf-8",
+            Self::File(OutputFormat::Tsv) => "text/tab-separated-values; charset=utf-8",
+            Self::File(OutputFormat::Csv) => "text/csv; charset=utf-8",
+            Self::File(OutputFormat::Jsonl) => "application/x-ndjson",
+            Self::File(_) => "text/plain; charset=utf-8",
+        }
+    }
+
+    fn answer(
+        self,
+        transcript: &Transcript,
+        with_logprobs: bool,
+        dialect: Dialect,
+    ) -> Result<Response, ApiError> {
+        let Self::File(format) = self else {
+            let mut body = json!({"text": transcript.text.trim()});
+            if dialect == Dialect::OpenAi {
+                body["usage"] = usage(transcript.duration);
+            }
+            if with_logprobs {
+                body["logprobs"] = logprobs(&transcript.segments);
+            }
+            return Ok(Json(body).into_response());
+        };
+        let mut bytes = Vec::new();
+        output::write(transcript, format, &WriteOptions::default(), &mut bytes)
+            .map_err(|error| ApiError::internal(error.to_string()))?;
+        let kind = [(header::CONTENT_TYPE, self.content_type())];
+        Ok((kind, bytes).into_response())
+    }
+}

@@ -1,0 +1,442 @@
+//! The events of `/v1/realtime` in OpenAI's dialect.
+
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+
+/// What a client says. Fields that are not known are ignored.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(tag = "type")]
+pub enum ClientEvent {
+    #[serde(rename = "session.update")]
+    SessionUpdate {
+        #[serde(default)]
+        session: Option<SessionUpdate>,
+        /// vLLM's dialect.
+        #[serde(default)]
+        model: Option<String>,
+        /// vLLM's dialect.
+        #[serde(default)]
+        timestamp_granularities: Vec<String>,
+    },
+    #[serde(rename = "transcription_session.update")]
+    OldSessionUpdate { session: OldSessionUpdate },
+    #[serde(rename = "input_audio_buffer.append")]
+    Append { audio: String },
+    #[serde(rename = "input_audio_buffer.commit")]
+    Commit {
+        /// vLLM's dialect.
+        #[serde(default, rename = "final")]
+        last: Option<bool>,
+    },
+    #[serde(rename = "input_audio_buffer.clear")]
+    Clear {},
+    #[serde(rename = "conversation.item.retrieve")]
+    Retrieve { item_id: String },
+    #[serde(rename = "conversation.item.delete")]
+    Delete { item_id: String },
+    #[serde(rename = "conversation.item.create")]
+    CreateItem {},
+    #[serde(rename = "conversation.item.truncate")]
+    Truncate {},
+    #[serde(rename = "response.create")]
+    CreateResponse {},
+    #[serde(rename = "response.cancel")]
+    CancelResponse {},
+    #[serde(rename = "output_audio_buffer.clear")]
+    ClearOutput {},
+}
+
+/// Names of all events that a client may send.
+const CLIENT_EVENTS: &[&str] = &[
+    "session.update",
+    "transcription_session.update",
+    "input_audio_buffer.append",
+    "input_audio_buffer.commit",
+    "input_audio_buffer.clear",
+    "conversation.item.create",
+    "conversation.item.retrieve",
+    "conversation.item.delete",
+    "conversation.item.truncate",
+    "response.create",
+    "response.cancel",
+    "output_audio_buffer.clear",
+];
+
+/// Why what a client said is no event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoEvent {
+    /// What is wrong.
+    pub message: String,
+    /// No JSON at all.
+    pub is_json: bool,
+    /// The type is known, and its fields are wrong.
+    pub is_known: bool,
+    /// The client's own id of the event.
+    pub event_id: Option<String>,
+}
+
+impl ClientEvent {
+    /// Read an event and the client's own id of it.
+    ///
+    /// # Errors
+    /// What is no event.
+    pub fn read(text: &str) -> Result<(Self, Option<String>), NoEvent> {
+        let value: Value = serde_json::from_str(text).map_err(|error| NoEvent {
+            message: format!("this is no JSON: {error}"),
+            is_json: false,
+            is_known: false,
+            event_id: None,
+        })?;
+        let event_id = value["event_id"].as_str().map(str::to_owned);
+        let kind = value["type"].as_str().unwrap_or_default().to_owned();
+        let is_known = CLIENT_EVENTS.contains(&kind.as_str());
+        let event = Self::deserialize(value).map_err(|error| NoEvent {
+            message: match is_known {
+                true => format!("{kind}: {error}"),
+                false => format!("`{kind}` is none of {}", CLIENT_EVENTS.join(", ")),
+            },
+            is_json: true,
+            is_known,
+            event_id: event_id.clone(),
+        })?;
+        Ok((event, event_id))
+    }
+}
+
+/// A field that may be left out, be null, or be there.
+fn given<'de, D, T>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Option::deserialize(deserializer).map(Some)
+}
+
+/// The changes of `session.update`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct SessionUpdate {
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    pub audio: Option<AudioUpdate>,
+    pub include: Option<Vec<String>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct AudioUpdate {
+    pub input: Option<InputUpdate>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct InputUpdate {
+    pub format: Option<AudioFormat>,
+    pub transcription: Option<Transcription>,
+    #[serde(deserialize_with = "given")]
+    pub turn_detection: Option<Option<TurnDetection>>,
+    pub noise_reduction: Option<Value>,
+}
+
+/// The older form of the same.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct OldSessionUpdate {
+    pub input_audio_format: Option<String>,
+    pub input_audio_transcription: Option<Transcription>,
+    #[serde(deserialize_with = "given")]
+    pub turn_detection: Option<Option<TurnDetection>>,
+    pub input_audio_noise_reduction: Option<Value>,
+    pub include: Option<Vec<String>>,
+}
+
+/// How sound is written in the client's events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type")]
+pub enum AudioFormat {
+    #[serde(rename = "audio/pcm")]
+    Pcm {
+        #[serde(default = "usual_rate")]
+        rate: u32,
+    },
+    #[serde(rename = "audio/pcmu")]
+    MuLaw,
+    #[serde(rename = "audio/pcma")]
+    ALaw,
+}
+
+const fn usual_rate() -> u32 {
+    24_000
+}
+
+impl AudioFormat {
+    /// The name of the older protocol.
+    pub fn of_old_name(name: &str) -> Option<Self> {
+        match name {
+            "pcm16" => Some(Self::Pcm { rate: usual_rate() }),
+            "g711_ulaw" => Some(Self::MuLaw),
+            "g711_alaw" => Some(Self::ALaw),
+            _ => None,
+        }
+    }
+
+    /// Samples per second.
+    pub const fn rate(self) -> u32 {
+        match self {
+            Self::Pcm { rate } => rate,
+            Self::MuLaw | Self::ALaw => 8_000,
+        }
+    }
+}
+
+/// How what is heard is written down.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Transcription {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub language: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keywords: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay: Option<Delay>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay_ms: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timestamps: Option<bool>,
+}
+
+/// By how much the text of a streaming model follows the sound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Delay {
+    Minimal,
+    Low,
+    Medium,
+    High,
+    Xhigh,
+}
+
+impl Delay {
+    /// Milliseconds.
+    pub const fn ms(self) -> u32 {
+        match self {
+            Self::Minimal => 80,
+            Self::Low => 240,
+            Self::Medium => 480,
+            Self::High => 960,
+            Self::Xhigh => 2400,
+        }
+    }
+}
+
+/// Where an utterance ends.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum TurnDetection {
+    ServerVad {
+        #[serde(default = "usual_threshold")]
+        threshold: f64,
+        #[serde(default = "usual_padding")]
+        prefix_padding_ms: u32,
+        #[serde(default = "usual_silence")]
+        silence_duration_ms: u32,
+        #[serde(default = "yes")]
+        create_response: bool,
+        #[serde(default = "yes")]
+        interrupt_response: bool,
+        #[serde(default)]
+        idle_timeout_ms: Option<u32>,
+    },
+    SemanticVad {
+        #[serde(default)]
+        eagerness: Eagerness,
+        #[serde(default = "yes")]
+        create_response: bool,
+        #[serde(default = "yes")]
+        interrupt_response: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Eagerness {
+    Low,
+    Medium,
+    High,
+    #[default]
+    Auto,
+}
+
+const fn usual_threshold() -> f64 {
+    0.5
+}
+
+const fn usual_padding() -> u32 {
+    300
+}
+
+const fn usual_silence() -> u32 {
+    500
+}
+
+const fn yes() -> bool {
+    true
+}
+
+impl Default for TurnDetection {
+    fn default() -> Self {
+        Self::ServerVad {
+            threshold: usual_threshold(),
+            prefix_padding_ms: usual_padding(),
+            silence_duration_ms: usual_silence(),
+            create_response: true,
+            interrupt_response: true,
+            idle_timeout_ms: None,
+        }
+    }
+}
+
+/// What the server says. [`ServerEvent::to_json`] adds the id of the event.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "type")]
+pub enum ServerEvent {
+    /// For both dialects.
+    #[serde(rename = "session.created")]
+    SessionCreated {
+        session: Value,
+        id: String,
+        created: u64,
+    },
+    #[serde(rename = "session.updated")]
+    SessionUpdated { session: Value },
+    #[serde(rename = "transcription_session.updated")]
+    OldSessionUpdated { session: Value },
+    #[serde(rename = "input_audio_buffer.speech_started")]
+    SpeechStarted {
+        audio_start_ms: u64,
+        item_id: String,
+    },
+    #[serde(rename = "input_audio_buffer.speech_stopped")]
+    SpeechStopped { audio_end_ms: u64, item_id: String },
+    #[serde(rename = "input_audio_buffer.committed")]
+    Committed {
+        previous_item_id: Option<String>,
+        item_id: String,
+    },
+    #[serde(rename = "input_audio_buffer.cleared")]
+    Cleared {},
+    #[serde(rename = "conversation.item.added")]
+    ItemAdded {
+        previous_item_id: Option<String>,
+        item: Value,
+    },
+    /// The older name of the same.
+    #[serde(rename = "conversation.item.created")]
+    ItemCreated {
+        previous_item_id: Option<String>,
+        item: Value,
+    },
+    #[serde(rename = "conversation.item.done")]
+    ItemDone {
+        previous_item_id: Option<String>,
+        item: Value,
+    },
+    #[serde(rename = "conversation.item.retrieved")]
+    ItemRetrieved { item: Value },
+    #[serde(rename = "conversation.item.deleted")]
+    ItemDeleted { item_id: String },
+    #[serde(rename = "conversation.item.input_audio_transcription.delta")]
+    Delta {
+        item_id: String,
+        content_index: u32,
+        delta: String,
+    },
+    #[serde(rename = "conversation.item.input_audio_transcription.segment")]
+    Segment {
+        item_id: String,
+        content_index: u32,
+        id: String,
+        text: String,
+        start: f64,
+        end: f64,
+    },
+    #[serde(rename = "conversation.item.input_audio_transcription.completed")]
+    Completed {
+        item_id: String,
+        content_index: u32,
+        transcript: String,
+        usage: Value,
+    },
+    #[serde(rename = "conversation.item.input_audio_transcription.failed")]
+    Failed {
+        item_id: String,
+        content_index: u32,
+        error: Value,
+    },
+    #[serde(rename = "error")]
+    Error { error: Value },
+}
+
+impl ServerEvent {
+    /// The event with an id of its own.
+    pub fn to_json(&self) -> Value {
+        // Numbers, texts and objects of them.
+        let mut value = serde_json::to_value(self).unwrap_or_default();
+        value["event_id"] = crate::layer::new_id("event").into();
+        value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_read_and_what_is_none_is_said() {
+        let (event, id) = ClientEvent::read(
+            r#"{"type": "session.update", "event_id": "e1", "session": {"type": "transcription",
+                "audio": {"input": {"turn_detection": null, "format": {"type": "audio/pcm"}}}}}"#,
+        )
+        .unwrap();
+        assert_eq!(id.as_deref(), Some("e1"));
+        let ClientEvent::SessionUpdate {
+            session: Some(session),
+            ..
+        } = event
+        else {
+            panic!("{event:?}");
+        };
+        let input = session.audio.unwrap().input.unwrap();
+        assert_eq!(input.turn_detection, Some(None));
+        assert_eq!(input.format, Some(AudioFormat::Pcm { rate: 24_000 }));
+        let wrong = |text| ClientEvent::read(text).unwrap_err();
+        assert!(!wrong("{").is_json);
+        assert!(!wrong(r#"{"type": "session.destroy"}"#).is_known);
+        assert!(wrong(r#"{"type": "input_audio_buffer.append"}"#).is_known);
+        assert_eq!(
+            wrong(r#"{"event_id": "e2"}"#).event_id.as_deref(),
+            Some("e2")
+        );
+        for text in ["null", "[]", "3", "\"x\""] {
+            assert!(wrong(text).is_json, "{text}");
+        }
+    }
+
+    #[test]
+    fn turn_detection_has_its_defaults() {
+        let read = |text| serde_json::from_str::<TurnDetection>(text).unwrap();
+        assert_eq!(read(r#"{"type": "server_vad"}"#), TurnDetection::default());
+        let semantic = read(r#"{"type": "semantic_vad"}"#);
+        assert!(matches!(
+            semantic,
+            TurnDetection::SemanticVad {
+                eagerness: Eagerness::Auto,
+                ..
+            }
+        ));
+    }
+}

@@ -1,0 +1,551 @@
+//! One connection of `/v1/realtime`: from events of the client to utterances, and from what was heard to events.
+
+use serde_json::Value;
+use tokio::sync::mpsc;
+use turaco::asr::vad_stream::{SpeechDetector, SpeechEvent};
+
+use super::ear::{Ear, EarEvent};
+use super::protocol::{ClientEvent, NoEvent, ServerEvent};
+use super::settings::Settings;
+use super::sound::SoundReader;
+use super::utterances::{Utterances, seconds};
+use super::vllm::Vllm;
+use crate::app::App;
+use crate::error::ApiError;
+use crate::layer::new_id;
+use crate::upload::SAMPLE_RATE;
+
+/// Bytes of sound that wait for the event that tells the dialect: a second of it.
+const UNDECIDED: usize = 48_000;
+
+/// What the connection is to send.
+pub type Outbox = Vec<Value>;
+
+/// Which protocol the client speaks.
+enum Dialect {
+    /// Not told yet; sound that came meanwhile.
+    Undecided(Vec<u8>),
+    OpenAi,
+    Vllm(Box<Vllm>),
+}
+
+/// One client.
+pub struct Session {
+    app: App,
+    id: String,
+    settings: Settings,
+    dialect: Dialect,
+    sound: Option<SoundReader>,
+    detector: Option<Detector>,
+    ear: Option<Ear>,
+    events: mpsc::UnboundedSender<EarEvent>,
+    utterances: Utterances,
+    /// Samples heard since the session began.
+    n_heard: u64,
+    /// Samples that the ear was given.
+    n_given: u64,
+}
+
+/// A detector of speech, whose positions begin anew with every commit.
+struct Detector {
+    detector: SpeechDetector,
+    start: u64,
+}
+
+impl Session {
+    /// A session that has heard nothing; what the ear hears comes out of the receiver, for [`heard`](Self::heard).
+    pub fn new(
+        app: &App,
+        settings: Settings,
+        (vllm, beta): (bool, bool),
+    ) -> (Self, mpsc::UnboundedReceiver<EarEvent>) {
+        let (events, receiver) = mpsc::unbounded_channel();
+        let session = Self {
+            app: app.clone(),
+            id: new_id("sess"),
+            settings,
+            dialect: match vllm {
+                true => Dialect::Vllm(Box::default()),
+                false => Dialect::Undecided(Vec::new()),
+            },
+            sound: None,
+            detector: None,
+            ear: None,
+            events,
+            utterances: Utterances::new(beta),
+            n_heard: 0,
+            n_given: 0,
+        };
+        (session, receiver)
+    }
+
+    /// The first message, which clients of both dialects understand.
+    pub fn greeting(&self) -> Value {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        ServerEvent::SessionCreated {
+            session: self.settings.to_json(&self.id),
+            id: self.id.clone(),
+            created: now.map_or(0, |now| now.as_secs()),
+        }
+        .to_json()
+    }
+
+    /// A text message of the client.
+    pub async fn text(&mut self, text: &str, out: &mut Outbox) {
+        match ClientEvent::read(text) {
+            Ok((event, event_id)) => {
+                if let Err(error) = self.event(event, out).await {
+                    self.complain(&error, event_id, out);
+                }
+            }
+            Err(error) => self.no_event(&error, out),
+        }
+    }
+
+    /// A binary message: sound without base64.
+    pub async fn binary(&mut self, bytes: &[u8], out: &mut Outbox) {
+        if let Err(error) = self.append(bytes, out).await {
+            self.complain(&error, None, out);
+        }
+    }
+
+    fn no_event(&self, error: &NoEvent, out: &mut Outbox) {
+        let code = match (&self.dialect, error.is_json, error.is_known) {
+            (Dialect::Vllm(_), false, _) => "invalid_json",
+            (_, _, true) => "invalid_value",
+            _ => "unknown_event",
+        };
+        let mut api = ApiError::malformed(error.message.clone());
+        api.code = code;
+        self.complain(&api, error.event_id.clone(), out);
+    }
+
+    fn complain(&self, error: &ApiError, event_id: Option<String>, out: &mut Outbox) {
+        self.app.metrics().error(error.code);
+        if let Some(details) = &error.details {
+            let line = format!("{}: {}: {details}", self.id, error.message);
+            self.app.log(crate::config::LogLevel::Error, &line);
+        }
+        out.push(match &self.dialect {
+            Dialect::Vllm(_) => Vllm::error(error),
+            _ => {
+                let mut body = error.body();
+                body["event_id"] = event_id.into();
+                ServerEvent::Error { error: body }.to_json()
+            }
+        });
+    }
+
+    async fn event(&mut self, event: ClientEvent, out: &mut Outbox) -> Result<(), ApiError> {
+        self.decide(&event, out).await?;
+        match event {
+            ClientEvent::Append { audio } => {
+                let bytes = decode_base64(&audio)?;
+                self.append(&bytes, out).await
+            }
+            event if matches!(self.dialect, Dialect::Vllm(_)) => self.vllm_event(event, out).await,
+            ClientEvent::SessionUpdate { session, .. } => {
+                let session = session.ok_or_else(|| ApiError::missing("session"))?;
+                let mut changed = self.settings.clone();
+                changed.update(session)?;
+                self.change(changed)?;
+                let session = self.settings.to_json(&self.id);
+                out.push(ServerEvent::SessionUpdated { session }.to_json());
+                Ok(())
+            }
+            ClientEvent::OldSessionUpdate { session } => {
+                let mut changed = self.settings.clone();
+                changed.update_old(session)?;
+                self.change(changed)?;
+                let session = self.settings.to_json(&self.id);
+                out.push(
+                    ServerEvent::OldSessionUpdated {
+                        session: session.clone(),
+                    }
+                    .to_json(),
+                );
+                out.push(ServerEvent::SessionUpdated { session }.to_json());
+                Ok(())
+            }
+            ClientEvent::Commit { .. } => self.commit(out).await,
+            ClientEvent::Clear {} => self.clear(out),
+            ClientEvent::Retrieve { item_id } => {
+                out.push(self.utterances.retrieve(&item_id)?.to_json());
+                Ok(())
+            }
+            ClientEvent::Delete { item_id } => {
+                out.push(self.utterances.delete(item_id)?.to_json());
+                Ok(())
+            }
+            ClientEvent::CreateItem {}
+            | ClientEvent::Truncate {}
+            | ClientEvent::CreateResponse {}
+            | ClientEvent::CancelResponse {}
+            | ClientEvent::ClearOutput {} => Err(ApiError::unsupported(
+                "type",
+                "this is for conversations; the session writes down what it hears",
+            )),
+        }
+    }
+
+    /// The first update or commit tells the dialect, or more sound than can wait for one.
+    async fn decide(&mut self, event: &ClientEvent, out: &mut Outbox) -> Result<(), ApiError> {
+        let Dialect::Undecided(waiting) = &mut self.dialect else {
+            return Ok(());
+        };
+        let is_vllm = match event {
+            ClientEvent::SessionUpdate { session, model, .. } => {
+                session.is_none() && model.is_some()
+            }
+            ClientEvent::Commit { last } => last.is_some(),
+            ClientEvent::Append { .. } => return Ok(()),
+            _ => false,
+        };
+        let waiting = std::mem::take(waiting);
+        self.dialect = match is_vllm {
+            true => Dialect::Vllm(Box::default()),
+            false => Dialect::OpenAi,
+        };
+        // With the format of the update that decided.
+        if let ClientEvent::SessionUpdate {
+            session: Some(session),
+            ..
+        } = event
+        {
+            let mut changed = self.settings.clone();
+            changed.update(session.clone())?;
+            self.change(changed)?;
+        }
+        match waiting.is_empty() {
+            true => Ok(()),
+            false => self.append(&waiting, out).await,
+        }
+    }
+
+    /// Take over new settings; sound that was heard already keeps its format and its ear.
+    fn change(&mut self, settings: Settings) -> Result<(), ApiError> {
+        let ear_changes = settings.ear(&self.app) != self.settings.ear(&self.app);
+        if settings.format != self.settings.format {
+            if self.n_heard > 0 {
+                let message = "the format cannot change in the middle of the sound";
+                return Err(ApiError::invalid("session.audio.input.format", message));
+            }
+            SoundReader::new(settings.format)?;
+            self.sound = None;
+        }
+        if let Some(options) = settings.detector() {
+            // Wrong thresholds are said now, not with the first sound.
+            SpeechDetector::built_in(&options)?;
+        }
+        if settings.detector() != self.settings.detector() {
+            self.detector = None;
+        }
+        if ear_changes && self.utterances.is_idle() {
+            self.ear = None;
+            self.n_given = 0;
+        }
+        self.settings = settings;
+        Ok(())
+    }
+
+    async fn append(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), ApiError> {
+        if let Dialect::Undecided(waiting) = &mut self.dialect {
+            waiting.extend_from_slice(bytes);
+            if waiting.len() <= UNDECIDED {
+                return Ok(());
+            }
+            let waiting = std::mem::take(waiting);
+            self.dialect = Dialect::OpenAi;
+            return Box::pin(self.append(&waiting, out)).await;
+        }
+        if let Dialect::Vllm(vllm) = &mut self.dialect {
+            let samples = vllm.read(bytes);
+            self.n_heard += samples.len() as u64;
+            self.check_buffer(vllm_waiting(&self.dialect) + seconds(samples.len() as u64))?;
+            return self.vllm_sound(samples).await;
+        }
+        let reader = match &mut self.sound {
+            Some(reader) => reader,
+            None => self.sound.insert(SoundReader::new(self.settings.format)?),
+        };
+        let samples = reader.read(bytes);
+        self.check_buffer(seconds(samples.len() as u64))?;
+        let start = self.n_heard;
+        self.n_heard += samples.len() as u64;
+        match self.settings.detector() {
+            None => {
+                if self.utterances.current().is_none() {
+                    self.utterances.begin(start, self.n_given);
+                }
+                self.give(&samples).await
+            }
+            Some(options) => {
+                let detector = match self.detector.take() {
+                    Some(detector) => detector,
+                    None => Detector {
+                        detector: SpeechDetector::built_in(&options)?,
+                        start,
+                    },
+                };
+                let (detector, found) = detect(detector, samples).await?;
+                let begin = detector.start;
+                self.detector = Some(detector);
+                self.found(found, begin, out).await
+            }
+        }
+    }
+
+    /// Refuse sound that would wait behind more than may wait.
+    fn check_buffer(&self, more: f64) -> Result<(), ApiError> {
+        let waiting = self.ear.as_ref().map_or(0.0, Ear::waiting) + more;
+        let most = self.app.config().max_buffer;
+        if waiting <= most {
+            return Ok(());
+        }
+        let mut error = ApiError::malformed(format!(
+            "{waiting:.0} s of sound wait to be heard, more than the limit of {most:.0} s; this piece is left out"
+        ));
+        error.code = "input_buffer_full";
+        Err(error)
+    }
+
+    /// What the detector says about utterances.
+    async fn found(
+        &mut self,
+        found: Vec<SpeechEvent>,
+        begin: u64,
+        out: &mut Outbox,
+    ) -> Result<(), ApiError> {
+        for event in found {
+            match event {
+                SpeechEvent::Started { sample } => {
+                    let item_id = self.utterances.begin(begin + sample, self.n_given);
+                    out.push(
+                        ServerEvent::SpeechStarted {
+                            audio_start_ms: ms(begin + sample),
+                            item_id,
+                        }
+                        .to_json(),
+                    );
+                }
+                SpeechEvent::Sound(samples) => self.give(&samples).await?,
+                SpeechEvent::Ended { sample, .. } => {
+                    if let Some(id) = self.utterances.current() {
+                        out.push(
+                            ServerEvent::SpeechStopped {
+                                audio_end_ms: ms(begin + sample),
+                                item_id: id.to_owned(),
+                            }
+                            .to_json(),
+                        );
+                    }
+                    self.end_utterance(out);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn give(&mut self, samples: &[f32]) -> Result<(), ApiError> {
+        let ear = match &mut self.ear {
+            Some(ear) => ear,
+            None => {
+                let options = self.settings.ear(&self.app);
+                let opened = Ear::open(&self.app, &options, self.events.clone()).await;
+                match opened {
+                    Ok(ear) => self.ear.insert(ear),
+                    Err(error) => {
+                        self.utterances.forget_open();
+                        return Err(error);
+                    }
+                }
+            }
+        };
+        ear.hear(samples);
+        self.n_given += samples.len() as u64;
+        self.utterances.give(samples.len() as u64);
+        Ok(())
+    }
+
+    async fn commit(&mut self, out: &mut Outbox) -> Result<(), ApiError> {
+        if let Some(mut detector) = self.detector.take() {
+            let mut found = Vec::new();
+            detector.detector.finish(|event| found.push(event))?;
+            let begin = detector.start;
+            detector.start = self.n_heard;
+            self.detector = Some(detector);
+            self.found(found, begin, out).await?;
+        }
+        if self.utterances.has_sound() {
+            self.end_utterance(out);
+            return Ok(());
+        }
+        if self.settings.turn_detection.is_some() && self.n_heard > 0 {
+            // The detector has ended it already.
+            return Ok(());
+        }
+        let mut error = ApiError::malformed("there is no sound to commit");
+        error.code = "input_audio_buffer_commit_empty";
+        Err(error)
+    }
+
+    fn end_utterance(&mut self, out: &mut Outbox) {
+        if self.utterances.end(out)
+            && let Some(ear) = &mut self.ear
+        {
+            ear.end_utterance();
+        }
+    }
+
+    fn clear(&mut self, out: &mut Outbox) -> Result<(), ApiError> {
+        if let Some(detector) = &mut self.detector {
+            detector.detector.reset()?;
+            detector.start = self.n_heard;
+        }
+        // A streaming model has heard it already; nobody is told.
+        self.utterances.discard();
+        self.end_utterance(out);
+        out.push(ServerEvent::Cleared {}.to_json());
+        Ok(())
+    }
+
+    /// What the ear heard.
+    pub fn heard(&mut self, event: EarEvent, out: &mut Outbox) {
+        if let Dialect::Vllm(vllm) = &mut self.dialect {
+            if matches!(
+                event,
+                EarEvent::Done { .. } | EarEvent::Failed(_) | EarEvent::Broken(_)
+            ) {
+                self.ear = None;
+            }
+            vllm.heard(event, out);
+            return;
+        }
+        match event {
+            EarEvent::Broken(error) => {
+                self.ear = None;
+                self.n_given = 0;
+                self.utterances.forget_open();
+                self.complain(&error, None, out);
+            }
+            event => {
+                if let EarEvent::Failed(error) = &event {
+                    self.app.metrics().error(error.code);
+                }
+                let timestamps = self.settings.transcription.timestamps == Some(true);
+                self.utterances.heard(event, timestamps, out);
+            }
+        }
+    }
+
+    async fn vllm_event(&mut self, event: ClientEvent, out: &mut Outbox) -> Result<(), ApiError> {
+        let Dialect::Vllm(vllm) = &mut self.dialect else {
+            return Ok(());
+        };
+        match event {
+            ClientEvent::SessionUpdate {
+                model,
+                timestamp_granularities,
+                ..
+            } => {
+                let model = model.ok_or_else(|| ApiError::missing("model"))?;
+                let name = self.app.recognizer_name(Some(&model));
+                self.app.engine().catalog().find(&name)?;
+                vllm.segments = timestamp_granularities.iter().any(|kind| kind == "segment");
+                vllm.has_model = true;
+                self.settings.transcription.model = Some(model);
+                Ok(())
+            }
+            ClientEvent::Commit { last } => {
+                if !vllm.has_model {
+                    let mut error =
+                        ApiError::malformed("session.update has to name the model first");
+                    error.code = "model_not_validated";
+                    return Err(error);
+                }
+                if vllm.is_finishing() {
+                    return Ok(());
+                }
+                let last = last == Some(true);
+                let held = vllm.begin();
+                self.vllm_sound(held).await?;
+                if last {
+                    if self.ear.is_none() {
+                        self.give(&[]).await?;
+                    }
+                    if let Some(ear) = &mut self.ear {
+                        ear.end_utterance();
+                    }
+                    if let Dialect::Vllm(vllm) = &mut self.dialect {
+                        vllm.end();
+                    }
+                }
+                Ok(())
+            }
+            ClientEvent::Clear {} => {
+                vllm.begin();
+                vllm.reset();
+                self.ear = None;
+                out.push(ServerEvent::Cleared {}.to_json());
+                Ok(())
+            }
+            _ => {
+                let mut error = ApiError::malformed("this is no event of this dialect");
+                error.code = "unknown_event";
+                Err(error)
+            }
+        }
+    }
+
+    /// Sound is kept until it is to be heard.
+    async fn vllm_sound(&mut self, samples: Vec<f32>) -> Result<(), ApiError> {
+        let Dialect::Vllm(vllm) = &mut self.dialect else {
+            return Ok(());
+        };
+        match vllm.take(samples) {
+            Some(samples) if !samples.is_empty() => self.give(&samples).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether something is being heard, so that the client does not have to say anything.
+    pub fn is_working(&self) -> bool {
+        self.utterances.is_working()
+    }
+}
+
+fn vllm_waiting(dialect: &Dialect) -> f64 {
+    match dialect {
+        Dialect::Vllm(vllm) => vllm.waiting(),
+        _ => 0.0,
+    }
+}
+
+/// Look for speech on a thread that may take its time.
+async fn detect(
+    mut detector: Detector,
+    samples: Vec<f32>,
+) -> Result<(Detector, Vec<SpeechEvent>), ApiError> {
+    let work = move || {
+        let mut found = Vec::new();
+        let done = detector.detector.push(&samples, |event| found.push(event));
+        done.map(|()| (detector, found))
+    };
+    let done = tokio::task::spawn_blocking(work).await;
+    let done = done.map_err(|panic| ApiError::internal(panic.to_string()))?;
+    Ok(done?)
+}
+
+fn decode_base64(text: &str) -> Result<Vec<u8>, ApiError> {
+    use base64::Engine as _;
+    let bytes = base64::engine::general_purpose::STANDARD.decode(text);
+    bytes.map_err(|error| {
+        let mut api = ApiError::invalid("audio", format!("this is no base64: {error}"));
+        api.code = "invalid_audio";
+        api
+    })
+}
+
+fn ms(samples: u64) -> u64 {
+    samples * 1000 / u64::from(SAMPLE_RATE)
+}

@@ -1,0 +1,200 @@
+//! The settings of a session, and how events change them.
+
+use serde_json::{Value, json};
+use turaco::asr::vad_stream::DetectorOptions;
+
+use super::ear::EarOptions;
+use super::protocol::{
+    AudioFormat, Eagerness, OldSessionUpdate, SessionUpdate, Transcription, TurnDetection,
+};
+use crate::app::App;
+use crate::error::ApiError;
+
+/// What a session does with what it hears.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub format: AudioFormat,
+    pub transcription: Transcription,
+    pub turn_detection: Option<TurnDetection>,
+    pub include: Vec<String>,
+    /// What was asked for and has no effect.
+    pub warnings: Vec<String>,
+}
+
+impl Settings {
+    /// Before the client said anything.
+    pub fn new(model: Option<String>, language: Option<String>) -> Self {
+        Self {
+            format: AudioFormat::Pcm { rate: 24_000 },
+            transcription: Transcription {
+                model,
+                language,
+                ..Transcription::default()
+            },
+            turn_detection: Some(TurnDetection::default()),
+            include: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Take over what `session.update` says.
+    ///
+    /// # Errors
+    /// A value that cannot be used; nothing is changed then.
+    pub fn update(&mut self, update: SessionUpdate) -> Result<(), ApiError> {
+        match update.kind.as_deref() {
+            None | Some("transcription") => {}
+            Some("realtime") => {
+                let message = "conversations are not had here; type `transcription` is";
+                return Err(ApiError::unsupported("session.type", message));
+            }
+            Some(other) => {
+                let message = format!("`{other}` is none of transcription, realtime");
+                return Err(ApiError::invalid("session.type", message));
+            }
+        }
+        let mut changed = self.clone();
+        if let Some(input) = update.audio.and_then(|audio| audio.input) {
+            changed.format = input.format.unwrap_or(changed.format);
+            if let Some(transcription) = input.transcription {
+                changed.transcribe(transcription);
+            }
+            if let Some(turn_detection) = input.turn_detection {
+                changed.detect(turn_detection);
+            }
+            changed.ignore("noise_reduction", input.noise_reduction.as_ref());
+        }
+        changed.include(update.include);
+        *self = changed;
+        Ok(())
+    }
+
+    /// Take over what the older event says.
+    ///
+    /// # Errors
+    /// As [`update`](Self::update).
+    pub fn update_old(&mut self, update: OldSessionUpdate) -> Result<(), ApiError> {
+        let mut changed = self.clone();
+        if let Some(name) = update.input_audio_format {
+            changed.format = AudioFormat::of_old_name(&name).ok_or_else(|| {
+                let message = format!("`{name}` is none of pcm16, g711_ulaw, g711_alaw");
+                ApiError::invalid("session.input_audio_format", message)
+            })?;
+        }
+        if let Some(transcription) = update.input_audio_transcription {
+            changed.transcribe(transcription);
+        }
+        if let Some(turn_detection) = update.turn_detection {
+            changed.detect(turn_detection);
+        }
+        changed.ignore(
+            "noise_reduction",
+            update.input_audio_noise_reduction.as_ref(),
+        );
+        changed.include(update.include);
+        *self = changed;
+        Ok(())
+    }
+
+    fn transcribe(&mut self, given: Transcription) {
+        let old = std::mem::take(&mut self.transcription);
+        self.transcription = Transcription {
+            model: given.model.or(old.model),
+            language: given.language.or(old.language),
+            prompt: given.prompt.or(old.prompt),
+            keywords: match given.keywords.is_empty() {
+                true => old.keywords,
+                false => given.keywords,
+            },
+            delay: given.delay.or(old.delay),
+            delay_ms: given.delay_ms.or(old.delay_ms),
+            timestamps: given.timestamps.or(old.timestamps),
+        };
+    }
+
+    fn detect(&mut self, turn_detection: Option<TurnDetection>) {
+        if let Some(TurnDetection::ServerVad {
+            idle_timeout_ms: Some(_),
+            ..
+        }) = turn_detection
+        {
+            self.ignore("idle_timeout_ms", Some(&Value::Bool(true)));
+        }
+        self.turn_detection = turn_detection;
+    }
+
+    fn include(&mut self, include: Option<Vec<String>>) {
+        if let Some(include) = include {
+            let asked = include.iter().any(|name| name.ends_with("logprobs"));
+            self.include = include;
+            self.ignore(
+                "include: logprobs",
+                Some(&Value::Bool(true)).filter(|_| asked),
+            );
+        }
+    }
+
+    fn ignore(&mut self, name: &str, value: Option<&Value>) {
+        let warning = format!("{name} has no effect");
+        if value.is_some_and(|value| !value.is_null()) && !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
+    }
+
+    /// For the ear.
+    pub fn ear(&self, app: &App) -> EarOptions {
+        let wanted = &self.transcription;
+        let text = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
+        EarOptions {
+            model: app.recognizer_name(wanted.model.as_deref()),
+            language: text(&wanted.language),
+            prompt: text(&wanted.prompt),
+            keywords: wanted.keywords.clone(),
+            delay_ms: wanted.delay_ms.or(wanted.delay.map(|delay| delay.ms())),
+        }
+    }
+
+    /// For the detector of speech; none where the client says what an utterance is.
+    pub fn detector(&self) -> Option<DetectorOptions> {
+        let mut options = DetectorOptions::default();
+        match self.turn_detection.as_ref()? {
+            TurnDetection::ServerVad {
+                threshold,
+                prefix_padding_ms,
+                silence_duration_ms,
+                ..
+            } => {
+                options.threshold = *threshold;
+                options.pre_roll_ms = (*prefix_padding_ms).min(10_000);
+                options.min_silence_ms = (*silence_duration_ms).min(60_000);
+            }
+            TurnDetection::SemanticVad { eagerness, .. } => {
+                options.min_silence_ms = match eagerness {
+                    Eagerness::Low => 800,
+                    Eagerness::Medium | Eagerness::Auto => 500,
+                    Eagerness::High => 300,
+                };
+            }
+        }
+        Some(options)
+    }
+
+    /// The whole session as the client is told.
+    pub fn to_json(&self, id: &str) -> Value {
+        json!({
+            "type": "transcription",
+            "object": "realtime.transcription_session",
+            "id": id,
+            "audio": {
+                "input": {
+                    "format": self.format,
+                    "transcription": self.transcription,
+                    "turn_detection": self.turn_detection,
+                    "noise_reduction": null,
+                },
+            },
+            "include": self.include,
+            "warnings": self.warnings,
+        })
+    }
+}

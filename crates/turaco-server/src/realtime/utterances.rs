@@ -1,0 +1,271 @@
+//! The utterances of a session in OpenAI's dialect: what is being said, what is being written down, and what was.
+
+use std::collections::VecDeque;
+
+use serde_json::{Value, json};
+
+use super::ear::EarEvent;
+use super::protocol::ServerEvent;
+use super::session::Outbox;
+use crate::error::ApiError;
+use crate::layer::new_id;
+use crate::recognition::usage;
+use crate::upload::SAMPLE_RATE;
+
+/// Utterances whose text can be asked for again.
+const REMEMBERED: usize = 1000;
+
+/// All utterances of a session.
+#[derive(Debug, Default)]
+pub struct Utterances {
+    /// Also tell the names of OpenAI's beta.
+    beta: bool,
+    /// What is being said.
+    current: Option<Utterance>,
+    /// What is over and not written down as a whole; the front one is what the ear tells of.
+    open: VecDeque<Utterance>,
+    /// What is: ids and texts.
+    remembered: VecDeque<(String, String)>,
+    last_item: Option<String>,
+}
+
+#[derive(Debug)]
+struct Utterance {
+    id: String,
+    text: String,
+    n_segments: usize,
+    /// Where it began, in samples of the session and of the ear.
+    start: u64,
+    given_start: u64,
+    samples: u64,
+    /// The client does not want to know.
+    discarded: bool,
+}
+
+impl Utterances {
+    /// Nothing was said yet. `beta`: also tell the names of OpenAI's beta.
+    pub fn new(beta: bool) -> Self {
+        Self {
+            beta,
+            ..Self::default()
+        }
+    }
+
+    /// A new utterance; its id.
+    pub fn begin(&mut self, start: u64, given_start: u64) -> String {
+        let id = new_id("item");
+        self.current = Some(Utterance {
+            id: id.clone(),
+            text: String::new(),
+            n_segments: 0,
+            start,
+            given_start,
+            samples: 0,
+            discarded: false,
+        });
+        id
+    }
+
+    /// The ear was given more of it.
+    pub fn give(&mut self, samples: u64) {
+        if let Some(current) = &mut self.current {
+            current.samples += samples;
+        }
+    }
+
+    /// The id of what is being said.
+    pub fn current(&self) -> Option<&str> {
+        self.current.as_ref().map(|current| current.id.as_str())
+    }
+
+    /// Whether the ear was given any of what is being said.
+    pub fn has_sound(&self) -> bool {
+        self.current
+            .as_ref()
+            .is_some_and(|current| current.samples > 0)
+    }
+
+    /// Whether nothing is being said or written down.
+    pub fn is_idle(&self) -> bool {
+        self.current.is_none() && self.open.is_empty()
+    }
+
+    /// Whether something is being written down.
+    pub fn is_working(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// What is being said is not to be told of.
+    pub fn discard(&mut self) {
+        if let Some(current) = &mut self.current {
+            current.discarded = true;
+        }
+    }
+
+    /// Nobody hears any more.
+    pub fn forget_open(&mut self) {
+        self.current = None;
+        self.open.clear();
+    }
+
+    /// What is being said is over; false if there was nothing.
+    pub fn end(&mut self, out: &mut Outbox) -> bool {
+        let Some(utterance) = self.current.take() else {
+            return false;
+        };
+        if !utterance.discarded {
+            let previous_item_id = self.last_item.replace(utterance.id.clone());
+            let item = item(&utterance.id, None);
+            let committed = ServerEvent::Committed {
+                previous_item_id: previous_item_id.clone(),
+                item_id: utterance.id.clone(),
+            };
+            out.push(committed.to_json());
+            if self.beta {
+                let created = ServerEvent::ItemCreated {
+                    previous_item_id: previous_item_id.clone(),
+                    item: item.clone(),
+                };
+                out.push(created.to_json());
+            }
+            let added = ServerEvent::ItemAdded {
+                previous_item_id: previous_item_id.clone(),
+                item: item.clone(),
+            };
+            out.push(added.to_json());
+            let done = ServerEvent::ItemDone {
+                previous_item_id,
+                item,
+            };
+            out.push(done.to_json());
+        }
+        self.open.push_back(utterance);
+        true
+    }
+
+    /// What the ear heard; with stretches of text and their times if `timestamps`.
+    pub fn heard(&mut self, event: EarEvent, timestamps: bool, out: &mut Outbox) {
+        match event {
+            EarEvent::Delta(text) => self.delta(&text, out),
+            EarEvent::Segment(segment) => {
+                let utterance = self.open.front_mut().or(self.current.as_mut());
+                let Some(utterance) = utterance.filter(|one| timestamps && !one.discarded) else {
+                    return;
+                };
+                // From the time of the ear to that of the session.
+                let shift = seconds(utterance.start) - seconds(utterance.given_start);
+                let segment = ServerEvent::Segment {
+                    item_id: utterance.id.clone(),
+                    content_index: 0,
+                    id: format!("{}_{}", utterance.id, utterance.n_segments),
+                    text: segment.text,
+                    start: segment.start + shift,
+                    end: segment.end + shift,
+                };
+                out.push(segment.to_json());
+                utterance.n_segments += 1;
+            }
+            EarEvent::Done { .. } => {
+                let utterance = self.open.pop_front();
+                let Some(utterance) = utterance.filter(|one| !one.discarded) else {
+                    return;
+                };
+                let transcript = utterance.text.trim().to_owned();
+                self.remember(&utterance.id, &transcript);
+                let completed = ServerEvent::Completed {
+                    item_id: utterance.id,
+                    content_index: 0,
+                    transcript,
+                    usage: usage(seconds(utterance.samples)),
+                };
+                out.push(completed.to_json());
+            }
+            EarEvent::Failed(error) | EarEvent::Broken(error) => {
+                let utterance = self.open.pop_front();
+                let Some(utterance) = utterance.filter(|one| !one.discarded) else {
+                    return;
+                };
+                let failed = ServerEvent::Failed {
+                    item_id: utterance.id,
+                    content_index: 0,
+                    error: error.body(),
+                };
+                out.push(failed.to_json());
+            }
+        }
+    }
+
+    fn delta(&mut self, text: &str, out: &mut Outbox) {
+        let Some(utterance) = self.open.front_mut().or(self.current.as_mut()) else {
+            return;
+        };
+        let delta = match utterance.text.is_empty() {
+            true => text.trim_start(),
+            false => text,
+        };
+        if delta.is_empty() {
+            return;
+        }
+        utterance.text.push_str(delta);
+        if !utterance.discarded {
+            let delta = ServerEvent::Delta {
+                item_id: utterance.id.clone(),
+                content_index: 0,
+                delta: delta.to_owned(),
+            };
+            out.push(delta.to_json());
+        }
+    }
+
+    fn remember(&mut self, id: &str, text: &str) {
+        self.remembered.push_back((id.to_owned(), text.to_owned()));
+        if self.remembered.len() > REMEMBERED {
+            self.remembered.pop_front();
+        }
+    }
+
+    /// Tell the text of an utterance again.
+    ///
+    /// # Errors
+    /// There is none of this id.
+    pub fn retrieve(&self, id: &str) -> Result<ServerEvent, ApiError> {
+        let found = self.remembered.iter().find(|(known, _)| known == id);
+        let (id, text) = found.ok_or_else(|| no_item(id))?;
+        Ok(ServerEvent::ItemRetrieved {
+            item: item(id, Some(text)),
+        })
+    }
+
+    /// Forget the text of an utterance.
+    ///
+    /// # Errors
+    /// There is none of this id.
+    pub fn delete(&mut self, id: String) -> Result<ServerEvent, ApiError> {
+        let before = self.remembered.len();
+        self.remembered.retain(|(known, _)| *known != id);
+        match self.remembered.len() == before {
+            true => Err(no_item(&id)),
+            false => Ok(ServerEvent::ItemDeleted { item_id: id }),
+        }
+    }
+}
+
+fn item(id: &str, transcript: Option<&str>) -> Value {
+    json!({
+        "id": id,
+        "object": "realtime.item",
+        "type": "message",
+        "status": "completed",
+        "role": "user",
+        "content": [{"type": "input_audio", "transcript": transcript}],
+    })
+}
+
+fn no_item(id: &str) -> ApiError {
+    ApiError::not_found(format!("there is no item `{id}`")).about("item_id")
+}
+
+/// Seconds of so many samples.
+pub fn seconds(samples: u64) -> f64 {
+    samples as f64 / f64::from(SAMPLE_RATE)
+}

@@ -1,0 +1,92 @@
+//! The whole program: ports, preloading, housekeeping, and the end.
+
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+
+use crate::app::App;
+use crate::config::LogLevel;
+use crate::routes::{metrics_router, router};
+use crate::{connections, wyoming};
+
+/// Between two looks at what nobody uses.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// The ports that the server listens on.
+#[derive(Debug)]
+pub struct Listeners {
+    /// HTTP and WebSockets.
+    pub http: TcpListener,
+    /// Wyoming, if it is wanted.
+    pub wyoming: Option<TcpListener>,
+    /// Counters, where they have a port of their own.
+    pub metrics: Option<TcpListener>,
+}
+
+/// A server that has not started yet.
+pub struct Server {
+    app: App,
+    preload: Vec<String>,
+}
+
+impl Server {
+    /// Serve with `app`, and load `preload` before saying that the server is ready.
+    pub fn new(app: App, preload: Vec<String>) -> Self {
+        Self { app, preload }
+    }
+
+    /// Serve until `shutdown` resolves; then nothing new is accepted, and what is on its way has the grace to finish.
+    pub async fn run(self, listeners: Listeners, shutdown: impl Future<Output = ()>) {
+        let app = self.app;
+        app.set_ready(self.preload.is_empty());
+        let preloading = tokio::task::spawn_blocking({
+            let app = app.clone();
+            move || preload(&app, &self.preload)
+        });
+        let housekeeping = tokio::spawn({
+            let app = app.clone();
+            async move {
+                loop {
+                    tokio::time::sleep(HOUSEKEEPING).await;
+                    let engine = app.engine().clone();
+                    // Giving memory back takes a moment.
+                    let _ = tokio::task::spawn_blocking(move || engine.unload_idle()).await;
+                }
+            }
+        });
+        let http = connections::serve(&app, listeners.http, router(app.clone()));
+        let metrics = async {
+            if let Some(listener) = listeners.metrics {
+                connections::serve(&app, listener, metrics_router(app.clone())).await;
+            }
+        };
+        let wyoming = async {
+            if let Some(listener) = listeners.wyoming {
+                wyoming::serve(&app, listener).await;
+            }
+        };
+        let end = async {
+            shutdown.await;
+            app.log(LogLevel::Info, "shutting down");
+            app.end();
+        };
+        tokio::join!(http, metrics, wyoming, end);
+        housekeeping.abort();
+        preloading.abort();
+    }
+}
+
+fn preload(app: &App, models: &[String]) {
+    for name in models {
+        match app.engine().load(name, &turaco::Control::new()) {
+            Ok(lease) => {
+                let facts = app.engine().loaded();
+                let facts = facts.iter().find(|facts| facts.id == lease.id());
+                let device = facts.map_or("", |facts| facts.device.as_str());
+                app.log(LogLevel::Info, &format!("loaded {name} on {device}"));
+            }
+            Err(error) => app.log(LogLevel::Error, &format!("{name} was not loaded: {error}")),
+        }
+    }
+    app.set_ready(true);
+}

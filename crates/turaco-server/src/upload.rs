@@ -1,0 +1,240 @@
+//! Forms with a recording in them. The recording is decoded while it arrives.
+
+use std::io::{self, Read};
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::multipart::{Field, Multipart, MultipartError};
+use axum::extract::{FromRequest, Request};
+use axum::http::{StatusCode, header};
+use tokio::sync::mpsc;
+use turaco::Audio;
+use turaco::audio::{AudioSource, DecodeOptions};
+
+use crate::app::App;
+use crate::error::ApiError;
+
+/// The rate that recognisers and detectors hear.
+pub const SAMPLE_RATE: u32 = 16_000;
+
+/// Bytes of the text of one field.
+const MAX_TEXT: usize = 1 << 20;
+
+/// Fields of a form.
+const MAX_FIELDS: usize = 256;
+
+/// Hours of sound in one upload: a small file can hold days, which no memory does.
+const MAX_HOURS: f64 = 12.0;
+
+/// How long the next bytes of an upload may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The parts of a form.
+#[derive(Debug, Default)]
+pub struct Form {
+    /// The recording.
+    pub audio: Option<Audio>,
+    /// Names and texts of the other fields, in order; `name[]` is `name`.
+    pub fields: Vec<(String, String)>,
+}
+
+impl Form {
+    /// Receive a form whose recording is in the field `file`, and bring it to [`SAMPLE_RATE`].
+    ///
+    /// # Errors
+    /// Another body, one that is too large or cut off, a recording that cannot be decoded.
+    pub async fn receive(app: &App, request: Request) -> Result<Self, ApiError> {
+        Self::receive_at(app, request, Some(SAMPLE_RATE)).await
+    }
+
+    /// The same at another rate; `None` = the recording's own.
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive).
+    pub async fn receive_at(
+        app: &App,
+        request: Request,
+        rate: Option<u32>,
+    ) -> Result<Self, ApiError> {
+        let limit = app.config().max_upload;
+        let content_type = request.headers().get(header::CONTENT_TYPE);
+        let content_type = content_type.and_then(|kind| kind.to_str().ok());
+        if !content_type.is_some_and(|kind| kind.starts_with("multipart/form-data")) {
+            return Err(ApiError::wrong_type("multipart/form-data"));
+        }
+        let multipart = Multipart::from_request(request, &()).await;
+        let mut multipart = multipart.map_err(|error| ApiError::malformed(error.body_text()))?;
+        let wrong = |error: MultipartError| match error.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(limit),
+            _ => ApiError::malformed(format!(
+                "the form is broken or cut off: {}",
+                error.body_text()
+            )),
+        };
+        let mut form = Self::default();
+        // What a recording has wrong is told when the client has sent everything: it would not listen before.
+        let mut failed = None;
+        let mut count = 0;
+        while let Some(field) = in_time(multipart.next_field()).await?.map_err(wrong)? {
+            count += 1;
+            if count > MAX_FIELDS {
+                return Err(ApiError::malformed(format!(
+                    "more than {MAX_FIELDS} fields"
+                )));
+            }
+            let name = field.name().unwrap_or_default();
+            let name = name.strip_suffix("[]").unwrap_or(name).to_owned();
+            match name == "file" {
+                true => match receive_audio(field, rate).await? {
+                    Received::Audio(audio) => form.audio = Some(audio),
+                    Received::Undecodable(error) => failed = Some(error),
+                    Received::Broken(error) => return Err(wrong(error)),
+                },
+                false => {
+                    let text = receive_text(field, &name).await?.map_err(wrong)?;
+                    form.fields.push((name, text));
+                }
+            }
+        }
+        failed.map_or(Ok(form), Err)
+    }
+
+    /// The last text of a field.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        let mut all = self.fields.iter().rev();
+        let found = all.find(|(known, _)| known == name);
+        found.map(|(_, text)| text.as_str())
+    }
+
+    /// All texts of a field.
+    pub fn texts<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        let all = self.fields.iter();
+        all.filter(move |(known, _)| known == name)
+            .map(|(_, text)| text.as_str())
+    }
+}
+
+async fn in_time<T>(waited: impl Future<Output = T>) -> Result<T, ApiError> {
+    let limited = tokio::time::timeout(PATIENCE, waited).await;
+    limited.map_err(|_| ApiError::timed_out("the upload stopped coming"))
+}
+
+async fn receive_text(
+    mut field: Field<'_>,
+    name: &str,
+) -> Result<Result<String, MultipartError>, ApiError> {
+    let mut bytes = Vec::new();
+    loop {
+        match in_time(field.chunk()).await? {
+            Err(error) => return Ok(Err(error)),
+            Ok(None) => break,
+            Ok(Some(chunk)) => {
+                bytes.extend_from_slice(&chunk);
+                if bytes.len() > MAX_TEXT {
+                    let message = format!("longer than {MAX_TEXT} bytes");
+                    return Err(ApiError::invalid(name, message));
+                }
+            }
+        }
+    }
+    let text = String::from_utf8(bytes);
+    text.map(Ok)
+        .map_err(|_| ApiError::invalid(name, "this is not UTF-8 text"))
+}
+
+enum Received {
+    Audio(Audio),
+    Undecodable(ApiError),
+    Broken(MultipartError),
+}
+
+async fn receive_audio(mut field: Field<'_>, rate: Option<u32>) -> Result<Received, ApiError> {
+    let name = shown_name(field.file_name());
+    let (sender, receiver) = mpsc::channel(16);
+    let reader = Incoming {
+        receiver,
+        current: Bytes::new(),
+    };
+    let decoding = tokio::task::spawn_blocking(move || decode(reader, &name, rate));
+    let mut broken = None;
+    loop {
+        match in_time(field.chunk()).await? {
+            Ok(None) => break,
+            // A decoder that has given up takes nothing; the rest is received all the same.
+            Ok(Some(chunk)) => drop(sender.send(Ok(chunk)).await),
+            Err(error) => {
+                drop(sender.send(Err(())).await);
+                broken = Some(error);
+                break;
+            }
+        }
+    }
+    drop(sender);
+    let decoded = decoding.await;
+    if let Some(error) = broken {
+        return Ok(Received::Broken(error));
+    }
+    match decoded {
+        Ok(Ok(audio)) => Ok(Received::Audio(audio)),
+        Ok(Err(error)) => Ok(Received::Undecodable(error)),
+        Err(panic) => Err(ApiError::internal(panic.to_string())),
+    }
+}
+
+/// Decode a recording to `rate` (`None` = its own); external programs are not asked for help with what strangers send.
+///
+/// # Errors
+/// What is no recording, or a longer one than memory is for.
+pub fn decode(reader: impl Read + Send, name: &str, rate: Option<u32>) -> Result<Audio, ApiError> {
+    let mut options = DecodeOptions::new().built_in_only(true);
+    options.target_rate = rate;
+    let mut source = AudioSource::from_reader(reader, name, &options)?;
+    let mut samples = Vec::new();
+    let rate = source.sample_rate();
+    let most = (MAX_HOURS * 3600.0 * f64::from(rate)) as usize;
+    while let Some(block) = source.next_block()? {
+        samples.extend_from_slice(&block);
+        if samples.len() > most {
+            let mut error = ApiError::too_large(0);
+            error.message = format!("the recording is longer than {MAX_HOURS} hours");
+            return Err(error);
+        }
+    }
+    Ok(Audio::from_samples(samples, rate)?)
+}
+
+/// The name of an upload as messages show it: no folders, nothing long.
+fn shown_name(given: Option<&str>) -> String {
+    let name = given.unwrap_or_default();
+    let name = name.rsplit(['/', '\\']).next().unwrap_or_default();
+    let plain: String = name
+        .chars()
+        .filter(|character| !character.is_control())
+        .take(100)
+        .collect();
+    match plain.is_empty() {
+        true => "file".into(),
+        false => plain,
+    }
+}
+
+/// What arrives elsewhere, for a decoder that blocks.
+struct Incoming {
+    receiver: mpsc::Receiver<Result<Bytes, ()>>,
+    current: Bytes,
+}
+
+impl Read for Incoming {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(Ok(bytes)) => self.current = bytes,
+                Some(Err(())) => return Err(io::Error::other("the upload broke off")),
+                None => return Ok(0),
+            }
+        }
+        let taken = self.current.split_to(out.len().min(self.current.len()));
+        out[..taken.len()].copy_from_slice(&taken);
+        Ok(taken.len())
+    }
+}

@@ -1,0 +1,256 @@
+//! Wyoming, the protocol of Home Assistant's voices, over TCP.
+
+mod frame;
+mod hearing;
+mod info;
+mod voice;
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::io::BufReader;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::app::{App, blocking};
+use crate::connections::{ended, pause};
+use crate::error::ApiError;
+use crate::realtime::EarEvent;
+use crate::synthesis::Text;
+use frame::Frame;
+use hearing::Hearing;
+use voice::{Utterance, Voice, error_frame};
+
+/// Messages between the tasks of a connection.
+const WAITING: usize = 16;
+
+/// How long a client may take to receive a message.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Answer connections until `app` ends.
+pub async fn serve(app: &App, listener: TcpListener) {
+    let mut ending = app.ending();
+    let mut open = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = ended(&mut ending) => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    open.spawn(connection(app.clone(), stream));
+                }
+                Err(error) => pause(&error).await,
+            },
+            Some(_) = open.join_next() => {}
+        }
+    }
+    drop(listener);
+    let finish = async { while open.join_next().await.is_some() {} };
+    // What is still open then is dropped, and its work cancelled.
+    let _ = tokio::time::timeout(app.config().grace, finish).await;
+}
+
+async fn connection(app: App, stream: TcpStream) {
+    // Small messages leave at once.
+    let _ = stream.set_nodelay(true);
+    let (reader, writer) = stream.into_split();
+    let (frames, mut incoming) = mpsc::channel(WAITING);
+    let (out, outgoing) = mpsc::channel(WAITING);
+    let mut tasks = JoinSet::new();
+    let reading = tasks.spawn(read(reader, frames));
+    let mut writing = tokio::spawn(write(writer, outgoing));
+    let _place = match app.open_session() {
+        Ok(place) => place,
+        Err(error) => {
+            drop(out.send(error_frame(&app, &error)).await);
+            return;
+        }
+    };
+    let (texts, waiting_texts) = mpsc::channel(WAITING);
+    tasks.spawn(voice::say(app.clone(), waiting_texts, out.clone()));
+    let (events, mut heard) = mpsc::unbounded_channel();
+    let mut client = Client {
+        hearing: Hearing::new(&app, events),
+        app: app.clone(),
+        out,
+        texts: Some(texts),
+        streaming: None,
+    };
+    let mut ending = app.ending();
+    let idle = app.config().session_timeout;
+    loop {
+        let done = tokio::select! {
+            frame = incoming.recv() => match frame {
+                Some(Ok(frame)) => client.frame(frame).await,
+                Some(Err(message)) => {
+                    let error = ApiError::malformed(message);
+                    drop(client.out.send(error_frame(&app, &error)).await);
+                    break;
+                }
+                None => break,
+            },
+            Some(event) = heard.recv() => client.heard(event).await,
+            _ = &mut writing => return,
+            () = ended(&mut ending) => break,
+            () = tokio::time::sleep(idle) => break,
+        };
+        if let Err(error) = done
+            && client.out.send(error_frame(&app, &error)).await.is_err()
+        {
+            break;
+        }
+    }
+    // What was asked for last is still answered if the client only stopped asking.
+    reading.abort();
+    client.texts = None;
+    client.streaming = None;
+    drop(client);
+    let rest = async {
+        while tasks.join_next().await.is_some() {}
+        let _ = writing.await;
+    };
+    let _ = tokio::time::timeout(app.config().grace, rest).await;
+}
+
+async fn read(reader: OwnedReadHalf, frames: mpsc::Sender<Result<Frame, String>>) {
+    let mut reader = BufReader::new(reader);
+    loop {
+        let frame = match Frame::read(&mut reader).await {
+            Ok(Some(frame)) => Ok(frame),
+            Ok(None) => return,
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => Err(error.to_string()),
+            Err(_) => return,
+        };
+        if frames.send(frame).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn write(mut writer: OwnedWriteHalf, mut frames: mpsc::Receiver<Frame>) {
+    while let Some(frame) = frames.recv().await {
+        match tokio::time::timeout(PATIENCE, frame.write(&mut writer)).await {
+            Ok(Ok(())) => {}
+            _ => return,
+        }
+    }
+}
+
+/// What a client has asked for so far.
+struct Client {
+    app: App,
+    hearing: Hearing,
+    out: mpsc::Sender<Frame>,
+    texts: Option<mpsc::Sender<Utterance>>,
+    /// Takes the pieces of a text that still comes.
+    streaming: Option<Pieces>,
+}
+
+struct Pieces {
+    sender: mpsc::UnboundedSender<String>,
+    n_characters: usize,
+}
+
+impl Client {
+    async fn frame(&mut self, frame: Frame) -> Result<(), ApiError> {
+        match frame.kind.as_str() {
+            "describe" => {
+                let answer = blocking(&self.app, |app, _| info::info(app)).await?;
+                self.send(answer).await
+            }
+            "ping" => {
+                let data = json!({"text": frame.text("text")});
+                self.send(Frame::new("pong", data)).await
+            }
+            "transcribe" => self.hearing.transcribe(&frame),
+            "audio-start" => self.hearing.start(&frame),
+            "audio-chunk" => self.hearing.hear(&frame).await,
+            "audio-stop" => self.hearing.stop().await,
+            // Clients that stream send the whole text too, for servers that cannot.
+            "synthesize" if self.streaming.is_some() => Ok(()),
+            "synthesize" => {
+                let text = frame
+                    .text("text")
+                    .ok_or_else(|| ApiError::missing("text"))?;
+                self.check_text(text.chars().count())?;
+                self.check_format(&frame)?;
+                let text = Text::Whole(text.to_owned());
+                self.say(text, &frame, false).await
+            }
+            "synthesize-start" => {
+                self.check_format(&frame)?;
+                let (sender, pieces) = mpsc::unbounded_channel();
+                self.say(Text::Arriving(pieces), &frame, true).await?;
+                self.streaming = Some(Pieces {
+                    sender,
+                    n_characters: 0,
+                });
+                Ok(())
+            }
+            "synthesize-chunk" => {
+                let text = frame.text("text").unwrap_or_default();
+                let Some(pieces) = &mut self.streaming else {
+                    return Err(ApiError::malformed("there was no synthesize-start"));
+                };
+                pieces.n_characters += text.chars().count();
+                let count = pieces.n_characters;
+                // Who speaks has failed, and said so.
+                let _ = pieces.sender.send(text.to_owned());
+                self.check_text(count)
+            }
+            "synthesize-stop" => {
+                self.streaming = None;
+                Ok(())
+            }
+            // Later versions know more.
+            _ => Ok(()),
+        }
+    }
+
+    async fn heard(&mut self, event: EarEvent) -> Result<(), ApiError> {
+        for frame in self.hearing.heard(event)? {
+            self.send(frame).await?;
+        }
+        Ok(())
+    }
+
+    async fn say(&mut self, text: Text, frame: &Frame, streamed: bool) -> Result<(), ApiError> {
+        let utterance = Utterance {
+            text,
+            voice: Voice::new(frame.data.get("voice")),
+            streamed,
+        };
+        let Some(texts) = &self.texts else {
+            return Ok(());
+        };
+        texts
+            .try_send(utterance)
+            .map_err(|_| ApiError::queue_full())
+    }
+
+    fn check_text(&mut self, count: usize) -> Result<(), ApiError> {
+        let most = self.app.config().max_text;
+        if count <= most {
+            return Ok(());
+        }
+        self.streaming = None;
+        let message = format!("{count} characters are more than the limit of {most}");
+        Err(ApiError::invalid("text", message))
+    }
+
+    fn check_format(&self, frame: &Frame) -> Result<(), ApiError> {
+        match frame.text("text_format") {
+            None | Some("text") => Ok(()),
+            Some(other) => {
+                let message = format!("texts of the format `{other}` are not read; plain text is");
+                Err(ApiError::unsupported("text_format", message))
+            }
+        }
+    }
+
+    async fn send(&self, frame: Frame) -> Result<(), ApiError> {
+        let sent = self.out.send(frame).await;
+        Ok(sent.map_err(|_| turaco::Error::Cancelled)?)
+    }
+}

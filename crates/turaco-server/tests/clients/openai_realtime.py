@@ -1,0 +1,65 @@
+"""The unmodified `openai` package over the realtime WebSocket."""
+
+import openai
+from common import BASE, EXPECTED, check, encoded, pieces, samples
+
+client = openai.OpenAI(base_url=f"{BASE}/v1", api_key="secret")
+PREFIX = "conversation.item.input_audio_transcription."
+
+
+def listen(model, rate, turn_detection):
+    """Deltas and transcripts of the speech, with silence behind it."""
+    sound = samples(rate) + bytes(2 * rate * 2)
+    with client.realtime.connect(model=model, extra_query={"intent": "transcription"}) as connection:
+        first = connection.recv()
+        check(first.type == "session.created", first.type)
+        connection.session.update(
+            session={
+                "type": "transcription",
+                "audio": {
+                    "input": {
+                        "format": {"type": "audio/pcm", "rate": rate},
+                        "transcription": {"model": model},
+                        "turn_detection": turn_detection,
+                    }
+                },
+            }
+        )
+        updated = connection.recv()
+        check(updated.type == "session.updated", updated)
+        for piece in pieces(sound, rate // 5):
+            connection.input_audio_buffer.append(audio=encoded(piece))
+        if turn_detection is None:
+            connection.input_audio_buffer.commit()
+        deltas, texts, kinds, open_items = {}, [], [], set()
+        while True:
+            event = connection.recv()
+            kinds.append(event.type)
+            check(event.type != "error", event)
+            if event.type == "input_audio_buffer.speech_started":
+                open_items.add(event.item_id)
+            if event.type == "input_audio_buffer.committed":
+                open_items.add(event.item_id)
+            if event.type == PREFIX + "delta":
+                deltas[event.item_id] = deltas.get(event.item_id, "") + event.delta
+            if event.type == PREFIX + "completed":
+                check(event.transcript == deltas.get(event.item_id, "").strip(), event)
+                texts.append(event.transcript)
+                open_items.discard(event.item_id)
+                if not open_items and (turn_detection is None or len(texts) >= 1 and done(kinds)):
+                    return " ".join(texts), kinds
+
+
+def done(kinds):
+    return kinds.count("input_audio_buffer.speech_started") == kinds.count(PREFIX + "completed")
+
+
+text, kinds = listen("tiny.en", 24000, None)
+check(EXPECTED in text.lower(), text)
+text, kinds = listen("tiny.en", 16000, {"type": "server_vad", "silence_duration_ms": 900})
+check(EXPECTED.split()[1] in text.lower(), text)
+for kind in ["input_audio_buffer.speech_started", "input_audio_buffer.speech_stopped", "conversation.item.added"]:
+    check(kind in kinds, kinds)
+text, kinds = listen("voxtral-realtime", 24000, None)
+check(kinds[-1] == PREFIX + "completed", kinds)
+print("openai over WebSocket: all well")

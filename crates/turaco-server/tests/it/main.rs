@@ -1,0 +1,11 @@
+//! The server over real connections on this machine.
+
+mod chat;
+mod clients;
+mod faults;
+mod limits;
+mod realtime;
+mod speech;
+mod support;
+mod transcriptions;
+mod web;

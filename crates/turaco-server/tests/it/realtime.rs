@@ -1,0 +1,345 @@
+//! `/v1/realtime` in both dialects.
+
+use std::net::TcpStream;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{Message, WebSocket, client};
+
+use crate::support::{TestServer, testdata, wait_until};
+
+const TRANSCRIPTION: &str = "conversation.item.input_audio_transcription.";
+
+/// A client of the test server.
+pub struct Socket(pub WebSocket<TcpStream>);
+
+impl Socket {
+    pub fn open(server: &TestServer, query: &str) -> Self {
+        let stream = TcpStream::connect(server.address).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(300)))
+            .unwrap();
+        let address = format!("ws://{}/v1/realtime{query}", server.address);
+        let request = address.into_client_request().unwrap();
+        Self(client(request, stream).unwrap().0)
+    }
+
+    pub fn say(&mut self, event: Value) {
+        self.0.send(Message::text(event.to_string())).unwrap();
+    }
+
+    pub fn append(&mut self, bytes: &[u8]) {
+        let audio = STANDARD.encode(bytes);
+        self.say(json!({"type": "input_audio_buffer.append", "audio": audio}));
+    }
+
+    /// The next event.
+    pub fn hear(&mut self) -> Value {
+        loop {
+            match self.0.read().unwrap() {
+                Message::Text(text) => return serde_json::from_str(&text).unwrap(),
+                Message::Close(frame) => {
+                    return json!({"closed": frame.map(|f| f.reason.to_string())});
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Events up to the first of this type.
+    #[track_caller]
+    pub fn until(&mut self, kind: &str) -> Vec<Value> {
+        let mut events = Vec::new();
+        loop {
+            let event = self.hear();
+            assert!(event["type"] != "error" || kind == "error", "{event}");
+            assert!(event.get("closed").is_none(), "{event}");
+            let found = event["type"] == kind;
+            events.push(event);
+            if found {
+                return events;
+            }
+        }
+    }
+
+    fn update(&mut self, input: Value) -> Value {
+        let session = json!({"type": "transcription", "audio": {"input": input}});
+        self.say(json!({"type": "session.update", "session": session}));
+        self.until("session.updated").pop().unwrap()
+    }
+}
+
+/// The speech as 16-bit samples at 16 kHz.
+pub fn speech() -> Vec<u8> {
+    let audio = turaco::Audio::open(testdata("audio/jfk.wav")).unwrap();
+    let bytes = audio
+        .samples()
+        .iter()
+        .flat_map(|x| ((x * 32_768.0) as i16).to_le_bytes());
+    bytes.collect()
+}
+
+fn texts(events: &[Value], of: &str) -> Vec<String> {
+    let kind = format!("{TRANSCRIPTION}{of}");
+    let field = if of == "delta" { "delta" } else { "transcript" };
+    events
+        .iter()
+        .filter(|event| event["type"] == kind)
+        .map(|event| event[field].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn the_client_says_what_an_utterance_is() {
+    let server = TestServer::start(|_| {});
+    let mut socket = Socket::open(&server, "?model=tiny.en&intent=transcription");
+    let created = socket.hear();
+    assert_eq!(created["type"], "session.created");
+    assert!(created["id"].is_string() && created["created"].is_u64());
+    let updated = socket.update(json!({
+        "format": {"type": "audio/pcm", "rate": 16000},
+        "turn_detection": null,
+        "transcription": {"timestamps": true},
+        "noise_reduction": {"type": "near_field"},
+    }));
+    assert_eq!(
+        updated["session"]["audio"]["input"]["transcription"]["model"],
+        "tiny.en"
+    );
+    assert_eq!(
+        updated["session"]["warnings"][0],
+        "noise_reduction has no effect"
+    );
+    for piece in speech().chunks(7_777) {
+        socket.append(piece);
+    }
+    socket.say(json!({"type": "input_audio_buffer.commit"}));
+    let events = socket.until(&format!("{TRANSCRIPTION}completed"));
+    let completed = texts(&events, "completed").remove(0);
+    assert!(
+        completed.to_lowercase().contains("fellow americans"),
+        "{completed}"
+    );
+    assert_eq!(texts(&events, "delta").concat().trim(), completed);
+    assert_eq!(events.last().unwrap()["usage"]["seconds"], 11);
+    let kinds: Vec<_> = events
+        .iter()
+        .map(|event| event["type"].as_str().unwrap())
+        .collect();
+    assert_eq!(kinds[0], "input_audio_buffer.committed");
+    assert!(kinds.contains(&"conversation.item.added"));
+    assert!(kinds.contains(&"conversation.item.input_audio_transcription.segment"));
+    let item = &events[0]["item_id"];
+    socket.say(json!({"type": "conversation.item.retrieve", "item_id": item}));
+    let item = socket.until("conversation.item.retrieved").pop().unwrap();
+    assert_eq!(item["item"]["content"][0]["transcript"], completed.as_str());
+}
+
+#[test]
+fn the_server_hears_where_speech_is() {
+    let server = TestServer::start(|_| {});
+    for model in ["tiny.en", "voxtral-realtime"] {
+        let mut socket = Socket::open(&server, &format!("?model={model}"));
+        socket.hear();
+        socket.update(json!({
+            "format": {"type": "audio/pcm", "rate": 16000},
+            "turn_detection": {"type": "server_vad", "silence_duration_ms": 200},
+            "transcription": {"timestamps": true},
+        }));
+        let sound = [speech(), vec![0; 32_000]].concat();
+        // Also without base64.
+        for (index, piece) in sound.chunks(6_400).enumerate() {
+            match index % 2 {
+                0 => socket.append(piece),
+                _ => socket.0.send(Message::binary(piece.to_vec())).unwrap(),
+            }
+        }
+        socket.say(json!({"type": "input_audio_buffer.clear"}));
+        let mut events = socket.until("input_audio_buffer.cleared");
+        let count = |events: &[Value], kind: &str| {
+            events.iter().filter(|event| event["type"] == kind).count()
+        };
+        let started = count(&events, "input_audio_buffer.speech_started");
+        assert!(started > 1, "{model}: {started}");
+        assert_eq!(count(&events, "input_audio_buffer.speech_stopped"), started);
+        while texts(&events, "completed").len() < started {
+            events.extend(socket.until(&format!("{TRANSCRIPTION}completed")));
+        }
+        assert_eq!(
+            texts(&events, "delta").concat().replace(' ', ""),
+            texts(&events, "completed").concat().replace(' ', ""),
+        );
+        let starts: Vec<_> = events
+            .iter()
+            .filter_map(|event| event["audio_start_ms"].as_u64())
+            .collect();
+        assert!(starts.is_sorted() && starts[0] < 1_000 && *starts.last().unwrap() < 11_000);
+        let segments = events.iter().filter(|event| event["start"].is_f64());
+        for segment in segments {
+            assert!(segment["end"].as_f64().unwrap() <= 12.0, "{segment}");
+        }
+    }
+    wait_until("all streams end", || {
+        server.app.engine().live_sessions() == 0
+    });
+}
+
+#[test]
+fn telephone_sound_and_the_older_form_are_taken() {
+    let server = TestServer::start(|_| {});
+    let mut socket = Socket::open(&server, "");
+    socket.hear();
+    let session = json!({"input_audio_format": "g711_ulaw", "turn_detection": null,
+        "input_audio_transcription": {"model": "whisper-1"}});
+    socket.say(json!({"type": "transcription_session.update", "session": session}));
+    let updated = socket.until("session.updated").pop().unwrap();
+    assert_eq!(
+        updated["session"]["audio"]["input"]["format"]["type"],
+        "audio/pcmu"
+    );
+    socket.append(&[0xff; 8_000]);
+    socket.say(json!({"type": "input_audio_buffer.commit"}));
+    let done = socket
+        .until(&format!("{TRANSCRIPTION}completed"))
+        .pop()
+        .unwrap();
+    assert_eq!(done["usage"]["seconds"], 1);
+}
+
+#[test]
+fn vllm_s_dialect_is_spoken() {
+    let server = TestServer::start(|_| {});
+    for model in ["tiny.en", "voxtral-realtime"] {
+        let mut socket = Socket::open(&server, "");
+        assert!(socket.hear()["id"].is_string());
+        socket.append(&speech()[..20_000]);
+        socket.say(json!({"type": "session.update", "model": model, "timestamp_granularities": ["segment"]}));
+        socket.say(json!({"type": "input_audio_buffer.commit", "final": false}));
+        for piece in speech()[20_000..].chunks(4_095) {
+            socket.append(piece);
+        }
+        socket.say(json!({"type": "input_audio_buffer.commit", "final": true}));
+        let events = socket.until("transcription.done");
+        let deltas: String = events
+            .iter()
+            .filter_map(|event| event["delta"].as_str())
+            .collect();
+        let done = events.last().unwrap();
+        assert_eq!(done["text"].as_str().unwrap(), deltas.trim());
+        assert!(
+            done["segments"].is_array() && done["usage"]["prompt_tokens"].as_u64().unwrap() >= 137
+        );
+        if model == "tiny.en" {
+            assert!(
+                deltas.to_lowercase().contains("fellow americans"),
+                "{deltas}"
+            );
+        }
+        // Another one on the same connection.
+        socket.say(json!({"type": "input_audio_buffer.commit", "final": false}));
+        socket.say(json!({"type": "input_audio_buffer.commit", "final": true}));
+        socket.until("transcription.done");
+        socket.0.send(Message::text("{")).unwrap();
+        assert_eq!(socket.until("error").pop().unwrap()["code"], "invalid_json");
+    }
+}
+
+#[test]
+fn nonsense_is_answered_and_never_ends_the_session() {
+    let server = TestServer::start(|_| {});
+    let mut socket = Socket::open(&server, "?model=tiny.en");
+    socket.hear();
+    let mut complains = |event: Value, code: &str| {
+        socket.say(event.clone());
+        let error = socket.until("error").pop().unwrap();
+        assert_eq!(error["error"]["code"], code, "{event}: {error}");
+        assert_eq!(error["error"]["type"], "invalid_request_error");
+        assert_eq!(error["error"]["event_id"], event["event_id"]);
+    };
+    complains(
+        json!({"type": "session.destroy", "event_id": "e1"}),
+        "unknown_event",
+    );
+    complains(
+        json!({"type": "session.update", "event_id": "e2", "session": 3}),
+        "invalid_value",
+    );
+    complains(json!([1]), "unknown_event");
+    complains(
+        json!({"type": "input_audio_buffer.commit"}),
+        "input_audio_buffer_commit_empty",
+    );
+    complains(
+        json!({"type": "input_audio_buffer.append", "audio": "***"}),
+        "invalid_audio",
+    );
+    complains(json!({"type": "response.create"}), "unsupported_value");
+    complains(
+        json!({"type": "conversation.item.retrieve", "item_id": "x"}),
+        "not_found",
+    );
+    let with =
+        |input: Value| json!({"type": "session.update", "session": {"audio": {"input": input}}});
+    complains(
+        with(json!({"format": {"type": "audio/pcm", "rate": 11025}})),
+        "invalid_value",
+    );
+    complains(
+        with(json!({"turn_detection": {"type": "server_vad", "threshold": 7}})),
+        "invalid_value",
+    );
+    complains(
+        with(json!({"turn_detection": {"type": "telepathy"}})),
+        "invalid_value",
+    );
+    complains(
+        json!({"type": "session.update", "session": {"type": "realtime"}}),
+        "unsupported_value",
+    );
+    socket.update(json!({"turn_detection": null}));
+}
+
+#[test]
+fn sessions_have_limits() {
+    let server = TestServer::start(|config| {
+        config.max_sessions = 1;
+        config.max_buffer = 2.0;
+        config.session_timeout = Duration::from_secs(1);
+        config.api_keys = vec!["secret".into()];
+    });
+    let answer = server.get("/v1/realtime", &[]);
+    answer.fails(401, "invalid_api_key");
+    server
+        .get("/v1/realtime?api_key=secret", &[("Sec-WebSocket-Key", "x")])
+        .fails(400, "invalid_value");
+    let mut socket = Socket::open(&server, "?api_key=secret&model=tiny.en");
+    socket.hear();
+    let upgrade = [
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ("Authorization", "Bearer secret"),
+    ];
+    let refused = server.get("/v1/realtime", &upgrade);
+    assert!(
+        refused.status == 429 || refused.status == 400,
+        "{refused:?}"
+    );
+    socket.update(json!({"format": {"type": "audio/pcm", "rate": 16000}, "turn_detection": null}));
+    socket.append(&[0; 48_000]);
+    socket.append(&[0; 48_000]);
+    let error = socket.until("error").pop().unwrap();
+    assert_eq!(error["error"]["code"], "input_buffer_full");
+    let closed = loop {
+        let event = socket.hear();
+        if event.get("closed").is_some() {
+            break event;
+        }
+    };
+    assert_eq!(closed["closed"], "idle_timeout");
+    drop(socket);
+    wait_until("the place is free", || server.app.open_sessions() == 0);
+}

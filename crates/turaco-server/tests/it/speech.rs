@@ -1,0 +1,155 @@
+//! `/v1/audio/speech` and voices, with small models of random weights.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+
+use crate::support::{TestServer, request, testdata, wait_until};
+
+const PATH: &str = "/v1/audio/speech";
+const TEXT: &str = "The boats came home before the storm.";
+
+#[test]
+fn speech_comes_in_every_format_and_is_the_same() {
+    let server = TestServer::start(|_| {});
+    let say = |more: serde_json::Value| {
+        let mut body = json!({"input": TEXT, "voice": "alloy", "seed": 3, "max_new_tokens": 6});
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        server.json(PATH, &body)
+    };
+    let wav = say(json!({}));
+    assert!(wav.head.contains("content-type: audio/wav"), "{}", wav.head);
+    assert_eq!(wav.body.len(), 44 + 2 * 6 * 1920);
+    // Its length was not known when it began.
+    assert_eq!(wav.body[40..44], [0xff; 4]);
+    let pcm = say(json!({"response_format": "pcm"}));
+    assert!(pcm.head.contains("x-sample-rate: 24000"));
+    assert!(pcm.body == wav.body[44..]);
+    for (format, kind, start) in [
+        ("flac", "audio/flac", b"fLaC"),
+        ("opus", "audio/ogg", b"OggS"),
+    ] {
+        let answer = say(json!({"response_format": format}));
+        assert!(answer.head.contains(&format!("content-type: {kind}")));
+        assert!(answer.body.starts_with(start));
+        if format == "opus" {
+            let audio = turaco::Audio::from_bytes(answer.body, "speech").unwrap();
+            let off = (audio.duration() - 0.48).abs();
+            assert!(off < 0.03, "{}", audio.duration());
+        } else {
+            // The number of samples in its header.
+            assert_eq!(answer.body[22..26], (6 * 1920_u32).to_be_bytes());
+        }
+    }
+    let events = say(json!({"response_format": "pcm", "stream_format": "sse"})).events();
+    let mut sound = Vec::new();
+    for event in events
+        .iter()
+        .filter(|event| event["type"] == "speech.audio.delta")
+    {
+        sound.extend(STANDARD.decode(event["audio"].as_str().unwrap()).unwrap());
+    }
+    assert!(sound == pcm.body);
+    assert_eq!(events.last().unwrap()["usage"]["output_tokens"], 6);
+    let slow = say(json!({"response_format": "pcm", "sample_rate": 8000}));
+    assert_eq!(slow.body.len(), pcm.body.len() / 3);
+}
+
+#[test]
+fn what_cannot_be_said_is_said() {
+    let server = TestServer::start(|config| config.max_text = 10);
+    let say = |body: serde_json::Value| server.json(PATH, &body);
+    say(json!({})).fails(400, "missing_required_parameter");
+    say(json!({"input": " "})).fails(400, "invalid_value");
+    say(json!({"input": "12345678901"})).fails(400, "invalid_value");
+    say(json!({"input": "x", "response_format": "mp3"})).fails(400, "unsupported_value");
+    say(json!({"input": "x", "response_format": "xyz"})).fails(400, "invalid_value");
+    say(json!({"input": "x", "voice": "nobody"})).fails(404, "voice_not_found");
+    say(json!({"input": "x", "model": "nothing"})).fails(404, "model_not_found");
+    say(json!({"input": "x", "model": "tiny.en"})).fails(400, "unsupported_model_task");
+    say(json!({"input": "x", "task_type": "Base"})).fails(400, "unsupported_model_task");
+    say(json!({"input": "x", "speed": 9})).fails(400, "invalid_value");
+    say(json!({"input": "x", "language": "klingon"})).fails(400, "invalid_value");
+    say(json!({"input": "x", "sample_rate": 1})).fails(400, "invalid_value");
+    say(json!({"input": 3})).fails(400, "invalid_value");
+    server
+        .form(PATH, &[("input", "x")], None)
+        .fails(415, "unsupported_media_type");
+}
+
+#[test]
+fn the_first_sound_comes_before_the_last_is_made_and_who_leaves_stops_it() {
+    let server = TestServer::start(|_| {});
+    let text = vec![TEXT; 400].join(" ");
+    let body = json!({"input": text, "response_format": "pcm"}).to_string();
+    let kind = [("Content-Type", "application/json")];
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    stream
+        .write_all(&request("POST", PATH, &kind, body.as_bytes()))
+        .unwrap();
+    let mut first = [0; 2000];
+    stream.read_exact(&mut first).unwrap();
+    let in_use = || server.app.engine().loaded()[0].in_use;
+    assert_eq!(in_use(), 1, "all was made before the first was sent");
+    drop(stream);
+    wait_until("speaking stopped", || in_use() == 0);
+}
+
+#[test]
+fn voices_are_saved_used_and_removed() {
+    let server = TestServer::start(|config| config.tts_model = "base".into());
+    let path = "/v1/audio/voices";
+    assert_eq!(server.get(path, &[]).json(), json!({"voices": []}));
+    let recording = std::fs::read(testdata("audio/jfk.wav")).unwrap();
+    let fields = [("name", "anna"), ("text", "And so, my fellow Americans")];
+    let created = server.form(path, &fields, Some(("a.wav", &recording)));
+    assert_eq!(created.status, 201, "{created:?}");
+    server
+        .form(path, &fields, Some(("a.wav", &recording)))
+        .fails(400, "invalid_value");
+    let listed = server.get(path, &[]).json();
+    assert_eq!(listed["voices"][0]["id"], "anna");
+    assert_eq!(listed["voices"][0]["kind"], "saved");
+    let body = json!({"input": TEXT, "voice": {"id": "anna"}, "max_new_tokens": 4});
+    let spoken = server.json(PATH, &body);
+    assert_eq!(spoken.status, 200, "{spoken:?}");
+    let inline = STANDARD.encode(&recording);
+    let body = json!({"input": TEXT, "ref_audio": format!("data:audio/wav;base64,{inline}"),
+        "x_vector_only_mode": true, "max_new_tokens": 4});
+    assert_eq!(server.json(PATH, &body).status, 200);
+    let bad = [("name", "../x")];
+    server
+        .form(path, &bad, Some(("a.wav", &recording)))
+        .fails(400, "invalid_value");
+    let remove = |name: &str| server.raw(&request("DELETE", &format!("{path}/{name}"), &[], b""));
+    assert_eq!(remove("anna").status, 200);
+    remove("anna").fails(404, "voice_not_found");
+    remove("..%2Fx").fails(404, "voice_not_found");
+}
+
+#[test]
+fn speech_is_found_in_a_recording() {
+    let server = TestServer::start(|_| {});
+    let recording = std::fs::read(testdata("audio/jfk.wav")).unwrap();
+    let fields = [("vad_min_silence_duration_ms", "200")];
+    let spans = server
+        .form(
+            "/v1/audio/speech/timestamps",
+            &fields,
+            Some(("a.wav", &recording)),
+        )
+        .json();
+    let spans = spans.as_array().unwrap();
+    assert!(spans.len() > 1, "{spans:?}");
+    let end = |index: usize| spans[index]["end"].as_u64().unwrap();
+    assert!(end(0) < spans[1]["start"].as_u64().unwrap() && end(spans.len() - 1) <= 11_000);
+}
