@@ -34,6 +34,44 @@ pub const TURACO_THREADS: &str = "TURACO_THREADS";
 pub const TURACO_COMPUTE_TYPE: &str = "TURACO_COMPUTE_TYPE";
 /// Default of `--offline`.
 pub const TURACO_OFFLINE: &str = "TURACO_OFFLINE";
+/// Default of `serve --host`.
+pub const TURACO_HOST: &str = "TURACO_HOST";
+/// Default of `serve --port`.
+pub const TURACO_PORT: &str = "TURACO_PORT";
+/// Default of `serve --wyoming-port`.
+pub const TURACO_WYOMING_PORT: &str = "TURACO_WYOMING_PORT";
+/// Default of `serve --metrics-port`.
+pub const TURACO_METRICS_PORT: &str = "TURACO_METRICS_PORT";
+/// Default of `serve --api-key`.
+pub const TURACO_API_KEY: &str = "TURACO_API_KEY";
+/// Default of `serve --cors`.
+pub const TURACO_CORS: &str = "TURACO_CORS";
+/// Default of `serve --allow-model-management`.
+pub const TURACO_ALLOW_MODEL_MANAGEMENT: &str = "TURACO_ALLOW_MODEL_MANAGEMENT";
+/// Default of `serve --no-ui`.
+pub const TURACO_NO_UI: &str = "TURACO_NO_UI";
+/// Default of `serve --preload`.
+pub const TURACO_PRELOAD: &str = "TURACO_PRELOAD";
+/// Default of `serve --keep-alive`.
+pub const TURACO_KEEP_ALIVE: &str = "TURACO_KEEP_ALIVE";
+/// Default of `serve --max-loaded`.
+pub const TURACO_MAX_LOADED: &str = "TURACO_MAX_LOADED";
+/// Default of `serve --max-upload`.
+pub const TURACO_MAX_UPLOAD: &str = "TURACO_MAX_UPLOAD";
+/// Default of `serve --max-queue`.
+pub const TURACO_MAX_QUEUE: &str = "TURACO_MAX_QUEUE";
+/// Default of `serve --max-sessions`.
+pub const TURACO_MAX_SESSIONS: &str = "TURACO_MAX_SESSIONS";
+/// Default of `serve --session-timeout`.
+pub const TURACO_SESSION_TIMEOUT: &str = "TURACO_SESSION_TIMEOUT";
+/// Default of `serve --max-buffer`.
+pub const TURACO_MAX_BUFFER: &str = "TURACO_MAX_BUFFER";
+/// Default of `serve --max-text`.
+pub const TURACO_MAX_TEXT: &str = "TURACO_MAX_TEXT";
+/// Default of `serve --grace`.
+pub const TURACO_GRACE: &str = "TURACO_GRACE";
+/// Default of `serve --request-timeout`.
+pub const TURACO_REQUEST_TIMEOUT: &str = "TURACO_REQUEST_TIMEOUT";
 /// Folders with models.
 pub const TURACO_MODEL_PATH: &str = "TURACO_MODEL_PATH";
 /// Log filter.
@@ -75,6 +113,91 @@ pub const GROUPS: &[Group] = &[
             Variable {
                 name: TURACO_OFFLINE,
                 meaning: "1 = as if --offline were given",
+            },
+        ],
+    },
+    Group {
+        title: "Defaults of options of `turaco serve`",
+        variables: &[
+            Variable {
+                name: TURACO_HOST,
+                meaning: "default of --host",
+            },
+            Variable {
+                name: TURACO_PORT,
+                meaning: "default of --port",
+            },
+            Variable {
+                name: TURACO_WYOMING_PORT,
+                meaning: "default of --wyoming-port",
+            },
+            Variable {
+                name: TURACO_METRICS_PORT,
+                meaning: "default of --metrics-port",
+            },
+            Variable {
+                name: TURACO_API_KEY,
+                meaning: "default of --api-key",
+            },
+            Variable {
+                name: TURACO_CORS,
+                meaning: "default of --cors",
+            },
+            Variable {
+                name: TURACO_ALLOW_MODEL_MANAGEMENT,
+                meaning: "default of --allow-model-management",
+            },
+            Variable {
+                name: TURACO_NO_UI,
+                meaning: "default of --no-ui",
+            },
+            Variable {
+                name: TURACO_TTS_MODEL,
+                meaning: "default of --tts-model",
+            },
+            Variable {
+                name: TURACO_PRELOAD,
+                meaning: "default of --preload",
+            },
+            Variable {
+                name: TURACO_KEEP_ALIVE,
+                meaning: "default of --keep-alive",
+            },
+            Variable {
+                name: TURACO_MAX_LOADED,
+                meaning: "default of --max-loaded",
+            },
+            Variable {
+                name: TURACO_MAX_UPLOAD,
+                meaning: "default of --max-upload",
+            },
+            Variable {
+                name: TURACO_MAX_QUEUE,
+                meaning: "default of --max-queue",
+            },
+            Variable {
+                name: TURACO_MAX_SESSIONS,
+                meaning: "default of --max-sessions",
+            },
+            Variable {
+                name: TURACO_SESSION_TIMEOUT,
+                meaning: "default of --session-timeout",
+            },
+            Variable {
+                name: TURACO_MAX_BUFFER,
+                meaning: "default of --max-buffer",
+            },
+            Variable {
+                name: TURACO_MAX_TEXT,
+                meaning: "default of --max-text",
+            },
+            Variable {
+                name: TURACO_GRACE,
+                meaning: "default of --grace",
+            },
+            Variable {
+                name: TURACO_REQUEST_TIMEOUT,
+                meaning: "default of --request-timeout",
             },
         ],
     },
@@ -139,10 +262,6 @@ pub const GROUPS: &[Group] = &[
     Group {
         title: "Conversations",
         variables: &[
-            Variable {
-                name: TURACO_TTS_MODEL,
-                meaning: "default of --tts-model",
-            },
             Variable {
                 name: TURACO_LLM_URL,
                 meaning: "default of --llm-url",

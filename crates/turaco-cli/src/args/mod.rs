@@ -4,6 +4,7 @@ mod bench;
 mod chat;
 mod listen;
 mod models;
+mod serve;
 mod speak;
 mod stream;
 mod transcribe;
@@ -22,6 +23,7 @@ pub use bench::BenchArgs;
 pub use chat::ChatArgs;
 pub use listen::ListenArgs;
 pub use models::{ModelsArgs, ModelsCommand, PlainFormat, RandomModel, WeightFormat};
+pub use serve::ServeArgs;
 pub use speak::{SpeakArgs, VoiceArgs, VoicesArgs, VoicesCommand};
 pub use transcribe::{InputArgs, Recognition, TranscribeArgs};
 use values::parse_bool;
@@ -159,6 +161,9 @@ pub enum Subcommands {
     /// Talk with a model that hears: text and sound in, text out
     #[command(after_help = CHAT_EXAMPLES)]
     Chat(Box<ChatArgs>),
+    /// Answer over the network: OpenAI's HTTP and realtime interfaces, Wyoming, and a web page
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(Box<ServeArgs>),
     /// List, save and remove voices
     Voices(VoicesArgs),
     /// Find where there is speech
@@ -201,6 +206,12 @@ const CHAT_EXAMPLES: &str = "Examples:
   turaco chat --audio a.wav --audio b.wav \"Is this the same speaker?\"
   turaco chat --system \"Answer in one sentence.\"                # a conversation, line by line
   turaco chat --audio order.wav --tools functions.json --json    # calls of functions from speech";
+
+const SERVE_EXAMPLES: &str = "Examples:
+  turaco serve
+  turaco serve -m large-v3-turbo --preload large-v3-turbo --keep-alive -1
+  turaco serve --host 0.0.0.0 --api-key \"$KEY\" --cors https://app.example.org
+  curl http://127.0.0.1:8000/v1/audio/transcriptions -F file=@talk.mp3 -F response_format=srt";
 
 const BENCH_EXAMPLES: &str = "Examples:
   turaco bench -m base --beam-size 1 -n 10
@@ -266,8 +277,14 @@ pub fn command() -> Command {
 /// The command line as help, completions and manual pages show it: switches that are off by default have no value.
 pub fn shown_command() -> Command {
     let command = Cli::command().max_term_width(100);
-    let command = command.mut_args(|arg| arg.hide_env_values(true));
-    valued_switches(command, true)
+    valued_switches(without_values_of_variables(command), true)
+}
+
+/// Help shows the names of variables, never what they are set to.
+fn without_values_of_variables(command: Command) -> Command {
+    command
+        .mut_args(|arg| arg.hide_env_values(true))
+        .mut_subcommands(without_values_of_variables)
 }
 
 /// Switches take `=true` and `=false` as well, so that scripts and config files can turn a default around.
@@ -301,19 +318,21 @@ fn valued_switches(command: Command, only_on: bool) -> Command {
         .mut_subcommands(|command| valued_switches(command, only_on))
 }
 
-/// A variable that is set to nothing counts as not set. (All variables belong to global options.)
+/// A variable that is set to nothing counts as not set.
 fn variables_that_are_set(command: Command) -> Command {
-    command.mut_args(|arg| {
-        let empty = arg
-            .get_env()
-            .and_then(std::env::var_os)
-            .is_some_and(|value| value.is_empty());
-        if empty {
-            arg.env(clap::builder::Resettable::Reset)
-        } else {
-            arg
-        }
-    })
+    command
+        .mut_args(|arg| {
+            let empty = arg
+                .get_env()
+                .and_then(std::env::var_os)
+                .is_some_and(|value| value.is_empty());
+            if empty {
+                arg.env(clap::builder::Resettable::Reset)
+            } else {
+                arg
+            }
+        })
+        .mut_subcommands(variables_that_are_set)
 }
 
 /// The arguments of `transcribe` as the program reads them.

@@ -2,8 +2,11 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use turaco::ComputeType;
+
+use super::serve::KeepAlive;
 
 /// A value that can be switched off with `none` (also `null` and `off`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,6 +164,53 @@ pub fn parse_limit(text: &str) -> Result<OrNone<Number>, String> {
     text.parse()
 }
 
+/// A length of time: seconds, or a number with `ms`, `s`, `m` or `h`.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    const EXPECTED: &str = "expected a time such as 90, 1.5s, 5m or 1h";
+    let text = text.trim();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match &text[digits.len()..] {
+        "" | "s" => 1.0,
+        "ms" => 1e-3,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(EXPECTED.into()),
+    };
+    let Number(number) = digits.parse().map_err(|_| EXPECTED.to_string())?;
+    Duration::try_from_secs_f64(number * factor).map_err(|_| EXPECTED.into())
+}
+
+/// How long a model stays loaded; a negative number is for ever.
+pub fn parse_keep_alive(text: &str) -> Result<KeepAlive, String> {
+    match text.trim().starts_with('-') {
+        true => text
+            .parse::<Number>()
+            .map(|_| KeepAlive(None))
+            .map_err(|_| "expected a time such as 5m, 0, or -1 for ever".into()),
+        false => parse_duration(text).map(|time| KeepAlive(Some(time))),
+    }
+}
+
+/// A number of bytes, also with `KiB`, `MiB`, `GiB` (or their first letter).
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    const EXPECTED: &str = "expected a size such as 1000000, 200MiB or 1GiB";
+    let text = text.trim();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        _ => return Err(EXPECTED.into()),
+    };
+    let Number(number) = digits.parse().map_err(|_| EXPECTED.to_string())?;
+    let bytes = number * (1_u64 << shift) as f64;
+    match (1.0..=1e18).contains(&bytes) {
+        true => Ok(bytes as u64),
+        false => Err(EXPECTED.into()),
+    }
+}
+
 /// The name of a device; whether it exists shows when the model is loaded.
 pub fn parse_device(text: &str) -> Result<String, String> {
     let (kind, index) = match text.split_once(':') {
@@ -222,6 +272,37 @@ mod tests {
         }
         for text in ["", "-1", "1:60", "1:2:3:4", "x", "1:", "inf"] {
             assert!(text.parse::<Seconds>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_and_sizes_have_units() {
+        for (text, seconds) in [
+            ("90", 90.0),
+            ("1.5s", 1.5),
+            ("5m", 300.0),
+            ("1h", 3600.0),
+            ("20ms", 0.02),
+        ] {
+            assert_eq!(
+                parse_duration(text),
+                Ok(Duration::from_secs_f64(seconds)),
+                "{text}"
+            );
+        }
+        assert_eq!(parse_keep_alive("-1"), Ok(KeepAlive(None)));
+        assert_eq!(parse_keep_alive("0"), Ok(KeepAlive(Some(Duration::ZERO))));
+        for (text, bytes) in [
+            ("1GiB", 1 << 30),
+            ("200M", 200 << 20),
+            ("17", 17),
+            ("1.5k", 1536),
+        ] {
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "m", "5 days", "-5m", "1e30h", "nan"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+            assert!(parse_bytes(text).is_err(), "{text}");
         }
     }
 

@@ -13,6 +13,7 @@ pub mod man;
 pub mod models;
 pub mod plan;
 pub mod reference;
+pub mod serve;
 pub mod speak;
 pub mod talk;
 pub mod transcribe;
@@ -51,6 +52,7 @@ pub fn run(cli: Cli, printer: &Arc<Printer>, control: &Control) -> Outcome {
         Subcommands::Listen(args) => listen::run(&args, &context),
         Subcommands::Speak(args) => speak::run(&args, &context),
         Subcommands::Chat(args) => chat::run(&args, &context),
+        Subcommands::Serve(args) => serve::run(&args, &context),
         Subcommands::Voices(args) => voices::run(&args, &context),
         Subcommands::Vad(args) => vad::run(&args, &context),
         Subcommands::Models(args) => models::run(&args, &context),

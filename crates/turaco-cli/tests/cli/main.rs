@@ -10,6 +10,7 @@ mod inputs;
 mod listen;
 mod models;
 mod output;
+mod serve;
 mod speak;
 mod support;
 mod talk;

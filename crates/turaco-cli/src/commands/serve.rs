@@ -1,0 +1,152 @@
+//! `turaco serve`: models over the network.
+
+use std::io;
+use std::net::{IpAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use turaco::Control;
+use turaco::engine::{Catalog, Engine, EngineOptions, QueueLimits};
+use turaco::tts::VoiceStore;
+use turaco_server::{App, Config, Listeners, LogLevel, Server};
+
+use super::Context;
+use crate::args::{DEFAULT_MODEL, ServeArgs};
+use crate::engine;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::printer::{Level, Printer};
+
+/// Serve until Ctrl-C or a signal to end.
+pub fn run(args: &ServeArgs, context: &Context) -> Outcome {
+    let catalog = catalog(args, context)?;
+    let mut options = EngineOptions::default();
+    options.load = engine::load_options(&context.global);
+    options.keep_alive = args.keep_alive.0;
+    options.max_loaded = args.max_loaded;
+    options.queue = QueueLimits {
+        waiting: args.max_queue,
+        ..QueueLimits::default()
+    };
+    let engine = Engine::new(catalog, options);
+    let app = App::new(engine, config(args, context));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::usage("cannot start the server").caused_by(&error))?;
+    runtime.block_on(async {
+        let listeners = listen(args, &context.printer).await?;
+        let server = Server::new(app, args.preload.clone());
+        server.run(listeners, ended(context.control.clone())).await;
+        Ok::<_, Failure>(())
+    })?;
+    // Threads that still compute for clients that are gone end with the program.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    Ok(Exit::Success)
+}
+
+/// The models that were named, downloaded if they are not here.
+fn catalog(args: &ServeArgs, context: &Context) -> Result<Catalog, Failure> {
+    let mut catalog = Catalog::new(engine::cache(&context.global)?);
+    let model = &context.global.model;
+    match engine::find(model, context) {
+        Ok(path) => catalog.add(model, path),
+        // Nobody asked for this one.
+        Err(failure) if model == DEFAULT_MODEL => context.printer.warning(&failure.to_string()),
+        Err(failure) => return Err(failure),
+    }
+    for name in &args.preload {
+        catalog.add(name, engine::find(name, context)?);
+    }
+    // Gigabytes that may never be needed.
+    if let Ok(path) = engine::find_here(&args.tts_model, context) {
+        catalog.add(&args.tts_model, path);
+    }
+    Ok(catalog)
+}
+
+fn config(args: &ServeArgs, context: &Context) -> Config {
+    let printer = Arc::clone(&context.printer);
+    let mut config = Config::default();
+    config.model.clone_from(&context.global.model);
+    config.tts_model.clone_from(&args.tts_model);
+    config.api_keys.clone_from(&args.api_key);
+    config.cors.clone_from(&args.cors);
+    config.max_upload = args.max_upload;
+    config.max_queue = args.max_queue;
+    config.max_sessions = args.max_sessions;
+    config.session_timeout = args.session_timeout;
+    config.max_buffer = args.max_buffer.0;
+    config.max_text = args.max_text;
+    config.grace = args.grace;
+    config.request_timeout = Some(args.request_timeout).filter(|time| !time.is_zero());
+    config.allow_model_management = args.allow_model_management;
+    config.ui = !args.no_ui;
+    config.metrics = args.metrics_port.is_none();
+    config.voices = VoiceStore::from_env().ok();
+    config.log = Arc::new(move |level, line| match level {
+        LogLevel::Error | LogLevel::Warning => printer.message(Level::Warning, line),
+        LogLevel::Info => printer.message(Level::Normal, line),
+    });
+    config
+}
+
+async fn listen(args: &ServeArgs, printer: &Printer) -> Result<Listeners, Failure> {
+    let http = bind(&args.host, args.port).await?;
+    let metrics = bind_also(&args.host, args.metrics_port).await?;
+    let wyoming = bind_also(&args.host, args.wyoming_port).await?;
+    let local = |listener: &TcpListener| listener.local_addr();
+    if let Ok(address) = local(&http) {
+        printer.note(&format!("listening on http://{address}"));
+        if !address.ip().is_loopback() && args.api_key.is_empty() {
+            printer.warning(
+                "anybody who reaches this address may use the server; --api-key KEY lets in only who knows it",
+            );
+        }
+    }
+    if let Some(Ok(address)) = metrics.as_ref().map(local) {
+        printer.note(&format!("counters on http://{address}/metrics"));
+    }
+    if let Some(Ok(address)) = wyoming.as_ref().map(local) {
+        printer.note(&format!("wyoming on tcp://{address}"));
+    }
+    Ok(Listeners {
+        http,
+        wyoming,
+        metrics,
+    })
+}
+
+async fn bind_also(host: &str, port: Option<u16>) -> Result<Option<TcpListener>, Failure> {
+    match port {
+        Some(port) => bind(host, port).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+async fn bind(host: &str, port: u16) -> Result<TcpListener, Failure> {
+    let failed = |error: &io::Error| {
+        Failure::usage(format!("cannot listen on {host} port {port}"))
+            .caused_by(error)
+            .hint("--port N takes another port")
+    };
+    let host = host.trim_matches(['[', ']']);
+    // Names are looked up here, as the runtime has no use for them otherwise.
+    let addresses = match host.parse::<IpAddr>() {
+        Ok(address) => vec![(address, port).into()],
+        Err(_) => (host, port)
+            .to_socket_addrs()
+            .map_err(|error| failed(&error))?
+            .collect(),
+    };
+    TcpListener::bind(&addresses[..])
+        .await
+        .map_err(|error| failed(&error))
+}
+
+/// Resolves when the user ends the program.
+async fn ended(control: Control) {
+    while !control.is_cancelled() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

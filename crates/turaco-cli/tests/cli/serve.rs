@@ -1,0 +1,84 @@
+//! `turaco serve`.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+
+use crate::support::{Home, model, wav};
+
+/// A server with a small model, and its address.
+fn start(home: &Home, more: &[&str]) -> (Child, String) {
+    let model = model().to_str().unwrap();
+    let args = ["serve", "-m", model, "--port", "0", "--device", "cpu"];
+    let mut child = home
+        .command(args.iter().chain(more))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    let address = line.trim().rsplit("http://").next().unwrap().to_owned();
+    // The log has to go somewhere.
+    std::thread::spawn(move || lines.read_to_end(&mut Vec::new()));
+    (child, address)
+}
+
+fn ask(address: &str, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(request).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+#[cfg(unix)]
+fn a_server_answers_until_it_is_asked_to_end() {
+    let home = Home::new();
+    let (mut child, address) = start(&home, &["--api-key", "secret", "--wyoming-port", "0"]);
+    let get = |path: &str, key: &str| {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{key}\r\n");
+        ask(&address, head.as_bytes())
+    };
+    assert!(get("/health", "").starts_with("HTTP/1.1 200"));
+    assert!(get("/v1/models", "").starts_with("HTTP/1.1 401"));
+    let models = get("/v1/models", "Authorization: Bearer secret\r\n");
+    assert!(models.contains("automatic-speech-recognition"), "{models}");
+    let mut body =
+        b"--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\n"
+            .to_vec();
+    body.extend(wav(0.5));
+    body.extend(b"\r\n--x--\r\n");
+    let mut request = format!(
+        "POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer secret\r\n\
+         Content-Type: multipart/form-data; boundary=x\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    request.extend(body);
+    let answer = ask(&address, &request);
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains("\"text\""),
+        "{answer}"
+    );
+    let ended = Command::new("kill").arg(child.id().to_string()).status();
+    assert!(ended.unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn what_cannot_be_served_is_said() {
+    let home = Home::new();
+    home.run(["serve", "--keep-alive", "soon"])
+        .fails(2, &["--keep-alive", "expected a time"]);
+    home.run(["serve", "--max-upload", "much"])
+        .fails(2, &["--max-upload", "expected a size"]);
+    home.run(["serve", "-m", "no-such-model"])
+        .fails(3, &["no-such-model"]);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let model = model().to_str().unwrap();
+    home.run(["serve", "-m", model, "--port", &port])
+        .fails(2, &["cannot listen on 127.0.0.1", "--port N"]);
+}
