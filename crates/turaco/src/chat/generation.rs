@@ -169,6 +169,7 @@ impl<'a> Generation<'a> {
 
     fn end(&mut self, text: String, calls: Vec<ToolCall>, reason: FinishReason) {
         self.is_over = true;
+        self.stream.leave();
         self.ready.push(Delta::End(Summary {
             reason,
             usage: self.usage(),

@@ -21,7 +21,8 @@
 //! ```
 //!
 //! Inside, from messages to text: `prompt` lays a conversation out as tokens, `session` knows which of them the model has seen,
-//! `token_stream` lets it hear and read the rest and choose the next ones, `generation` makes text and calls of functions of
+//! `token_stream` lets it hear and read the rest and choose the next ones (together with other conversations: `shared_steps`),
+//! `generation` makes text and calls of functions of
 //! those.
 
 mod generation;
@@ -30,6 +31,7 @@ mod model;
 mod options;
 mod prompt;
 mod session;
+mod shared_steps;
 mod stop_words;
 mod token_stream;
 mod tool_calls;

@@ -8,6 +8,7 @@ use turaco_compute::WeightType;
 
 use super::prompt::PromptLayout;
 use super::session::ChatSession;
+use super::shared_steps::SharedSteps;
 use crate::features::LogMel;
 use crate::load::device_choice::Devices;
 use crate::load::memory::check_weights;
@@ -23,6 +24,7 @@ pub struct ChatModel {
     tokenizer: Tekken,
     layout: PromptLayout,
     log_mel: LogMel,
+    steps: SharedSteps,
     /// Compiled steps that no conversation uses at the moment.
     idle: Mutex<Vec<Runner>>,
     load_seconds: f64,
@@ -72,6 +74,7 @@ impl ChatModel {
             tokenizer: checkpoint.tokenizer.clone(),
             layout,
             log_mel: LogMel::new(model.config().encoder.n_mels),
+            steps: SharedSteps::new(&model),
             model,
             idle: Mutex::default(),
             load_seconds: started.elapsed().as_secs_f64(),
@@ -138,6 +141,10 @@ impl ChatModel {
 
     pub(super) fn log_mel(&self) -> &LogMel {
         &self.log_mel
+    }
+
+    pub(super) fn steps(&self) -> &SharedSteps {
+        &self.steps
     }
 
     /// Compiled steps, new ones if all are in use.

@@ -47,6 +47,8 @@ pub(crate) struct TokenStream<'a> {
     max_tokens: usize,
     n_tokens: usize,
     last: Option<u32>,
+    /// Whether other conversations wait for this one before a step.
+    has_joined: bool,
     hearing: Hearing,
     control: Control,
     started: Option<Instant>,
@@ -83,6 +85,7 @@ impl<'a> TokenStream<'a> {
             max_tokens,
             n_tokens: 0,
             last: None,
+            has_joined: false,
             hearing: Hearing::default(),
             control: control.clone(),
             started: None,
@@ -131,62 +134,103 @@ impl<'a> TokenStream<'a> {
     /// The next token and its log-probability; `None` if there have been as many as there may be.
     pub fn next_token(&mut self) -> Result<Option<(u32, f32)>> {
         if self.n_tokens >= self.max_tokens {
+            self.leave();
             return Ok(None);
         }
         while self.prefill()?.is_some() {}
+        let chosen = match self.last {
+            None => self.first_token()?,
+            Some(last) => self.token_behind(last)?,
+        };
+        let Some((token, _)) = chosen else {
+            return Ok(None);
+        };
+        if token == u32::MAX {
+            return Err(turaco_compute::Error::Unsupported {
+                what: "a token without possible values".into(),
+                reason: "the logits are no numbers: the weights are damaged, or too large for this weight type"
+                    .into(),
+            }
+            .into());
+        }
+        self.n_tokens += 1;
+        self.last = Some(token);
+        Ok(chosen)
+    }
+
+    /// No further token is wanted: others need not wait for this conversation.
+    pub fn leave(&mut self) {
+        if std::mem::take(&mut self.has_joined) {
+            self.model.steps().leave();
+        }
+    }
+
+    /// The last rows of the prompt, and the token behind them.
+    fn first_token(&mut self) -> Result<Option<(u32, f32)>> {
         self.with_runner(|stream, runner| {
             let done = stream.session.rows.len();
-            let is_first = stream.last.is_none();
-            let rows = match stream.last {
-                None => stream.prompt[done..].to_vec(),
-                Some(token) => vec![Row::Token(token)],
-            };
-            let x = match stream.last {
-                None => stream.embed(runner, done..stream.prompt.len())?,
-                Some(token) => {
-                    let mut x = Vec::new();
-                    stream.model.model().embed(token, &mut x);
-                    x
-                }
-            };
+            let x = stream.embed(runner, done..stream.prompt.len())?;
             let started = Instant::now();
-            let _span = trace::span(if is_first { "prefill" } else { "step" });
-            let room = match is_first {
-                true => stream.room(),
-                false => done + 1,
-            };
-            let state = stream.session.reserve(runner, room)?;
-            let draw = Draw {
-                seed: (stream.draw.seed)
-                    .wrapping_add((stream.n_tokens as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
-                ..stream.draw
-            };
+            let _span = trace::span("prefill");
+            let draw = stream.next_draw();
+            let state = stream.session.reserve(runner, stream.room())?;
             let chosen = runner.next_tokens(&mut [state], &x, &[draw])?;
             let (token, logprob) = (chosen.tokens.first(), chosen.logprobs.first());
-            let (Some(&token), Some(&logprob)) = (token, logprob) else {
-                return Ok(None);
-            };
-            stream.session.rows.extend_from_slice(&rows);
-            let seconds = started.elapsed().as_secs_f64();
-            match is_first {
-                true => stream.timings.prefill += seconds,
-                false => stream.timings.decode += seconds,
-            }
-            if is_first && let Some(started) = stream.started {
+            let chosen = token.copied().zip(logprob.copied());
+            stream
+                .session
+                .rows
+                .extend_from_slice(&stream.prompt[done..]);
+            stream.timings.prefill += started.elapsed().as_secs_f64();
+            if let Some(started) = stream.started {
                 stream.timings.first_token = started.elapsed().as_secs_f64();
             }
-            if token == u32::MAX {
-                return Err(turaco_compute::Error::Unsupported {
-                    what: "a token without possible values".into(),
-                    reason: "the logits are no numbers: the weights are damaged, or too large for this weight type"
-                        .into(),
-                }
-                .into());
-            }
-            stream.n_tokens += 1;
-            stream.last = Some(token);
-            Ok(Some((token, logprob)))
+            stream.model.steps().join();
+            stream.has_joined = true;
+            Ok(chosen)
         })
+    }
+
+    /// A step, maybe together with other conversations.
+    fn token_behind(&mut self, last: u32) -> Result<Option<(u32, f32)>> {
+        self.with_runner(|stream, runner| {
+            let started = Instant::now();
+            let _span = trace::span("step");
+            let mut row = Vec::new();
+            stream.model.model().embed(last, &mut row);
+            let draw = stream.next_draw();
+            stream
+                .session
+                .reserve(runner, stream.session.rows.len() + 1)?;
+            let Some(state) = stream.session.state.take() else {
+                return Ok(None);
+            };
+            let (mut state, chosen) = stream.model.steps().step(state, row.clone(), draw);
+            let chosen = match chosen {
+                // What failed for others need not fail here.
+                Ok(None) => runner
+                    .next_tokens(&mut [&mut state], &row, &[draw])
+                    .map(|chosen| {
+                        let (token, logprob) = (chosen.tokens.first(), chosen.logprobs.first());
+                        token.copied().zip(logprob.copied())
+                    }),
+                chosen => chosen,
+            };
+            stream.session.state = Some(state);
+            let chosen = chosen?;
+            stream.session.rows.push(Row::Token(last));
+            stream.timings.decode += started.elapsed().as_secs_f64();
+            Ok(chosen)
+        })
+    }
+
+    /// Every token is drawn with noise of its own.
+    fn next_draw(&self) -> Draw {
+        let number = self.n_tokens as u64;
+        Draw {
+            seed: (self.draw.seed).wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            ..self.draw
+        }
     }
 
     /// Positions that the prompt and the beginning of the answer take.
@@ -283,6 +327,7 @@ impl<'a> TokenStream<'a> {
 
 impl Drop for TokenStream<'_> {
     fn drop(&mut self) {
+        self.leave();
         self.session.settle();
         if let Some(runner) = self.runner.take() {
             self.model.give_back(runner);

@@ -362,3 +362,45 @@ fn what_the_model_cannot_do_is_said() {
     let warnings = transcribe(&audio, &useless).1.warnings;
     assert_eq!(warnings.len(), 3, "{warnings:?}");
 }
+
+/// Conversations on threads of their own say what each says alone, and their steps are run together.
+#[test]
+fn conversations_side_by_side_say_what_each_says_alone() {
+    let prompt = |index: usize| {
+        let text = format!("Question number {index}{}", ", and more".repeat(index % 3));
+        match index % 2 {
+            0 => [Message::user(text)],
+            _ => [Message::User(vec![
+                speech().into(),
+                Part::from(text.as_str()),
+            ])],
+        }
+    };
+    let options = |index: usize| greedy(10 + index);
+    let alone: Vec<String> = (0..12)
+        .map(|index| say(&mut model().session(), &prompt(index), &options(index)).0)
+        .collect();
+    let together: Vec<String> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..12)
+            .map(|index| {
+                scope.spawn(move || say(&mut model().session(), &prompt(index), &options(index)).0)
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    assert_eq!(together, alone);
+    // One that stops reading holds nobody up.
+    let mut idle = model().session();
+    let mut turn = idle
+        .generate(&prompt(0), &options(9), &Control::new())
+        .unwrap();
+    turn.next().unwrap().unwrap();
+    assert_eq!(
+        say(&mut model().session(), &prompt(1), &options(1)).0,
+        alone[1]
+    );
+    drop(turn);
+}

@@ -14,7 +14,7 @@ use crate::nn::TokenChoice;
 use crate::recycle::recycle;
 
 /// Prompts come in many lengths; this many compiled steps are kept.
-const KEPT_STEPS: usize = 8;
+const KEPT_STEPS: usize = 16;
 
 /// Caches grow in steps of so many positions.
 const CACHE_STEP: usize = 256;
