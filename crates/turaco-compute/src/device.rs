@@ -362,7 +362,14 @@ pub(crate) trait Backend: Send + Sync {
     /// Prepare a graph for replay: plan scratch memory, build the flat list of calls. The scopes of the graph are
     /// measured by the device while [`crate::trace`] records.
     fn compile(&self, graph: Graph) -> Result<Box<dyn Executable>>;
+    /// See [`Device::side_by_side`].
+    fn side_by_side(&self, _first: Task<'_>, _second: Task<'_>) -> bool {
+        false
+    }
 }
+
+/// Work that may be done on another thread.
+pub(crate) type Task<'a> = &'a mut (dyn FnMut() + Send);
 
 /// The kernel that a device chose for an operation, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -516,6 +523,20 @@ impl Device {
     /// A different length or device.
     pub fn write_buffer(&self, buffer: &mut StateBuffer, values: &[f32]) -> Result<()> {
         self.0.write_buffer(buffer, values)
+    }
+
+    /// Do two things that run steps of this device, each on one thread, at the same time; `false` if nothing was done, because
+    /// this device does not compute with just two threads. A step that waits for memory leaves room for one that computes, and
+    /// with two threads neither loses much by having one.
+    ///
+    /// Where the other thread has no time, `second` may begin when `first` is over, or the other way round: neither may wait
+    /// for the other.
+    pub fn side_by_side(
+        &self,
+        first: &mut (dyn FnMut() + Send),
+        second: &mut (dyn FnMut() + Send),
+    ) -> bool {
+        self.0.side_by_side(first, second)
     }
 
     /// Read a state buffer.

@@ -73,6 +73,8 @@ pub struct SpeechStream<'a> {
     stretcher: TimeStretcher,
     next_chunk: usize,
     n_frames: usize,
+    /// Whether there was sound.
+    is_begun: bool,
     finished: bool,
     started: Instant,
     timings: SpeechTimings,
@@ -101,6 +103,7 @@ impl<'a> SpeechStream<'a> {
             current: None,
             anchor: None,
             n_frames: 0,
+            is_begun: false,
             finished: false,
             started: Instant::now(),
             timings: SpeechTimings::default(),
@@ -244,18 +247,27 @@ impl<'a> SpeechStream<'a> {
             }
             self.n_frames += 1;
         }
-        let mut made = Vec::new();
-        utterance.decode(engine, &mut made, &mut self.timings)?;
         self.next_chunk =
             (2 * self.next_chunk).min(SpeakOptions::MAX_CHUNK.max(self.options.first_chunk));
+        // The piece is over when its last sound was made: what was found out beside that is told with the next chunk.
+        let stopped = utterance.stopped();
+        let mut made = Vec::new();
+        if self.is_begun && stopped.is_none() {
+            self.n_frames +=
+                utterance.decode_beside(engine, self.next_chunk, &mut made, &mut self.timings)?;
+        } else {
+            // Somebody waits for the first sound.
+            utterance.decode(engine, &mut made, &mut self.timings)?;
+            self.is_begun = true;
+        }
         let mut samples = Vec::with_capacity(made.len());
         self.stretcher.push(&made, &mut samples);
         let chunk = Chunk {
             samples,
             piece: self.said.len(),
-            stopped: utterance.stopped(),
+            stopped,
         };
-        if let Some(reason) = chunk.stopped
+        if let Some(reason) = stopped
             && let Some((text, utterance)) = self.current.take()
         {
             if self.anchor.is_none() && self.plan.needs_anchor() {

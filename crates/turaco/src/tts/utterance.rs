@@ -1,9 +1,10 @@
 //! One piece of text, frame by frame.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::models::qwen3_tts::codec::CodecStream;
-use crate::models::qwen3_tts::{FrameInput, Prompt, PromptRequest, Sampling, TalkerState};
+use crate::models::qwen3_tts::{FrameInput, Prompt, PromptRequest, Runner, Sampling, TalkerState};
 use crate::{Error, Result};
 
 use super::guard::{StopReason, loop_guard};
@@ -25,18 +26,24 @@ pub(super) struct Limits {
 /// A piece of text that is being said.
 #[derive(Debug)]
 pub(super) struct Utterance {
+    frames: Frames,
+    stream: CodecStream,
+    /// Frames whose sound was made.
+    n_decoded: usize,
+}
+
+/// What the talker says.
+#[derive(Debug)]
+struct Frames {
     prompt: Prompt,
     /// What the talker is given before its next frame, if not just the last one: `[positions, dim]`.
     unread: Option<Vec<f32>>,
     sampling: Sampling,
     state: TalkerState,
-    stream: CodecStream,
     limits: Limits,
     guard: LoopGuard,
     /// All frames so far.
     codes: Vec<u32>,
-    /// Frames whose sound was made.
-    n_decoded: usize,
     stopped: Option<StopReason>,
 }
 
@@ -68,17 +75,20 @@ impl Utterance {
         let n_codes = config.n_codes;
         let state = engine.talker.new_state(n_prompt + n_frames, sampling)?;
         timings.prefill += started.elapsed().as_secs_f64();
-        Ok(Self {
+        let frames = Frames {
             unread: Some(prompt.rows.clone()),
             prompt,
             sampling,
             state,
-            stream,
             limits,
             guard: loop_guard(n_codes),
             codes: Vec::new(),
-            n_decoded: 0,
             stopped: None,
+        };
+        Ok(Self {
+            frames,
+            stream,
+            n_decoded: 0,
         })
     }
 
@@ -86,29 +96,105 @@ impl Utterance {
     pub fn move_to(&mut self, engine: &mut Engine, mut stream: CodecStream) -> Result<()> {
         let model = engine.talker.model().clone();
         let (dim, n_codes) = (model.config().talker.dim, model.config().n_codes);
-        let n_positions = self.prompt.rows.len() / dim + self.limits.n_frames();
-        let mut state = engine.talker.new_state(n_positions, self.sampling)?;
-        state.resume(&self.codes);
-        let made = &self.codes[..self.n_decoded * n_codes];
+        let frames = &mut self.frames;
+        let n_positions = frames.prompt.rows.len() / dim + frames.limits.n_frames();
+        let mut state = engine.talker.new_state(n_positions, frames.sampling)?;
+        state.resume(&frames.codes);
+        let made = &frames.codes[..self.n_decoded * n_codes];
         engine.codec.decode(&mut stream, made, &mut Vec::new())?;
-        self.unread = Some(self.prompt.rows_behind(&model, &self.codes));
-        self.state = state;
+        frames.unread = Some(frames.prompt.rows_behind(&model, &frames.codes));
+        frames.state = state;
         self.stream = stream;
         Ok(())
     }
 
     /// Why it is over, if it is.
     pub fn stopped(&self) -> Option<StopReason> {
-        self.stopped
+        self.frames.stopped
     }
 
     /// All frames so far.
     pub fn codes(&self) -> &[u32] {
-        &self.codes
+        &self.frames.codes
     }
 
     /// The next frame; `false` if there is none.
     pub fn next_frame(&mut self, engine: &mut Engine, timings: &mut SpeechTimings) -> Result<bool> {
+        self.frames.next(&mut engine.talker, timings)
+    }
+
+    /// The sound of the frames that have none yet, appended to `samples`.
+    pub fn decode(
+        &mut self,
+        engine: &mut Engine,
+        samples: &mut Vec<f32>,
+        timings: &mut SpeechTimings,
+    ) -> Result<()> {
+        let started = Instant::now();
+        let n_codes = engine.talker.model().config().n_codes;
+        let codes = &self.frames.codes[self.n_decoded * n_codes..];
+        engine.codec.decode(&mut self.stream, codes, samples)?;
+        self.n_decoded = self.frames.codes.len() / n_codes;
+        timings.decode += started.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    /// As [`decode`](Self::decode), and meanwhile up to `n_most` further frames, where the processor has two threads: one of
+    /// them makes the sound in the time that the other would gain little by its help. Their number.
+    pub fn decode_beside(
+        &mut self,
+        engine: &mut Engine,
+        n_most: usize,
+        samples: &mut Vec<f32>,
+        timings: &mut SpeechTimings,
+    ) -> Result<usize> {
+        let started = Instant::now();
+        let model = engine.talker.model().clone();
+        let n_codes = model.config().n_codes;
+        let codes = self.frames.codes[self.n_decoded * n_codes..].to_vec();
+        let Engine { talker, codec } = engine;
+        let Self { frames, stream, .. } = self;
+        let is_decoded = AtomicBool::new(false);
+        let (mut decoded, mut said) = (Ok(()), Ok(()));
+        let (mut n_frames, mut talked) = (0, *timings);
+        let mut decode = || {
+            decoded = codec.decode(stream, &codes, samples);
+            is_decoded.store(true, Ordering::Relaxed);
+        };
+        let mut talk = || {
+            while n_frames < n_most && !is_decoded.load(Ordering::Relaxed) {
+                match frames.next(talker, &mut talked) {
+                    Ok(true) => n_frames += 1,
+                    Ok(false) => break,
+                    Err(error) => {
+                        said = Err(error);
+                        break;
+                    }
+                }
+            }
+        };
+        if !model.device().side_by_side(&mut talk, &mut decode) {
+            self.decode(engine, samples, timings)?;
+            return Ok(0);
+        }
+        decoded?;
+        self.n_decoded += codes.len() / n_codes;
+        // What went on beside frames took no time of its own.
+        let own = talked.prefill + talked.generate - timings.prefill - timings.generate;
+        *timings = talked;
+        timings.decode += (started.elapsed().as_secs_f64() - own).max(0.0);
+        said.map(|()| n_frames)
+    }
+
+    /// Frames that have no sound yet.
+    pub fn n_waiting(&self, n_codes: usize) -> usize {
+        self.frames.codes.len() / n_codes - self.n_decoded
+    }
+}
+
+impl Frames {
+    /// The next frame; `false` if there is none.
+    fn next(&mut self, talker: &mut Runner, timings: &mut SpeechTimings) -> Result<bool> {
         if self.stopped.is_some() {
             return Ok(false);
         }
@@ -122,13 +208,13 @@ impl Utterance {
             return Ok(false);
         }
         let started = Instant::now();
-        let end = engine.talker.model().config().codec_tokens.eos;
+        let end = talker.model().config().codec_tokens.eos;
         let dim = self.prompt.pad.len();
         let input = match &self.unread {
             Some(rows) => FrameInput::Prompt(rows),
             None => FrameInput::Text(self.prompt.word_beside(n_frames.saturating_sub(1), dim)),
         };
-        let codes = engine.talker.next_frames(&mut [&mut self.state], input)?;
+        let codes = talker.next_frames(&mut [&mut self.state], input)?;
         self.unread = None;
         match n_frames {
             0 => timings.prefill += started.elapsed().as_secs_f64(),
@@ -149,27 +235,6 @@ impl Utterance {
             self.stopped = Some(StopReason::Repetition);
         }
         Ok(true)
-    }
-
-    /// The sound of the frames that have none yet, appended to `samples`.
-    pub fn decode(
-        &mut self,
-        engine: &mut Engine,
-        samples: &mut Vec<f32>,
-        timings: &mut SpeechTimings,
-    ) -> Result<()> {
-        let started = Instant::now();
-        let n_codes = engine.talker.model().config().n_codes;
-        let codes = &self.codes[self.n_decoded * n_codes..];
-        engine.codec.decode(&mut self.stream, codes, samples)?;
-        self.n_decoded = self.codes.len() / n_codes;
-        timings.decode += started.elapsed().as_secs_f64();
-        Ok(())
-    }
-
-    /// Frames that have no sound yet.
-    pub fn n_waiting(&self, n_codes: usize) -> usize {
-        self.codes.len() / n_codes - self.n_decoded
     }
 }
 

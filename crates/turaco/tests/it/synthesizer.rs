@@ -176,6 +176,31 @@ fn seeds_repeat_and_differ() {
 }
 
 #[test]
+fn sound_that_is_made_beside_frames_is_the_same() {
+    let text = "The boats came home before the storm.";
+    let mut said = [1, 2, 3].map(|threads| {
+        let synthesizer = load("voice_design", threads).unwrap();
+        let options = SpeakOptions::new().seed(7).exact_frames(37_usize);
+        let mut stream = synthesizer.stream(text, &options, &Control::new()).unwrap();
+        let mut samples = Vec::new();
+        let mut stopped = Vec::new();
+        while let Some(chunk) = stream.next_chunk().unwrap() {
+            samples.extend(chunk.samples);
+            stopped.extend(chunk.stopped);
+        }
+        assert_eq!(stopped, [StopReason::MaxFrames]);
+        assert_eq!(stream.n_frames(), 37);
+        assert_eq!(samples.len(), 37 * 1920);
+        let timings = stream.timings();
+        let parts = timings.prefill + timings.generate + timings.decode;
+        assert!(parts <= 1.01 * timings.total, "{timings:?}");
+        samples
+    });
+    let first = said[0].split_off(0);
+    assert!(said[1..].iter().all(|samples| *samples == first));
+}
+
+#[test]
 fn long_texts_are_said_in_pieces_and_one_at_a_time() {
     let synthesizer = load("voice_design", 0).unwrap();
     let mut options = SpeakOptions::new().seed(1);
