@@ -316,6 +316,41 @@ fn every_stage_on_a_graphics_processor() {
     }
 }
 
+/// One copy in, one submission, one read of the frame's codes, and no memory.
+#[cfg(feature = "wgpu")]
+#[test]
+fn a_frame_on_a_graphics_processor_is_one_submission() {
+    use turaco_compute::trace::{Detail, Recorder};
+    let options = turaco_compute::GpuOptions {
+        software: true,
+        ..turaco_compute::GpuOptions::default()
+    };
+    let Ok(gpu) = Device::gpu(options) else {
+        eprintln!("SKIPPED: no graphics processor");
+        return;
+    };
+    let model = load(&fixtures().join("voice_design"), &gpu);
+    let mut runner = Runner::new(&model);
+    let vector = runner.project_text(&[33]).unwrap();
+    let mut state = runner.new_state(8, greedy(&model)).unwrap();
+    let mut frame = |input| {
+        let mut recorder = Recorder::start(Detail::Stages).unwrap();
+        runner.next_frames(&mut [&mut state], input).unwrap();
+        let spans = recorder.take();
+        let activity = spans.iter().find_map(|span| span.activity);
+        activity.expect("the device counts what it does")
+    };
+    frame(FrameInput::Prompt(&vector));
+    // The first of these is compiled.
+    frame(FrameInput::Text(&vector));
+    for _ in 0..3 {
+        let activity = frame(FrameInput::Text(&vector));
+        assert_eq!((activity.submissions, activity.readbacks), (1, 1));
+        assert_eq!(activity.allocated_bytes, 0);
+        assert!(activity.read_bytes <= 256, "{activity:?}");
+    }
+}
+
 #[test]
 fn prompts_are_tokenised_as_by_the_reference() {
     let json = std::fs::read(fixtures().join("golden/tokenizer.json")).unwrap();
