@@ -62,6 +62,10 @@ pub struct MeasuringArgs {
     #[arg(long, value_name = "N[,N...]", default_value = "1")]
     pub sessions: List<usize>,
 
+    /// Measure decode steps of a streaming model behind so many positions (of 80 ms): what a long memory costs
+    #[arg(long, value_name = "N[,N...]")]
+    pub positions: Option<List<usize>>,
+
     /// Frames of each utterance of a model that speaks
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = parse_count)]
     pub frames: usize,

@@ -8,7 +8,7 @@ mod serve;
 mod speak;
 mod stream;
 mod transcribe;
-mod values;
+pub mod values;
 mod voice;
 
 use std::path::PathBuf;

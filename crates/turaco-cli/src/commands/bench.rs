@@ -5,8 +5,8 @@ use std::path::Path;
 
 use turaco::asr::Task;
 use turaco::bench::{
-    Clip, Comparison, FrameProtocol, KernelProtocol, Mismatch, Protocol, Report, chrome_trace,
-    comparison_table, html, svg, table,
+    Clip, Comparison, FrameProtocol, KernelProtocol, Mismatch, Outcome as Measured, Protocol,
+    Report, chrome_trace, comparison_table, html, svg, table,
 };
 use turaco::models::qwen3_tts::Qwen3TtsConfig;
 use turaco::trace::Detail;
@@ -14,6 +14,7 @@ use turaco::weights::Sidecars;
 
 use super::plan::check_recognition;
 use super::{Context, bench_voice};
+use crate::args::values::List;
 use crate::args::{BenchArgs, InputArgs};
 use crate::engine;
 use crate::exit::{Exit, Failure, Outcome, Stop};
@@ -36,13 +37,16 @@ pub fn run(args: &BenchArgs, context: &Context) -> Outcome {
     if args.measuring.live {
         return live(args, context);
     }
-    if !args.measuring.kernels && speaks(context)? {
-        return frames(args, context);
+    if let Some(List(lengths)) = &args.measuring.positions {
+        return positions(lengths, args, context);
     }
+    let speaks = !args.measuring.kernels && speaks(context)?;
     // A baseline that cannot be read shows before minutes of work.
     let baseline = args.results.against.as_deref().map(read).transpose()?;
     let mut report = if args.measuring.kernels {
         kernels(args, baseline.as_ref(), context)?
+    } else if speaks {
+        frames(args, baseline.as_ref(), context)?
     } else {
         transcription(args, baseline.as_ref(), context)?
     };
@@ -87,10 +91,12 @@ fn check(args: &BenchArgs) -> Result<(), Failure> {
     let measuring = &args.measuring;
     check_recognition(args.recognition())?;
     let (live, voice) = (measuring.live, args.conversation.voice);
-    if live || voice {
+    let lengths = measuring.positions.is_some();
+    if live || voice || lengths {
         let results = &args.results;
         let other = [
             ("--kernels", measuring.kernels),
+            ("--positions", lengths && (live || voice)),
             ("--live", live && voice),
             ("--save", results.save.is_some()),
             ("--against", results.against.is_some()),
@@ -100,7 +106,11 @@ fn check(args: &BenchArgs) -> Result<(), Failure> {
         if let Some((option, _)) = other.into_iter().find(|(_, given)| *given) {
             return Err(Failure::usage(format!(
                 "`{option}` cannot be used with `{}`",
-                if voice { "--voice" } else { "--live" }
+                match (voice, live) {
+                    (true, _) => "--voice",
+                    (_, true) => "--live",
+                    _ => "--positions",
+                }
             )));
         }
         if measuring.sessions.0.contains(&0) {
@@ -192,11 +202,16 @@ fn transcription(
     let mut say = |what: &str| printer.note(&format!("{what}…"));
     let outcome =
         turaco::bench::transcription(&recognizer, &clips, &protocol, &context.control, &mut say)?;
+    write_trace(args, &outcome)?;
+    Ok(outcome.report)
+}
+
+fn write_trace(args: &BenchArgs, outcome: &Measured) -> Result<(), Failure> {
     if let Some(path) = &args.results.trace {
         let trace = chrome_trace(&outcome.spans, &outcome.report);
         files::write_all_or_keep(&[(path.clone(), trace.into_bytes())])?;
     }
-    Ok(outcome.report)
+    Ok(())
 }
 
 /// Listen against the clock.
@@ -274,20 +289,11 @@ fn speaks(context: &Context) -> Result<bool, Failure> {
 }
 
 /// Frames of a model that speaks.
-fn frames(args: &BenchArgs, context: &Context) -> Outcome {
+fn frames(args: &BenchArgs, baseline: Option<&Report>, context: &Context) -> Result<Report, Stop> {
     let printer = &context.printer;
-    let (measuring, results) = (&args.measuring, &args.results);
-    let other = [
-        ("--save", results.save.is_some()),
-        ("--against", results.against.is_some()),
-        ("--trace", results.trace.is_some()),
-        ("--plot", results.plot.is_some()),
-    ];
-    if let Some((option, _)) = other.into_iter().find(|(_, given)| *given) {
-        return Err(Failure::usage(format!(
-            "`{option}` cannot be used with a model that speaks"
-        ))
-        .into());
+    let measuring = &args.measuring;
+    if args.results.plot.is_some() {
+        return Err(Failure::usage("`--plot` cannot be used with a model that speaks").into());
     }
     if !args.audio.is_empty() {
         return Err(Failure::usage("a model that speaks takes no recordings").into());
@@ -297,44 +303,57 @@ fn frames(args: &BenchArgs, context: &Context) -> Outcome {
         repeats: measuring.repeats,
         warm_up: measuring.warm_up,
         utterances: measuring.utterances.0.clone(),
+        trace: args.results.trace.as_ref().map(|_| Detail::Operations),
+        commit: commit(),
     };
     let synthesizer = engine::load_synthesizer(&context.global.model, context)?;
+    if let Some(before) = baseline {
+        turaco::bench::frame_subject(&synthesizer, &protocol)
+            .check(before)
+            .map_err(|mismatch| incomparable(args, &mismatch))?;
+    }
     let mut say = |what: &str| printer.note(&format!("{what}…"));
-    let report = turaco::bench::frames(&synthesizer, &protocol, &context.control, &mut say)?;
-    if results.json {
-        printer.result_line(&serde_json::to_string(&report).unwrap_or_default())?;
+    let outcome = turaco::bench::frames(&synthesizer, &protocol, &context.control, &mut say)?;
+    write_trace(args, &outcome)?;
+    Ok(outcome.report)
+}
+
+/// Decode steps of a stream by its length.
+fn positions(lengths: &[usize], args: &BenchArgs, context: &Context) -> Outcome {
+    let printer = &context.printer;
+    let recognizer = engine::load(&engine::load_options(&context.global), context)?;
+    let Some(realtime) = recognizer.realtime() else {
+        return Err(Failure::model(format!(
+            "model `{}` forgets after each window: its steps are equally long",
+            recognizer.model_name()
+        ))
+        .hint("`turaco bench --positions 100,8000 -m voxtral-realtime` measures one with a long memory")
+        .into());
+    };
+    let mut say = |what: &str| printer.note(&format!("{what}…"));
+    let reports = turaco::bench::positions(
+        realtime,
+        lengths,
+        args.measuring.repeats,
+        &context.control,
+        &mut say,
+    )?;
+    if args.results.json {
+        for report in &reports {
+            printer.result_line(&serde_json::to_string(report).unwrap_or_default())?;
+        }
         return Ok(Exit::Success);
     }
-    let mb = |bytes: u64| bytes as f64 / 1e6;
-    printer.result_line(&format!(
-        "{} ({}), {}: talker {:.0} MB, code predictor {:.0} MB, {:.0} MB read per frame, {} frames {} times",
-        report.model.name,
-        report.model.weights,
-        report.model.device,
-        mb(report.talker_bytes),
-        mb(report.predictor_bytes),
-        mb(report.talker_bytes + report.predictor_frame_bytes),
-        report.frames,
-        report.repeats,
-    ))?;
-    printer.result_line(
-        "utterances  ms/frame    p95  talker  predictor  prompt ms  frames/s  GB/s  cache GB/s  floor ms  of floor  cached floor",
-    )?;
-    for batch in &report.batches {
+    printer.result_line("positions  ms/step    p95  of the first  GB/s")?;
+    let first = reports.first().map_or(1.0, |report| report.step_ms.p50);
+    for report in &reports {
         printer.result_line(&format!(
-            "{:>10}  {:>8.1}  {:>5.1}  {:>6.1}  {:>9.1}  {:>9.1}  {:>8.1}  {:>4.1}  {:>10.1}  {:>8.1}  {:>7.2}x  {:>12.1}",
-            batch.utterances,
-            batch.frame_ms.p50,
-            batch.frame_ms.p95,
-            batch.talker_ms,
-            batch.predictor_ms,
-            batch.prompt_ms,
-            batch.frames_per_second,
-            batch.memory / 1e9,
-            batch.predictor_memory / 1e9,
-            batch.floor_ms,
-            batch.frame_ms.p50 / batch.floor_ms,
-            batch.cached_floor_ms,
+            "{:>9}  {:>7.1}  {:>5.1}  {:>11.2}x  {:>4.1}",
+            report.position,
+            report.step_ms.p50,
+            report.step_ms.p95,
+            report.step_ms.p50 / first,
+            report.memory / 1e9,
         ))?;
     }
     Ok(Exit::Success)

@@ -259,6 +259,49 @@ fn voices_are_saved_listed_used_and_removed() {
 }
 
 #[test]
+fn frames_are_measured_traced_and_compared() {
+    let home = Home::new();
+    let model = model(&home, "voice_design");
+    let bench = |more: &[&str]| {
+        let common = [
+            "bench",
+            "-m",
+            &model,
+            "--frames=4",
+            "-n=1",
+            "--utterances=1,2",
+        ];
+        home.run(common.iter().chain(more).copied())
+    };
+    let saved = bench(&["--save=base.json", "--trace=trace.json"]);
+    assert!(saved.succeeds().contains("ms/frame"), "{saved:?}");
+    let trace = fs::read_to_string(home.path("trace.json")).unwrap();
+    assert!(trace.contains("code_predictor") && trace.contains("talker"));
+    let baseline = fs::read_to_string(home.path("base.json")).unwrap();
+    let mut baseline: serde_json::Value = serde_json::from_str(&baseline).unwrap();
+    assert_eq!(baseline["kind"], "speech");
+    assert_eq!(baseline["measures"].as_array().unwrap().len(), 8);
+    for measure in baseline["measures"].as_array_mut().unwrap() {
+        measure["value"] = (measure["value"].as_f64().unwrap() * 1e6).into();
+    }
+    let mut against = |limit: u64| {
+        baseline["memory_limit"] = limit.into();
+        home.write("base.json", baseline.to_string());
+        bench(&["--against=base.json"])
+    };
+    let run = against(1 << 50);
+    assert!(run.succeeds().contains("0 failed"), "{run:?}");
+    assert!(run.stdout.contains("talker, 1 at once"), "{run:?}");
+    // The parts of a model as small as this one take less time than the clock tells; its memory does not.
+    let run = against(1);
+    assert_eq!(run.code, 1, "{run:?}");
+    assert!(run.stderr.contains("peak memory"), "{run:?}");
+    bench(&["--against=base.json", "--compute-type=q8"]).fails(2, &["compute type", "base.json"]);
+    bench(&["--plot=a.svg"]).fails(2, &["--plot"]);
+    bench(&["--positions=1,9"]).fails(3, &["model"]);
+}
+
+#[test]
 fn what_cannot_be_done_is_said() {
     let home = Home::new();
     let model = model(&home, "voice_design");

@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 use turaco_compute::measure::{Machine, peak_memory};
 use turaco_compute::trace::{Detail, Recorder, Span};
 
-use super::limits;
-use super::report::{MachineFacts, ModelFacts};
+use super::baseline::Subject;
+use super::limits::machine_facts;
+use super::report::{FORMAT, Kind, Limits, Measure, ModelFacts, Report, Role};
+use super::run::Outcome;
 use super::statistics::{Percentiles, median};
 use crate::models::qwen3_tts::{FrameInput, Runner, Sampling, TalkerState};
 use crate::tts::Synthesizer;
@@ -37,23 +39,19 @@ pub struct FrameProtocol {
     pub warm_up: usize,
     /// Utterances at once.
     pub utterances: Vec<usize>,
+    /// Run one more pass of the first number of utterances with spans of this detail; it does not count.
+    pub trace: Option<Detail>,
+    /// Commit that the program was built from.
+    pub commit: Option<String>,
 }
 
 /// What frames took.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FrameReport {
-    /// Where it ran.
-    pub machine: MachineFacts,
-    /// What was measured.
-    pub model: ModelFacts,
     /// Seconds to load the model.
     pub load_seconds: f64,
-    /// Most memory in bytes that the process held.
-    pub peak_memory: Option<u64>,
     /// Frames of every pass.
     pub frames: usize,
-    /// Passes that counted.
-    pub repeats: usize,
     /// Bytes of the talker's weights, read once per frame.
     pub talker_bytes: u64,
     /// Bytes of the code predictor's weights, and how many are read per frame.
@@ -98,7 +96,7 @@ pub fn frames(
     protocol: &FrameProtocol,
     control: &Control,
     say: &mut dyn FnMut(&str),
-) -> Result<FrameReport> {
+) -> Result<Outcome> {
     if protocol.frames == 0 || protocol.repeats == 0 || protocol.utterances.contains(&0) {
         return Err(Error::InvalidOption {
             option: "frames",
@@ -117,7 +115,12 @@ pub fn frames(
                 Some(pass) => format!("{utterances} at once, pass {}", pass + 1),
                 None => format!("{utterances} at once, warm-up"),
             });
-            let pass = pass(&mut runner, utterances, protocol.frames, control)?;
+            let (pass, _) = pass(
+                &mut runner,
+                (utterances, protocol.frames),
+                Detail::Stages,
+                control,
+            )?;
             if index < protocol.warm_up {
                 continue;
             }
@@ -148,22 +151,89 @@ pub fn frames(
             cached_floor_ms: 1e3 * ((all - again) / memory + again / near),
         });
     }
-    Ok(FrameReport {
-        machine: limits::machine_facts(&machine),
-        model: ModelFacts {
-            name: synthesizer.model_name().into(),
-            weights: model.weight_type().name().into(),
-            device: synthesizer.device_description(),
+    let spans = match protocol.trace {
+        None => Vec::new(),
+        Some(detail) => {
+            say("one more pass for the trace");
+            let utterances = protocol.utterances.first().copied().unwrap_or(1);
+            let mut runner = Runner::new(model);
+            pass(&mut runner, (utterances, protocol.frames), detail, control)?.1
+        }
+    };
+    let subject = frame_subject(synthesizer, protocol);
+    let report = Report {
+        format: FORMAT,
+        kind: subject.kind,
+        time: super::summary::now(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        commit: protocol.commit.clone(),
+        machine: machine_facts(&machine),
+        limits: Limits {
+            memory: median(batches.iter().map(|batch| batch.memory)),
+            step_bytes: bytes.talker + bytes.predictor_frame,
+            step_memory: median(batches.iter().map(|batch| batch.memory)),
+            peaks: Vec::new(),
         },
-        load_seconds: synthesizer.load_seconds(),
-        peak_memory: peak_memory(),
-        frames: protocol.frames,
+        model: subject.model,
+        options: subject.options,
+        inputs: subject.inputs,
         repeats: protocol.repeats,
-        talker_bytes: bytes.talker,
-        predictor_bytes: bytes.predictor,
-        predictor_frame_bytes: bytes.predictor_frame,
-        batches,
-    })
+        peak_memory: peak_memory(),
+        memory_limit: peak_memory().map(|bytes| bytes + bytes / 10),
+        measures: batches.iter().flat_map(measures).collect(),
+        transcription: None,
+        speech: Some(FrameReport {
+            load_seconds: synthesizer.load_seconds(),
+            frames: protocol.frames,
+            talker_bytes: bytes.talker,
+            predictor_bytes: bytes.predictor,
+            predictor_frame_bytes: bytes.predictor_frame,
+            batches,
+        }),
+        kernels: Vec::new(),
+    };
+    Ok(Outcome { report, spans })
+}
+
+/// What [`frames`] of these would measure.
+pub fn frame_subject(synthesizer: &Synthesizer, protocol: &FrameProtocol) -> Subject {
+    let mut options = serde_json::Map::new();
+    options.insert("frames".into(), protocol.frames.into());
+    Subject {
+        kind: Kind::Speech,
+        model: Some(ModelFacts {
+            name: synthesizer.model_name().into(),
+            weights: synthesizer.model().weight_type().name().into(),
+            device: synthesizer.device_description(),
+        }),
+        options,
+        inputs: Vec::new(),
+        threads: synthesizer.threads(),
+    }
+}
+
+/// What a comparison looks at.
+fn measures(batch: &FrameBatch) -> [Measure; 4] {
+    let at_once = batch.utterances;
+    let measure = |what: &str, role, value, floor| Measure {
+        name: format!("{what}, {at_once} at once"),
+        role,
+        value,
+        unit: "ms".into(),
+        floor,
+        target: None,
+    };
+    [
+        measure(
+            "frame",
+            Role::Whole,
+            batch.frame_ms.p50,
+            Some(batch.floor_ms),
+        ),
+        measure("talker", Role::Component, batch.talker_ms, None),
+        measure("code predictor", Role::Component, batch.predictor_ms, None),
+        measure("prompt", Role::Component, batch.prompt_ms, None),
+    ]
 }
 
 /// Seconds of one pass.
@@ -177,10 +247,10 @@ struct Pass {
 /// One prompt, and `n_frames` frames after it.
 fn pass(
     runner: &mut Runner,
-    utterances: usize,
-    n_frames: usize,
+    (utterances, n_frames): (usize, usize),
+    detail: Detail,
     control: &Control,
-) -> Result<Pass> {
+) -> Result<(Pass, Vec<Span>)> {
     let model = Arc::clone(runner.model());
     let config = model.config();
     // Any text will do: its tokens are all there is to a prompt here.
@@ -199,7 +269,7 @@ fn pass(
     runner.next_frames(&mut states, FrameInput::Prompt(&prompt))?;
     let prompt = started.elapsed().as_secs_f64();
     let next = one.repeat(utterances);
-    let mut recorder = Recorder::start(Detail::Stages).ok_or(Error::InvalidOption {
+    let mut recorder = Recorder::start(detail).ok_or(Error::InvalidOption {
         option: "frames",
         message: "this thread is being recorded already".into(),
     })?;
@@ -217,10 +287,11 @@ fn pass(
     };
     // The first frame of a new length is compiled.
     let skipped = usize::from(spans.iter().any(|span| &*span.name == "compile"));
-    Ok(Pass {
+    let pass = Pass {
         prompt,
         frames: frames.split_off(skipped.min(n_frames - 1)),
         talker: of("talker"),
         predictor: of("code_predictor"),
-    })
+    };
+    Ok((pass, spans))
 }

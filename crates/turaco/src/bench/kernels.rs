@@ -98,6 +98,7 @@ pub fn kernels(
         memory_limit: None,
         measures: times.iter().map(measure_of).collect(),
         transcription: None,
+        speech: None,
         kernels: times.iter().map(row).collect(),
     })
 }

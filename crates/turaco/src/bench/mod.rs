@@ -21,10 +21,12 @@
 mod baseline;
 mod chart;
 mod clip;
+mod frame_table;
 mod frames;
 mod kernels;
 mod limits;
 mod live;
+mod positions;
 mod report;
 mod run;
 mod statistics;
@@ -42,9 +44,10 @@ pub use baseline::{
 };
 pub use chart::{html, svg};
 pub use clip::Clip;
-pub use frames::{FrameBatch, FrameProtocol, FrameReport, frames};
+pub use frames::{FrameBatch, FrameProtocol, FrameReport, frame_subject, frames};
 pub use kernels::{KernelProtocol, kernel_subject, kernels};
 pub use live::{LiveReport, live};
+pub use positions::{PositionReport, positions};
 pub use report::{
     ClipReport, DeviceReport, FORMAT, KernelRow, Kind, Limits, MachineFacts, Measure, ModelFacts,
     Peak, Report, Role, StepRow, TranscriptionReport,

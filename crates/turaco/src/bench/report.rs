@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::frames::FrameReport;
 use super::statistics::Percentiles;
 
 /// The version of the layout below; another one cannot be compared.
@@ -42,6 +43,9 @@ pub struct Report {
     pub measures: Vec<Measure>,
     /// Details of a transcription.
     pub transcription: Option<TranscriptionReport>,
+    /// Details of a model that speaks.
+    #[serde(default)]
+    pub speech: Option<FrameReport>,
     /// Details of kernels.
     pub kernels: Vec<KernelRow>,
 }
@@ -53,6 +57,8 @@ pub struct Report {
 pub enum Kind {
     /// Files to text with a model.
     Transcription,
+    /// Frames of a model that speaks.
+    Speech,
     /// Kernels by themselves.
     Kernels,
 }
@@ -62,6 +68,7 @@ impl Kind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Transcription => "speech to text",
+            Self::Speech => "frames of speech",
             Self::Kernels => "kernels",
         }
     }

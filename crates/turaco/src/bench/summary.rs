@@ -56,6 +56,7 @@ impl Bench<'_> {
                 self.rows(),
             ),
             transcription: Some(summary),
+            speech: None,
             kernels: Vec::new(),
         }
     }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::baseline::{Change, Comparison};
+use super::frame_table;
 use super::report::{Kind, Limits, Report, TranscriptionReport};
 use super::statistics::Percentiles;
 
@@ -14,6 +15,9 @@ pub fn table(report: &Report) -> String {
         clips(&mut text, transcription);
         corpus(&mut text, report, transcription);
         steps(&mut text, transcription);
+    }
+    if let Some(speech) = &report.speech {
+        frame_table::frames(&mut text, report, speech);
     }
     if report.kind == Kind::Kernels {
         kernels(&mut text, report);
@@ -344,16 +348,16 @@ fn kernels(text: &mut String, report: &Report) {
     columns(text, &rows, &(3..9).collect::<Vec<_>>());
 }
 
-fn row(cells: &[&str]) -> Vec<String> {
+pub(super) fn row(cells: &[&str]) -> Vec<String> {
     cells.iter().map(|cell| (*cell).to_owned()).collect()
 }
 
-fn line(text: &mut String, line: String) {
+pub(super) fn line(text: &mut String, line: String) {
     let _ = writeln!(text, "{line}");
 }
 
 /// Aligned columns, two blanks apart; those in `right` to the right.
-fn columns(text: &mut String, rows: &[Vec<String>], right: &[usize]) {
+pub(super) fn columns(text: &mut String, rows: &[Vec<String>], right: &[usize]) {
     let n_columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));

@@ -66,6 +66,7 @@ pub fn report() -> Report {
             measure("decode step", Role::Component, 1.25, "ms"),
         ],
         transcription: None,
+        speech: None,
         kernels: vec![KernelRow {
             group: "matrix-vector".into(),
             variant: "q8".into(),
