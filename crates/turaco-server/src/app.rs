@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use axum::extract::Request;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use turaco::Control;
 use turaco::engine::Engine;
@@ -10,6 +11,7 @@ use turaco::engine::Engine;
 use crate::config::{Config, LogLevel};
 use crate::error::ApiError;
 use crate::metrics::Metrics;
+use crate::upload::discard;
 
 /// Requests that are being received or worked on beyond those that may wait.
 const WORKING: usize = 16;
@@ -106,13 +108,23 @@ impl App {
         }
     }
 
-    /// A place among the requests.
-    pub fn admit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        if *self.shared.ending.borrow() {
-            return Err(ApiError::shutting_down());
-        }
-        let place = Arc::clone(&self.shared.requests).try_acquire_owned();
-        place.map_err(|_| ApiError::queue_full())
+    /// A place among the requests, for as long as it is kept.
+    ///
+    /// # Errors
+    /// All places are taken, or the server ends.
+    pub async fn admit(
+        &self,
+        request: Request,
+    ) -> Result<(OwnedSemaphorePermit, Request), ApiError> {
+        let error = match *self.shared.ending.borrow() {
+            true => ApiError::shutting_down(),
+            false => match Arc::clone(&self.shared.requests).try_acquire_owned() {
+                Ok(place) => return Ok((place, request)),
+                Err(_) => ApiError::queue_full(),
+            },
+        };
+        discard(request.into_body()).await;
+        Err(error)
     }
 
     /// A place among the live sessions.

@@ -15,6 +15,7 @@ use crate::app::App;
 use crate::auth;
 use crate::config::LogLevel;
 use crate::error::ApiError;
+use crate::upload::discard;
 
 /// Paths that need no key.
 const OPEN: &[&str] = &[
@@ -39,7 +40,10 @@ pub async fn around(State(app): State<App>, request: Request, next: Next) -> Res
 
     let checked = check(&app, &request, origin.as_ref());
     let mut response = match checked {
-        Err(error) => error.into_response(),
+        Err(error) => {
+            discard(request.into_body()).await;
+            error.into_response()
+        }
         Ok(()) if method == Method::OPTIONS && origin.is_some() => preflight(),
         Ok(()) => {
             // Counted as cancelled if the client goes away before there is an answer.

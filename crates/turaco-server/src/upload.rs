@@ -3,10 +3,11 @@
 use std::io::{self, Read};
 use std::time::Duration;
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::multipart::{Field, Multipart, MultipartError};
 use axum::extract::{FromRequest, Request};
 use axum::http::{StatusCode, header};
+use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 use turaco::Audio;
 use turaco::audio::{AudioSource, DecodeOptions};
@@ -25,6 +26,10 @@ const MAX_FIELDS: usize = 256;
 
 /// Hours of sound in one upload: a small file can hold days, which no memory does.
 const MAX_HOURS: f64 = 12.0;
+
+/// Bytes of a refused body that are received, and how long that may take.
+const DISCARDED: usize = 32 << 20;
+const DISCARD_TIME: Duration = Duration::from_secs(5);
 
 /// How long the next bytes of an upload may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -60,7 +65,14 @@ impl Form {
         let content_type = request.headers().get(header::CONTENT_TYPE);
         let content_type = content_type.and_then(|kind| kind.to_str().ok());
         if !content_type.is_some_and(|kind| kind.starts_with("multipart/form-data")) {
+            discard(request.into_body()).await;
             return Err(ApiError::wrong_type("multipart/form-data"));
+        }
+        let length = request.headers().get(header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        if length.is_some_and(|length| length > limit) {
+            discard(request.into_body()).await;
+            return Err(ApiError::too_large(limit));
         }
         let multipart = Multipart::from_request(request, &()).await;
         let mut multipart = multipart.map_err(|error| ApiError::malformed(error.body_text()))?;
@@ -112,6 +124,22 @@ impl Form {
         all.filter(move |(known, _)| known == name)
             .map(|(_, text)| text.as_str())
     }
+}
+
+/// Receive what is not wanted, within bounds: clients that are still sending do not listen to a refusal.
+pub async fn discard(body: Body) {
+    let mut left = DISCARDED;
+    let receive = async {
+        let mut chunks = body.into_data_stream();
+        while let Some(Ok(chunk)) = chunks.next().await {
+            left = left.saturating_sub(chunk.len());
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // Who is slower is not waited for.
+    let _ = tokio::time::timeout(DISCARD_TIME, receive).await;
 }
 
 async fn in_time<T>(waited: impl Future<Output = T>) -> Result<T, ApiError> {

@@ -19,7 +19,7 @@ use crate::pieces::{EVENT_STREAM, Pieces, in_pieces};
 
 /// `POST /v1/chat/completions`.
 pub async fn completions(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
-    let place = app.admit()?;
+    let (place, request) = app.admit(request).await?;
     let body = json_body(request).await?;
     let asked = ChatRequest::read(&body)?;
     if asked.stream {

@@ -18,6 +18,7 @@ use crate::error::ApiError;
 use crate::openai::speech_request::{Container, SpeechRequest};
 use crate::pieces::{Pieces, in_pieces};
 use crate::synthesis::{Text, speak};
+use crate::upload::discard;
 
 /// Bytes of a body; recordings of voices are in it.
 const MAX_BODY: usize = 64 << 20;
@@ -27,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// `POST /v1/audio/speech`.
 pub async fn speech(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
-    let place = app.admit()?;
+    let (place, request) = app.admit(request).await?;
     let body = json_body(request).await?;
     let asked = SpeechRequest::read(&body)?;
     asked.text(app.config().max_text)?;
@@ -51,6 +52,7 @@ pub async fn json_body(request: Request) -> Result<Bytes, ApiError> {
     let kind = request.headers().get(header::CONTENT_TYPE);
     let kind = kind.and_then(|kind| kind.to_str().ok());
     if !kind.is_some_and(|kind| kind.starts_with("application/json")) {
+        discard(request.into_body()).await;
         return Err(ApiError::wrong_type("application/json"));
     }
     let body = axum::body::to_bytes(request.into_body(), MAX_BODY);

@@ -57,7 +57,7 @@ async fn answer(
     dialect: Dialect,
     task: Task,
 ) -> Result<Response, ApiError> {
-    let place = app.admit()?;
+    let (place, request) = app.admit(request).await?;
     let form = Form::receive(&app, request).await?;
     let asked = Asked::new(&app, form, dialect, task)?;
     if asked.stream {

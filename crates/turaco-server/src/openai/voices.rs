@@ -36,7 +36,7 @@ pub async fn list(State(app): State<App>) -> Result<Json<Value>, ApiError> {
 
 /// `POST /v1/audio/voices`: save the voice of a recording.
 pub async fn create(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
-    let place = app.admit()?;
+    let (place, request) = app.admit(request).await?;
     let form = Form::receive_at(&app, request, None).await?;
     blocking(&app, move |app, control| {
         let _place = place;
@@ -87,7 +87,7 @@ pub async fn remove(
 
 /// `POST /v1/audio/speech/timestamps`: spans of speech in milliseconds.
 pub async fn timestamps(State(app): State<App>, request: Request) -> Result<Json<Value>, ApiError> {
-    let place = app.admit()?;
+    let (place, request) = app.admit(request).await?;
     let form = Form::receive(&app, request).await?;
     blocking(&app, move |_, control| {
         let _place = place;

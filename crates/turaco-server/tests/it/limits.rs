@@ -76,6 +76,23 @@ fn large_and_broken_uploads_are_refused() {
 }
 
 #[test]
+fn whoever_sends_much_hears_why_it_is_refused() {
+    let server = TestServer::start(|config| {
+        config.max_upload = 1 << 20;
+        config.api_keys = vec!["secret".into()];
+    });
+    let large = wav(&vec![0.0; 8 << 20], 16_000);
+    let path = "/v1/audio/transcriptions";
+    let request = form(path, &[], Some(("a.wav", &large)));
+    server.raw(&request).fails(401, "invalid_api_key");
+    let text = String::from_utf8_lossy(&request[..80]).into_owned();
+    let end = text.find("\r\n").unwrap() + 2;
+    let key = b"Authorization: Bearer secret\r\n";
+    let request = [&request[..end], key, &request[end..]].concat();
+    server.raw(&request).fails(413, "file_too_large");
+}
+
+#[test]
 fn a_client_that_goes_away_frees_its_place() {
     let server = TestServer::start(|_| {});
     let speech = turaco::Audio::open(testdata("audio/jfk.wav")).unwrap();
