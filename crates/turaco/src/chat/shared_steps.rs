@@ -12,8 +12,8 @@ use crate::models::voxtral_mini::{DecoderState, Draw, Runner, VoxtralMini};
 /// Conversations in one step.
 const MOST: usize = 8;
 
-/// How long a step waits for conversations that are between two tokens. Somebody who does not read what is written for him
-/// costs the others no more than this.
+/// How long a step waits for conversations that are between two tokens, unless that was for nothing the last time. Somebody who
+/// does not read what is written for him costs the others no more than this.
 const PATIENCE: Duration = Duration::from_millis(2);
 
 /// Where the conversations of a model meet.
@@ -33,6 +33,8 @@ struct Queue {
     is_running: bool,
     /// Conversations whose next token comes soon.
     present: usize,
+    /// The last wait for others was for nothing: whoever runs them lets only one at a time come here.
+    come_alone: bool,
     last_number: u64,
 }
 
@@ -59,7 +61,9 @@ impl SharedSteps {
 
     /// A conversation begins to generate.
     pub fn join(&self) {
-        self.lock().present += 1;
+        let mut queue = self.lock();
+        queue.present += 1;
+        queue.come_alone = false;
     }
 
     /// It is over.
@@ -88,8 +92,12 @@ impl SharedSteps {
             draw,
             chosen: None,
         });
+        if queue.is_running {
+            queue.come_alone = false;
+        }
         self.changed.notify_all();
-        let deadline = Instant::now() + PATIENCE;
+        // From when on a step could be run.
+        let mut deadline = None;
         loop {
             let mine = queue.done.iter().position(|ticket| ticket.number == number);
             if let Some(index) = mine {
@@ -97,18 +105,24 @@ impl SharedSteps {
                 return (ticket.state, Ok(ticket.chosen));
             }
             if queue.is_running {
+                deadline = None;
                 queue = self
                     .changed
                     .wait(queue)
                     .unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if queue.waiting.len() < queue.present.min(MOST) && !left.is_zero() {
+            let now = Instant::now();
+            let left = deadline
+                .get_or_insert(now + PATIENCE)
+                .saturating_duration_since(now);
+            let are_missing = queue.waiting.len() < queue.present.min(MOST);
+            if are_missing && !queue.come_alone && !left.is_zero() {
                 let waited = self.changed.wait_timeout(queue, left);
                 queue = waited.unwrap_or_else(PoisonError::into_inner).0;
                 continue;
             }
+            queue.come_alone = queue.present > 1 && queue.waiting.len() == 1;
             queue.is_running = true;
             let taken = queue.waiting.len().min(MOST);
             let mut tickets: Vec<Ticket> = queue.waiting.drain(..taken).collect();
