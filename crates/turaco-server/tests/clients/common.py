@@ -1,11 +1,12 @@
 """What the checks share."""
 
 import base64
-import io
+import os
 import sys
 import wave
 
-BASE, WYOMING_PORT, SPEECH = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+# Chromium opens no path with `..` in it.
+BASE, WYOMING_PORT, SPEECH = sys.argv[1], int(sys.argv[2]), os.path.realpath(sys.argv[3])
 EXPECTED = "fellow americans"
 
 

@@ -2,7 +2,7 @@
 
 import base64
 import json
-import re
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -32,8 +32,9 @@ process = subprocess.Popen(
         "--autoplay-policy=no-user-gesture-required",
         "about:blank",
     ],
-    stderr=subprocess.PIPE,
-    text=True,
+    # Nobody would read what it complains about, and it would wait for that.
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
 )
 
 
@@ -63,7 +64,7 @@ class Page:
         return result["result"].get("value")
 
     def until(self, what, script):
-        deadline = time.monotonic() + 600
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             value = self.run(script)
             if value:
@@ -78,12 +79,13 @@ class Page:
 
 
 try:
-    for line in process.stderr:
-        found = re.search(r"ws://\S+", line)
-        if found:
-            break
-    check(found, "Chromium did not start")
-    page = Page(found.group())
+    port = pathlib.Path(home.name, "DevToolsActivePort")
+    deadline = time.monotonic() + 60
+    while not (port.exists() and len(port.read_text().split()) == 2):
+        check(time.monotonic() < deadline, "Chromium did not start")
+        time.sleep(0.1)
+    number, path = port.read_text().split()
+    page = Page(f"ws://127.0.0.1:{number}{path}")
     page.until("the page is there", "document.readyState === 'complete' && !!document.getElementById('key')")
     page.until("the script runs", "document.getElementById('status').textContent !== '…'")
     page.run("key.value = 'secret'; key.dispatchEvent(new Event('change'))")
