@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use turaco::tts::VoiceStore;
+use turaco::voice::EndpointOptions;
 
 /// Takes one line for the log.
 pub type Log = Arc<dyn Fn(LogLevel, &str) + Send + Sync>;
@@ -27,6 +28,8 @@ pub struct Config {
     pub model: String,
     /// The model that speaks for requests that name none, or `tts-1`.
     pub tts_model: String,
+    /// Who answers in conversations, if it is not a model of this server.
+    pub llm: Option<EndpointOptions>,
     /// Keys of which one is needed; none = everybody may.
     pub api_keys: Vec<String>,
     /// Origins of web pages that may use the server; `*` = all.
@@ -64,6 +67,7 @@ impl Default for Config {
         Self {
             model: "tiny.en".into(),
             tts_model: "qwen3-tts-0.6b-customvoice".into(),
+            llm: None,
             api_keys: Vec::new(),
             cors: Vec::new(),
             max_upload: 1 << 30,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::values::{Number, parse_bytes, parse_count, parse_duration, parse_keep_alive};
+use super::voice::EndpointArgs;
 use crate::env;
 
 /// What `turaco serve` accepts.
@@ -89,6 +90,9 @@ pub struct ServeArgs {
     /// How long a request may take; 0 = as long as it takes
     #[arg(long, value_name = "TIME", env = env::TURACO_REQUEST_TIMEOUT, default_value = "0", value_parser = parse_duration, help_heading = "Limits")]
     pub request_timeout: Duration,
+
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
 }
 
 /// How long a model that nobody uses stays loaded; `None` = for ever.

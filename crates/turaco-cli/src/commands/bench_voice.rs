@@ -12,13 +12,16 @@ use crate::args::{BenchArgs, EndpointArgs};
 use crate::engine;
 use crate::exit::{Exit, Failure, Outcome};
 
+/// The endpoint that the command line names, if it does.
+pub fn endpoint_options(args: &EndpointArgs) -> Option<EndpointOptions> {
+    let url = args.llm_url.as_ref()?;
+    Some(EndpointOptions::new(url, &args.llm_model).key(args.llm_key.clone()))
+}
+
 /// The endpoint of the command line, if there is one.
 pub fn endpoint(args: &EndpointArgs) -> Result<Option<ChatEndpoint>, Failure> {
-    let Some(url) = &args.llm_url else {
-        return Ok(None);
-    };
-    let options = EndpointOptions::new(url, &args.llm_model).key(args.llm_key.clone());
-    Ok(Some(ChatEndpoint::new(options)?))
+    let endpoint = endpoint_options(args).map(ChatEndpoint::new);
+    Ok(endpoint.transpose()?)
 }
 
 /// Ask, and measure how long one waits.

@@ -11,7 +11,7 @@ use turaco::engine::{Catalog, Engine, EngineOptions, QueueLimits};
 use turaco::tts::VoiceStore;
 use turaco_server::{App, Config, Listeners, LogLevel, Server};
 
-use super::Context;
+use super::{Context, bench_voice};
 use crate::args::{DEFAULT_MODEL, ServeArgs};
 use crate::engine;
 use crate::exit::{Exit, Failure, Outcome};
@@ -77,6 +77,7 @@ fn config(args: &ServeArgs, context: &Context) -> Config {
     config.max_sessions = args.max_sessions;
     config.session_timeout = args.session_timeout;
     config.max_buffer = args.max_buffer.0;
+    config.llm = bench_voice::endpoint_options(&args.endpoint);
     config.max_text = args.max_text;
     config.grace = args.grace;
     config.request_timeout = Some(args.request_timeout).filter(|time| !time.is_zero());

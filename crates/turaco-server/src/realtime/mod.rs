@@ -1,10 +1,14 @@
 //! `/v1/realtime`: live sound over a WebSocket.
 
+mod answers;
+mod conversation;
 mod ear;
 mod protocol;
 mod session;
 mod settings;
 mod sound;
+mod sound_out;
+mod talking;
 mod utterances;
 mod vllm;
 
@@ -17,12 +21,13 @@ use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use serde::Deserialize;
+use turaco::engine::ModelKind;
 
 use crate::app::{App, SessionPlace};
 use crate::connections::ended;
 use crate::error::ApiError;
 pub use ear::{Ear, EarEvent, EarOptions};
-use session::Session;
+use session::{Opening, Session};
 use settings::Settings;
 
 /// Between two pings.
@@ -55,33 +60,41 @@ pub async fn realtime(
 ) -> Result<Response, ApiError> {
     let Query(asked) = asked.map_err(|rejection| ApiError::malformed(rejection.body_text()))?;
     let upgrade = upgrade.map_err(|rejection| ApiError::malformed(rejection.body_text()))?;
+    let mut talks = false;
     match asked.intent.as_deref() {
         None | Some("" | "transcription") => {}
-        Some("conversation") => {
-            let message = "conversations are not had here; transcription is";
-            return Err(ApiError::unsupported("intent", message));
-        }
+        Some("conversation") => talks = true,
         Some(other) => {
             let message = format!("`{other}` is none of transcription, conversation");
             return Err(ApiError::invalid("intent", message));
         }
     }
     if let Some(model) = &asked.model {
-        app.engine()
-            .catalog()
-            .find(&app.recognizer_name(Some(model)))?;
+        let catalog = app.engine().catalog();
+        let known = catalog.find(&app.recognizer_name(Some(model)));
+        // An endpoint answers under any name; whoever asks for a model that talks wants to talk.
+        talks |= known
+            .as_ref()
+            .is_ok_and(|known| known.kind == ModelKind::Chat);
+        if !(talks && app.config().llm.is_some()) {
+            known?;
+        }
     }
     let place = app.open_session()?;
     let beta = headers.get("openai-beta");
     let beta =
         beta.is_some_and(|value| value.as_bytes().windows(8).any(|part| part == b"realtime"));
-    let vllm = asked.protocol.as_deref() == Some("vllm");
+    let opening = match (talks, asked.protocol.as_deref()) {
+        (true, _) => Opening::Conversation,
+        (false, Some("vllm")) => Opening::Vllm,
+        (false, _) => Opening::Undecided,
+    };
     let settings = Settings::new(asked.model, asked.language);
     Ok(upgrade
         .protocols(["realtime"])
         .max_message_size(MAX_MESSAGE)
         .max_frame_size(MAX_MESSAGE)
-        .on_upgrade(move |socket| run(socket, app, settings, (vllm, beta), place)))
+        .on_upgrade(move |socket| run(socket, app, settings, (opening, beta), place)))
 }
 
 /// Until one of the two goes.
@@ -89,11 +102,11 @@ async fn run(
     mut socket: WebSocket,
     app: App,
     settings: Settings,
-    dialect: (bool, bool),
+    dialect: (Opening, bool),
     place: SessionPlace,
 ) {
     let _place = place;
-    let (mut session, mut heard) = Session::new(&app, settings, dialect);
+    let (mut session, mut news) = Session::new(&app, settings, dialect);
     let mut ending = app.ending();
     let mut ping = tokio::time::interval(PING.min(app.config().session_timeout).max(SHORTEST));
     let mut last_word = Instant::now();
@@ -120,7 +133,8 @@ async fn run(
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return,
             },
-            Some(event) = heard.recv() => session.heard(event, &mut out),
+            Some(event) = news.heard.recv() => session.heard(event, &mut out),
+            Some(event) = news.told.recv() => session.told(event, &mut out),
             _ = ping.tick() => {
                 let idle = last_word.elapsed() >= app.config().session_timeout;
                 if idle && !session.is_working() {

@@ -35,15 +35,56 @@ pub enum ClientEvent {
     #[serde(rename = "conversation.item.delete")]
     Delete { item_id: String },
     #[serde(rename = "conversation.item.create")]
-    CreateItem {},
+    CreateItem { item: NewItem },
     #[serde(rename = "conversation.item.truncate")]
-    Truncate {},
+    Truncate {
+        item_id: String,
+        #[serde(default)]
+        content_index: u32,
+        audio_end_ms: u64,
+    },
     #[serde(rename = "response.create")]
     CreateResponse {},
     #[serde(rename = "response.cancel")]
     CancelResponse {},
     #[serde(rename = "output_audio_buffer.clear")]
     ClearOutput {},
+}
+
+/// Something that a client adds to a conversation.
+#[derive(Debug, Clone, Deserialize)]
+pub struct NewItem {
+    #[serde(default)]
+    pub id: Option<String>,
+    #[serde(default = "user")]
+    pub role: String,
+    #[serde(default)]
+    pub content: Vec<ItemContent>,
+}
+
+fn user() -> String {
+    "user".into()
+}
+
+/// A part of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ItemContent {
+    Text {
+        text: String,
+    },
+    InputText {
+        text: String,
+    },
+    OutputText {
+        text: String,
+    },
+    InputAudio {
+        #[serde(skip_serializing)]
+        audio: String,
+        #[serde(default)]
+        transcript: Option<String>,
+    },
 }
 
 /// Names of all events that a client may send.
@@ -120,12 +161,36 @@ pub struct SessionUpdate {
     pub kind: Option<String>,
     pub audio: Option<AudioUpdate>,
     pub include: Option<Vec<String>>,
+    pub model: Option<String>,
+    pub instructions: Option<String>,
+    pub output_modalities: Option<Vec<String>>,
+    /// The older name of the same.
+    pub modalities: Option<Vec<String>>,
+    pub max_output_tokens: Option<Value>,
+    pub tools: Option<Vec<Value>>,
+}
+
+impl SessionUpdate {
+    /// Whether this is for a session in which somebody answers.
+    pub fn is_conversation(&self) -> bool {
+        self.kind.as_deref() == Some("realtime")
+    }
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct AudioUpdate {
     pub input: Option<InputUpdate>,
+    pub output: Option<OutputUpdate>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct OutputUpdate {
+    pub format: Option<AudioFormat>,
+    /// A name, or an object with an `id`.
+    pub voice: Option<Value>,
+    pub speed: Option<f32>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -349,6 +414,12 @@ pub enum ServerEvent {
     ItemRetrieved { item: Value },
     #[serde(rename = "conversation.item.deleted")]
     ItemDeleted { item_id: String },
+    #[serde(rename = "conversation.item.truncated")]
+    ItemTruncated {
+        item_id: String,
+        content_index: u32,
+        audio_end_ms: u64,
+    },
     #[serde(rename = "conversation.item.input_audio_transcription.delta")]
     Delta {
         item_id: String,

@@ -3,9 +3,11 @@
 use serde_json::Value;
 use tokio::sync::mpsc;
 use turaco::asr::vad_stream::{SpeechDetector, SpeechEvent};
+use turaco::voice::VoiceEvent;
 
+use super::conversation::Conversation;
 use super::ear::{Ear, EarEvent};
-use super::protocol::{ClientEvent, NoEvent, ServerEvent};
+use super::protocol::{ClientEvent, NoEvent, ServerEvent, SessionUpdate};
 use super::settings::Settings;
 use super::sound::SoundReader;
 use super::utterances::{Utterances, seconds};
@@ -27,6 +29,22 @@ enum Dialect {
     Undecided(Vec<u8>),
     OpenAi,
     Vllm(Box<Vllm>),
+    /// OpenAI's, with somebody who answers.
+    Conversation(Box<Conversation>),
+}
+
+/// Where news of a session come from.
+pub struct Receivers {
+    pub heard: mpsc::UnboundedReceiver<EarEvent>,
+    pub told: mpsc::UnboundedReceiver<VoiceEvent>,
+}
+
+/// What is known of the client before it says anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    Undecided,
+    Vllm,
+    Conversation,
 }
 
 /// One client.
@@ -39,7 +57,10 @@ pub struct Session {
     detector: Option<Detector>,
     ear: Option<Ear>,
     events: mpsc::UnboundedSender<EarEvent>,
+    voice_events: mpsc::UnboundedSender<VoiceEvent>,
     utterances: Utterances,
+    /// Whether the client wants to know the names of OpenAI's beta.
+    beta: bool,
     /// Samples heard since the session began.
     n_heard: u64,
     /// Samples that the ear was given.
@@ -53,30 +74,40 @@ struct Detector {
 }
 
 impl Session {
-    /// A session that has heard nothing; what the ear hears comes out of the receiver, for [`heard`](Self::heard).
+    /// A session that has heard nothing; what comes out of the receivers is for [`heard`](Self::heard) and
+    /// [`told`](Self::told).
     pub fn new(
         app: &App,
         settings: Settings,
-        (vllm, beta): (bool, bool),
-    ) -> (Self, mpsc::UnboundedReceiver<EarEvent>) {
-        let (events, receiver) = mpsc::unbounded_channel();
+        (opening, beta): (Opening, bool),
+    ) -> (Self, Receivers) {
+        let (events, heard) = mpsc::unbounded_channel();
+        let (voice_events, told) = mpsc::unbounded_channel();
+        let mut settings = settings;
+        settings.talks = opening == Opening::Conversation;
         let session = Self {
             app: app.clone(),
             id: new_id("sess"),
             settings,
-            dialect: match vllm {
-                true => Dialect::Vllm(Box::default()),
-                false => Dialect::Undecided(Vec::new()),
+            dialect: match opening {
+                Opening::Vllm => Dialect::Vllm(Box::default()),
+                Opening::Undecided => Dialect::Undecided(Vec::new()),
+                Opening::Conversation => {
+                    let conversation = Conversation::new(app, beta, voice_events.clone());
+                    Dialect::Conversation(Box::new(conversation))
+                }
             },
+            beta,
             sound: None,
             detector: None,
             ear: None,
             events,
+            voice_events,
             utterances: Utterances::new(beta),
             n_heard: 0,
             n_given: 0,
         };
-        (session, receiver)
+        (session, Receivers { heard, told })
     }
 
     /// The first message, which clients of both dialects understand.
@@ -144,6 +175,10 @@ impl Session {
                 self.append(&bytes, out).await
             }
             event if matches!(self.dialect, Dialect::Vllm(_)) => self.vllm_event(event, out).await,
+            event if self.is_talk(&event) => match &mut self.dialect {
+                Dialect::Conversation(talk) => talk.event(event, &self.settings, out).await,
+                _ => Ok(()),
+            },
             ClientEvent::SessionUpdate { session, .. } => {
                 let session = session.ok_or_else(|| ApiError::missing("session"))?;
                 let mut changed = self.settings.clone();
@@ -177,15 +212,24 @@ impl Session {
                 out.push(self.utterances.delete(item_id)?.to_json());
                 Ok(())
             }
-            ClientEvent::CreateItem {}
-            | ClientEvent::Truncate {}
+            ClientEvent::CreateItem { .. }
+            | ClientEvent::Truncate { .. }
             | ClientEvent::CreateResponse {}
             | ClientEvent::CancelResponse {}
             | ClientEvent::ClearOutput {} => Err(ApiError::unsupported(
                 "type",
-                "this is for conversations; the session writes down what it hears",
+                "this is for conversations (session type `realtime`); this session writes down what it hears",
             )),
         }
+    }
+
+    /// Whether an event is for the conversation, if there is one.
+    fn is_talk(&self, event: &ClientEvent) -> bool {
+        let is_setting = matches!(
+            event,
+            ClientEvent::SessionUpdate { .. } | ClientEvent::OldSessionUpdate { .. }
+        );
+        matches!(self.dialect, Dialect::Conversation(_)) && !is_setting
     }
 
     /// The first update or commit tells the dialect, or more sound than can wait for one.
@@ -193,18 +237,26 @@ impl Session {
         let Dialect::Undecided(waiting) = &mut self.dialect else {
             return Ok(());
         };
-        let is_vllm = match event {
-            ClientEvent::SessionUpdate { session, model, .. } => {
-                session.is_none() && model.is_some()
-            }
-            ClientEvent::Commit { last } => last.is_some(),
+        let (is_vllm, talks) = match event {
+            ClientEvent::SessionUpdate { session, model, .. } => (
+                session.is_none() && model.is_some(),
+                session.as_ref().is_some_and(SessionUpdate::is_conversation),
+            ),
+            ClientEvent::Commit { last } => (last.is_some(), false),
             ClientEvent::Append { .. } => return Ok(()),
-            _ => false,
+            // Only conversations have these.
+            ClientEvent::CreateItem { .. } | ClientEvent::CreateResponse {} => (false, true),
+            _ => (false, false),
         };
         let waiting = std::mem::take(waiting);
-        self.dialect = match is_vllm {
-            true => Dialect::Vllm(Box::default()),
-            false => Dialect::OpenAi,
+        self.settings.talks = talks;
+        self.dialect = match (is_vllm, talks) {
+            (true, _) => Dialect::Vllm(Box::default()),
+            (_, true) => {
+                let talk = Conversation::new(&self.app, self.beta, self.voice_events.clone());
+                Dialect::Conversation(Box::new(talk))
+            }
+            _ => Dialect::OpenAi,
         };
         // With the format of the update that decided.
         if let ClientEvent::SessionUpdate {
@@ -224,6 +276,9 @@ impl Session {
 
     /// Take over new settings; sound that was heard already keeps its format and its ear.
     fn change(&mut self, settings: Settings) -> Result<(), ApiError> {
+        if let Dialect::Conversation(talk) = &mut self.dialect {
+            talk.change(&settings);
+        }
         let ear_changes = settings.ear(&self.app) != self.settings.ear(&self.app);
         if settings.format != self.settings.format {
             if self.n_heard > 0 {
@@ -257,6 +312,10 @@ impl Session {
             let waiting = std::mem::take(waiting);
             self.dialect = Dialect::OpenAi;
             return Box::pin(self.append(&waiting, out)).await;
+        }
+        if let Dialect::Conversation(talk) = &mut self.dialect {
+            self.n_heard += bytes.len() as u64;
+            return talk.append(bytes, &self.settings).await;
         }
         if let Dialect::Vllm(vllm) = &mut self.dialect {
             let samples = vllm.read(bytes);
@@ -409,6 +468,17 @@ impl Session {
         Ok(())
     }
 
+    /// What happened in the conversation.
+    pub fn told(&mut self, event: VoiceEvent, out: &mut Outbox) {
+        let told = match &mut self.dialect {
+            Dialect::Conversation(talk) => talk.tell(event, &self.settings, out),
+            _ => Ok(()),
+        };
+        if let Err(error) = told {
+            self.complain(&error, None, out);
+        }
+    }
+
     /// What the ear heard.
     pub fn heard(&mut self, event: EarEvent, out: &mut Outbox) {
         if let Dialect::Vllm(vllm) = &mut self.dialect {
@@ -510,7 +580,10 @@ impl Session {
 
     /// Whether something is being heard, so that the client does not have to say anything.
     pub fn is_working(&self) -> bool {
-        self.utterances.is_working()
+        match &self.dialect {
+            Dialect::Conversation(talk) => talk.is_working(),
+            _ => self.utterances.is_working(),
+        }
     }
 }
 
@@ -536,7 +609,7 @@ async fn detect(
     Ok(done?)
 }
 
-fn decode_base64(text: &str) -> Result<Vec<u8>, ApiError> {
+pub fn decode_base64(text: &str) -> Result<Vec<u8>, ApiError> {
     use base64::Engine as _;
     let bytes = base64::engine::general_purpose::STANDARD.decode(text);
     bytes.map_err(|error| {

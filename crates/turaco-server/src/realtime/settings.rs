@@ -2,11 +2,13 @@
 
 use serde_json::{Value, json};
 use turaco::asr::vad_stream::DetectorOptions;
+use turaco::voice::{self, Detection, VoiceOptions};
 
 use super::ear::EarOptions;
 use super::protocol::{
     AudioFormat, Eagerness, OldSessionUpdate, SessionUpdate, Transcription, TurnDetection,
 };
+use super::talking::Talking;
 use crate::app::App;
 use crate::error::ApiError;
 
@@ -17,6 +19,10 @@ pub struct Settings {
     pub transcription: Transcription,
     pub turn_detection: Option<TurnDetection>,
     pub include: Vec<String>,
+    /// Whether somebody answers.
+    pub talks: bool,
+    /// How.
+    pub talking: Talking,
     /// What was asked for and has no effect.
     pub warnings: Vec<String>,
 }
@@ -24,6 +30,10 @@ pub struct Settings {
 impl Settings {
     /// Before the client said anything.
     pub fn new(model: Option<String>, language: Option<String>) -> Self {
+        let talking = Talking {
+            model: model.clone(),
+            ..Talking::default()
+        };
         Self {
             format: AudioFormat::Pcm { rate: 24_000 },
             transcription: Transcription {
@@ -33,6 +43,8 @@ impl Settings {
             },
             turn_detection: Some(TurnDetection::default()),
             include: Vec::new(),
+            talks: false,
+            talking,
             warnings: Vec::new(),
         }
     }
@@ -41,12 +53,14 @@ impl Settings {
     ///
     /// # Errors
     /// A value that cannot be used; nothing is changed then.
-    pub fn update(&mut self, update: SessionUpdate) -> Result<(), ApiError> {
+    pub fn update(&mut self, mut update: SessionUpdate) -> Result<(), ApiError> {
         match update.kind.as_deref() {
-            None | Some("transcription") => {}
-            Some("realtime") => {
-                let message = "conversations are not had here; type `transcription` is";
-                return Err(ApiError::unsupported("session.type", message));
+            None => {}
+            Some("transcription") if !self.talks => {}
+            Some("realtime") if self.talks => {}
+            Some("transcription" | "realtime") => {
+                let message = "the type of a session is fixed by its first update";
+                return Err(ApiError::invalid("session.type", message));
             }
             Some(other) => {
                 let message = format!("`{other}` is none of transcription, realtime");
@@ -54,6 +68,9 @@ impl Settings {
             }
         }
         let mut changed = self.clone();
+        changed.talking.update(&mut update)?;
+        let tools = update.tools.take().filter(|tools| !tools.is_empty());
+        changed.ignore("tools", tools.map(Value::from).as_ref());
         if let Some(input) = update.audio.and_then(|audio| audio.input) {
             changed.format = input.format.unwrap_or(changed.format);
             if let Some(transcription) = input.transcription {
@@ -179,8 +196,76 @@ impl Settings {
         Some(options)
     }
 
+    /// For a conversation.
+    pub fn voice_options(&self, app: &App) -> VoiceOptions {
+        let mut options = VoiceOptions::default();
+        options
+            .conversation
+            .instructions
+            .clone_from(&self.talking.instructions);
+        options.max_buffer_s = Some(app.config().max_buffer);
+        let ear = self.ear(app);
+        options.recognition.language = ear.language;
+        options.recognition.initial_prompt = ear.prompt.map(Into::into);
+        options.recognition.realtime.delay_ms = ear.delay_ms;
+        let turns = &mut options.turns;
+        match &self.turn_detection {
+            None => turns.detection = Detection::None,
+            Some(TurnDetection::ServerVad {
+                threshold,
+                prefix_padding_ms,
+                silence_duration_ms,
+                create_response,
+                interrupt_response,
+                idle_timeout_ms,
+            }) => {
+                turns.threshold = *threshold;
+                turns.prefix_padding_ms = (*prefix_padding_ms).min(10_000);
+                turns.silence_ms = (*silence_duration_ms).min(60_000);
+                turns.answer = *create_response;
+                turns.interrupt = *interrupt_response;
+                turns.idle_timeout_ms = *idle_timeout_ms;
+            }
+            Some(TurnDetection::SemanticVad {
+                eagerness,
+                create_response,
+                interrupt_response,
+            }) => {
+                (turns.silence_ms, turns.eagerness) = match eagerness {
+                    Eagerness::Low => (800, voice::Eagerness::Low),
+                    Eagerness::Medium | Eagerness::Auto => (500, voice::Eagerness::Auto),
+                    Eagerness::High => (300, voice::Eagerness::High),
+                };
+                turns.answer = *create_response;
+                turns.interrupt = *interrupt_response;
+            }
+        }
+        options
+    }
+
     /// The whole session as the client is told.
     pub fn to_json(&self, id: &str) -> Value {
+        let mut json = self.input_json(id);
+        if self.talks {
+            let talking = &self.talking;
+            json["type"] = "realtime".into();
+            json["object"] = "realtime.session".into();
+            json["model"] = talking.model.as_deref().into();
+            json["instructions"] = talking.instructions.as_deref().unwrap_or_default().into();
+            json["output_modalities"] = match talking.sound {
+                true => json!(["audio"]),
+                false => json!(["text"]),
+            };
+            json["max_output_tokens"] = match talking.max_output_tokens {
+                Some(count) => count.into(),
+                None => "inf".into(),
+            };
+            json["audio"]["output"] = talking.output_json();
+        }
+        json
+    }
+
+    fn input_json(&self, id: &str) -> Value {
         json!({
             "type": "transcription",
             "object": "realtime.transcription_session",

@@ -45,9 +45,8 @@ impl SoundReader {
     /// The samples of the next bytes.
     pub fn read(&mut self, bytes: &[u8]) -> Vec<f32> {
         let samples: Vec<f32> = match self.format {
-            AudioFormat::MuLaw => bytes.iter().map(|&code| mu_law(code)).collect(),
-            AudioFormat::ALaw => bytes.iter().map(|&code| a_law(code)).collect(),
             AudioFormat::Pcm { .. } => self.pcm(bytes),
+            format => bytes.iter().map(|&code| expand(format, code)).collect(),
         };
         match &mut self.resampler {
             None => samples,
@@ -74,6 +73,14 @@ impl SoundReader {
             self.rest = Some(*low);
         }
         samples
+    }
+}
+
+/// The sample of a byte of telephone sound.
+pub fn expand(format: AudioFormat, code: u8) -> f32 {
+    match format {
+        AudioFormat::ALaw => a_law(code),
+        _ => mu_law(code),
     }
 }
 
