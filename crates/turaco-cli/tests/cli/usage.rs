@@ -17,7 +17,7 @@ fn mistakes_name_the_option_and_the_nearest_right_one() {
             "transcrbe a.wav",
             &["unknown command `transcrbe`", "`transcribe`?"],
         ),
-        ("serve --port 8000", &["unknown command `serve`"]),
+        ("talk --voice ryan", &["unknown command `talk`"]),
         ("transcribe", &["missing <AUDIO>"]),
         (
             "transcribe a.wav --beam-size",
