@@ -10,7 +10,7 @@ pub enum ClientEvent {
     #[serde(rename = "session.update")]
     SessionUpdate {
         #[serde(default)]
-        session: Option<SessionUpdate>,
+        session: Option<Box<SessionUpdate>>,
         /// vLLM's dialect.
         #[serde(default)]
         model: Option<String>,

@@ -7,7 +7,7 @@ use turaco::voice::VoiceEvent;
 
 use super::conversation::Conversation;
 use super::ear::{Ear, EarEvent};
-use super::protocol::{ClientEvent, NoEvent, ServerEvent, SessionUpdate};
+use super::protocol::{ClientEvent, NoEvent, ServerEvent};
 use super::settings::Settings;
 use super::sound::SoundReader;
 use super::utterances::{Utterances, seconds};
@@ -182,7 +182,7 @@ impl Session {
             ClientEvent::SessionUpdate { session, .. } => {
                 let session = session.ok_or_else(|| ApiError::missing("session"))?;
                 let mut changed = self.settings.clone();
-                changed.update(session)?;
+                changed.update(*session)?;
                 self.change(changed)?;
                 let session = self.settings.to_json(&self.id);
                 out.push(ServerEvent::SessionUpdated { session }.to_json());
@@ -240,7 +240,9 @@ impl Session {
         let (is_vllm, talks) = match event {
             ClientEvent::SessionUpdate { session, model, .. } => (
                 session.is_none() && model.is_some(),
-                session.as_ref().is_some_and(SessionUpdate::is_conversation),
+                session
+                    .as_ref()
+                    .is_some_and(|session| session.is_conversation()),
             ),
             ClientEvent::Commit { last } => (last.is_some(), false),
             ClientEvent::Append { .. } => return Ok(()),
@@ -265,7 +267,7 @@ impl Session {
         } = event
         {
             let mut changed = self.settings.clone();
-            changed.update(session.clone())?;
+            changed.update((**session).clone())?;
             self.change(changed)?;
         }
         match waiting.is_empty() {

@@ -206,7 +206,7 @@ impl Settings {
         options.max_buffer_s = Some(app.config().max_buffer);
         let ear = self.ear(app);
         options.recognition.language = ear.language;
-        options.recognition.initial_prompt = ear.prompt.map(Into::into);
+        options.recognition.initial_prompt = ear.prompt;
         options.recognition.realtime.delay_ms = ear.delay_ms;
         let turns = &mut options.turns;
         match &self.turn_detection {

@@ -66,7 +66,7 @@ fn update(socket: &mut Socket, session: Value) -> Value {
     socket.until("session.updated").pop().unwrap()
 }
 
-const SILENCE: [u8; 96_000] = [0; 96_000];
+static SILENCE: [u8; 96_000] = [0; 96_000];
 
 #[test]
 fn a_question_is_answered_with_text_and_sound() {
