@@ -297,7 +297,7 @@ fn nonsense_is_answered_and_never_ends_the_session() {
     );
     complains(
         json!({"type": "session.update", "session": {"type": "realtime"}}),
-        "unsupported_value",
+        "invalid_value",
     );
     socket.update(json!({"turn_detection": null}));
 }

@@ -98,8 +98,13 @@ impl EnergyGate {
     fn centroid(&mut self, chunk: &[f32]) -> f32 {
         let n = self.fft.len();
         self.spectrum.clear();
-        self.spectrum
-            .extend(chunk.iter().take(n).map(|&x| Complex::new(x, 0.0)));
+        // A window, without which every sound is spread over the whole spectrum.
+        let step = std::f32::consts::TAU / n as f32;
+        let windowed = chunk.iter().take(n).enumerate().map(|(i, &x)| {
+            let weight = 0.5 - 0.5 * (step * i as f32).cos();
+            Complex::new(x * weight, 0.0)
+        });
+        self.spectrum.extend(windowed);
         self.spectrum.resize(n, Complex::default());
         self.fft.process(&mut self.spectrum);
         let (mut weighted, mut total) = (0.0, 0.0);
