@@ -168,7 +168,7 @@ fn talk(
 /// Where answers can be heard.
 enum Sink {
     Nowhere,
-    File(Recording),
+    File(Box<Recording>),
     Speaker(Box<Speaker>),
 }
 
@@ -180,7 +180,7 @@ impl Sink {
             )
             .at(path)),
             (None, None) => Ok(Self::Nowhere),
-            (Some(rate), Some(path)) => Ok(Self::File(Recording::create(path, rate)?)),
+            (Some(rate), Some(path)) => Ok(Self::File(Box::new(Recording::create(path, rate)?))),
             (Some(rate), None) => Ok(Self::Speaker(Box::new(Speaker::open(rate)?))),
         }
     }
