@@ -13,8 +13,10 @@ pub struct Recording {
     path: PathBuf,
     /// Where it is written; the same as `path` if it grows in the open.
     at: PathBuf,
-    /// Until it is finished.
+    /// From the first sound until it is finished.
     writer: Option<SoundWriter<BufWriter<File>>>,
+    /// A file that there was before: it keeps its content until there is sound.
+    replaces: bool,
     format: SoundFormat,
     sample_rate: u32,
     n_samples: u64,
@@ -22,9 +24,23 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// A file that grows under its own name.
+    /// A file that grows under its own name. One that is there already stays as it is until there is sound.
     pub fn create(path: &Path, sample_rate: u32) -> Result<Self, Failure> {
-        Self::open(path, path.to_path_buf(), SoundFormat::Wav, sample_rate)
+        let at = path.to_path_buf();
+        let mut recording = Self::new(path, at, SoundFormat::Wav, sample_rate);
+        // Devices and pipes hold nothing that could be lost, and are opened once.
+        recording.replaces = fs::metadata(path).is_ok_and(|known| known.is_file());
+        match recording.replaces {
+            // Whether it can be written is known now, and not after minutes of work.
+            true => drop(
+                fs::OpenOptions::new()
+                    .append(true)
+                    .open(path)
+                    .map_err(|error| Failure::write(path, &error))?,
+            ),
+            false => recording.begin()?,
+        }
+        Ok(recording)
     }
 
     /// A file that appears when it is complete.
@@ -43,29 +59,34 @@ impl Recording {
             }
             _ => path.to_path_buf(),
         };
-        Self::open(path, at, format, sample_rate)
+        let mut recording = Self::new(path, at, format, sample_rate);
+        recording.begin()?;
+        Ok(recording)
     }
 
-    fn open(
-        path: &Path,
-        at: PathBuf,
-        format: SoundFormat,
-        sample_rate: u32,
-    ) -> Result<Self, Failure> {
-        let attempt = || {
-            let file = BufWriter::new(File::create(&at)?);
-            SoundWriter::new(file, format, sample_rate)
-        };
-        let writer = attempt().map_err(|error: io::Error| Failure::write(path, &error))?;
-        Ok(Self {
+    fn new(path: &Path, at: PathBuf, format: SoundFormat, sample_rate: u32) -> Self {
+        Self {
             path: path.to_path_buf(),
             at,
-            writer: Some(writer),
+            writer: None,
+            replaces: false,
             format,
             sample_rate,
             n_samples: 0,
             finished: false,
-        })
+        }
+    }
+
+    /// Make the file.
+    fn begin(&mut self) -> Result<(), Failure> {
+        let attempt = || {
+            let file = BufWriter::new(File::create(&self.at)?);
+            SoundWriter::new(file, self.format, self.sample_rate)
+        };
+        let writer = attempt().map_err(|error: io::Error| Failure::write(&self.path, &error))?;
+        self.writer = Some(writer);
+        self.replaces = false;
+        Ok(())
     }
 
     /// The name that it has in the end.
@@ -75,6 +96,9 @@ impl Recording {
 
     /// More sound.
     pub fn write(&mut self, samples: &[f32]) -> Result<(), Failure> {
+        if self.replaces && !samples.is_empty() {
+            self.begin()?;
+        }
         self.n_samples += samples.len() as u64;
         let written = match &mut self.writer {
             Some(writer) => writer.write(samples),
@@ -85,6 +109,9 @@ impl Recording {
 
     /// There is no more sound.
     pub fn finish(mut self) -> Result<(), Failure> {
+        if self.replaces {
+            self.begin()?;
+        }
         let finished = self.complete();
         self.finished = finished.is_ok();
         finished.map_err(|error| Failure::write(&self.path, &error))
@@ -114,7 +141,13 @@ impl Recording {
 
 impl Drop for Recording {
     fn drop(&mut self) {
-        if !self.finished && self.at != self.path {
+        if self.finished {
+            return;
+        }
+        if self.at == self.path {
+            // What was interrupted while it grew is a whole file all the same.
+            let _ = self.complete();
+        } else {
             let _ = fs::remove_file(&self.at);
         }
     }

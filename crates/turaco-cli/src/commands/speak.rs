@@ -101,7 +101,9 @@ fn read_text(path: &Path) -> Result<String, Failure> {
         false => fs::read(path),
     };
     let bytes = bytes.map_err(|error| failed(&error))?;
-    String::from_utf8(bytes).map_err(|error| failed(&error))
+    let text = String::from_utf8(bytes).map_err(|error| failed(&error))?;
+    // Some editors begin files with a mark of their encoding.
+    Ok(text.trim_start_matches('\u{feff}').to_owned())
 }
 
 /// Lines of `VOICE: text`; a line without a voice goes on with the one before.
@@ -346,7 +348,7 @@ impl Job<'_> {
                 };
                 let message = format!(
                     "piece {} was ended because {why}; another --seed may help",
-                    chunk.piece + 1
+                    totals.pieces.len() + chunk.piece + 1
                 );
                 self.context.printer.warning(&message);
             }
@@ -427,6 +429,13 @@ impl Job<'_> {
             heard_text |= !text.trim().is_empty();
             stream.push(&text);
             self.drain(&mut stream, sink, plotted, totals)?;
+        }
+        if !pending.is_empty() {
+            return Err(Failure::input(
+                Path::new("-"),
+                "what comes in ends in the middle of a character; it is not UTF-8 text",
+            )
+            .into());
         }
         if !heard_text {
             return Err(Failure::usage("there is no text to say: nothing came in").into());

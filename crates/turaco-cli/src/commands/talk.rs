@@ -210,11 +210,12 @@ impl Screen<'_> {
                 Sink::File(file) => file.write(samples)?,
                 Sink::Speaker(speaker) => speaker.queue(samples)?,
             },
-            VoiceEvent::AnswerEnded { end, .. } if *end != AnswerEnd::Completed => {
-                if let Sink::Speaker(speaker) = &mut self.sink {
-                    speaker.hush();
-                }
-            }
+            // What was said of an answer that is over is heard to its end, unless somebody speaks.
+            VoiceEvent::AnswerEnded {
+                end: AnswerEnd::Interrupted | AnswerEnd::Cancelled | AnswerEnd::Failed,
+                ..
+            } => self.hush(),
+            VoiceEvent::SpeechStarted { .. } if !self.args.turn.no_interrupt => self.hush(),
             VoiceEvent::Warning { message } => self.context.printer.warning(message),
             VoiceEvent::Failed { message } | VoiceEvent::HearingFailed { message, .. } => {
                 self.context.printer.warning(message);
@@ -224,6 +225,12 @@ impl Screen<'_> {
         match self.args.events {
             true => self.write_event(&event),
             false => self.write_text(&event),
+        }
+    }
+
+    fn hush(&mut self) {
+        if let Sink::Speaker(speaker) = &mut self.sink {
+            speaker.hush();
         }
     }
 

@@ -197,6 +197,41 @@ fn speech_that_fails_in_the_middle_leaves_what_was_said() {
 }
 
 #[test]
+fn what_was_there_is_kept_until_there_is_something_else() {
+    let home = Home::new();
+    let model = model(&home, "voice_design");
+    let kept = home.path("keep.wav");
+    fs::write(&kept, "precious").unwrap();
+    let speak = |text: &[u8]| {
+        let out = kept.to_str().unwrap();
+        let line = [
+            "speak",
+            "-m",
+            &model,
+            "--stream",
+            "--max-frames",
+            "2",
+            "-o",
+            out,
+        ];
+        let mut child = home
+            .command(line)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(text).unwrap();
+        Run::from(child.wait_with_output().unwrap())
+    };
+    speak(b"").fails(2, &["nothing came in"]);
+    speak(b"caf\xc3").fails(4, &["in the middle of a character"]);
+    assert_eq!(fs::read(&kept).unwrap(), b"precious");
+    speak(b"Good morning.").succeeds();
+    assert!(fs::read(&kept).unwrap().starts_with(b"RIFF"));
+}
+
+#[test]
 fn voices_are_saved_listed_used_and_removed() {
     let home = Home::new();
     let model = model(&home, "base");

@@ -36,6 +36,7 @@ struct Response {
     number: u64,
     id: String,
     item_id: String,
+    previous_item_id: Option<String>,
     /// `None` = text alone.
     sound: Option<SoundWriter>,
 }
@@ -277,6 +278,7 @@ impl Answers {
             number: answer,
             id: new_id("resp"),
             item_id: new_id("item"),
+            previous_item_id: self.last_item.clone(),
             sound: sound
                 .map(|(format, rate)| SoundWriter::new(format, rate))
                 .transpose()?,
@@ -347,7 +349,7 @@ impl Answers {
             .as_mut()
             .and_then(|response| response.sound.as_mut());
         let rest = rest.map(SoundWriter::finish).unwrap_or_default();
-        if !rest.is_empty() && end == AnswerEnd::Completed {
+        if !rest.is_empty() && matches!(end, AnswerEnd::Completed | AnswerEnd::Cut) {
             let delta = json!({"delta": STANDARD.encode(rest)});
             self.part_event(answer, "output_audio.delta", delta, out);
         }
@@ -399,7 +401,7 @@ impl Answers {
         out.push(done);
         self.remember(item.clone());
         let item_done = ServerEvent::ItemDone {
-            previous_item_id: None,
+            previous_item_id: response.previous_item_id.clone(),
             item: item.clone(),
         };
         out.push(item_done.to_json());

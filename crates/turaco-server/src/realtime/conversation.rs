@@ -17,6 +17,7 @@ use super::sound::SoundReader;
 use crate::app::{App, blocking};
 use crate::error::ApiError;
 use crate::layer::new_id;
+use crate::upload::SAMPLE_RATE;
 
 /// A client that talks.
 pub struct Conversation {
@@ -108,7 +109,12 @@ impl Conversation {
                 };
                 out.push(truncated.to_json());
             }
-            ClientEvent::CreateResponse { .. } => self.session(settings).await?.respond(),
+            ClientEvent::CreateResponse {} if self.answers.is_answering() => {
+                let mut error = ApiError::malformed("an answer is being given already");
+                error.code = "conversation_already_has_active_response";
+                return Err(error);
+            }
+            ClientEvent::CreateResponse {} => self.session(settings).await?.respond(),
             ClientEvent::CancelResponse {} | ClientEvent::ClearOutput {} => {
                 let cancelled = match &self.running {
                     Some(running) => running.session.as_ref().is_some_and(VoiceSession::cancel),
@@ -179,9 +185,6 @@ impl Conversation {
                 .into_iter()
                 .for_each(|seconds| metrics.first_audio(seconds));
         }
-        if let VoiceEvent::Committed { .. } = &event {
-            self.has_sound = false;
-        }
         let rate = self.running.as_ref().and_then(|running| running.rate);
         let sound = rate.map(|rate| (settings.talking.output_format, rate));
         self.answers.tell(event, sound, out)
@@ -203,19 +206,32 @@ impl Conversation {
                 return Err(ApiError::invalid("item.role", message));
             }
         };
-        let mut messages = Vec::new();
+        let (mut messages, mut characters, mut samples_in_all) = (Vec::new(), 0, 0);
         for content in &new.content {
             messages.push(match content {
                 ItemContent::Text { text }
                 | ItemContent::InputText { text }
-                | ItemContent::OutputText { text } => Message::new(role, text.clone()),
+                | ItemContent::OutputText { text } => {
+                    characters += text.chars().count();
+                    Message::new(role, text.clone())
+                }
                 ItemContent::InputAudio { audio, transcript } => {
                     let bytes = super::session::decode_base64(audio)?;
                     let samples = SoundReader::new(settings.format)?.read(&bytes);
+                    samples_in_all += samples.len();
                     let text = transcript.clone().unwrap_or_default();
                     Message::new(role, text).with_sound(Arc::from(samples))
                 }
             });
+        }
+        let config = self.app.config();
+        let most = config.max_buffer * f64::from(SAMPLE_RATE);
+        if characters > config.max_text || samples_in_all as f64 > most {
+            let message = format!(
+                "more than {} characters or {} seconds of sound",
+                config.max_text, config.max_buffer
+            );
+            return Err(ApiError::invalid("item.content", message));
         }
         let session = self.session(settings).await?;
         messages

@@ -60,7 +60,7 @@ pub async fn realtime(
 ) -> Result<Response, ApiError> {
     let Query(asked) = asked.map_err(|rejection| ApiError::malformed(rejection.body_text()))?;
     let upgrade = upgrade.map_err(|rejection| ApiError::malformed(rejection.body_text()))?;
-    let mut talks = false;
+    let (mut talks, mut writes) = (false, true);
     match asked.intent.as_deref() {
         None | Some("" | "transcription") => {}
         Some("conversation") => talks = true,
@@ -73,12 +73,12 @@ pub async fn realtime(
         let catalog = app.engine().catalog();
         let known = catalog.find(&app.recognizer_name(Some(model)));
         // An endpoint answers under any name; whoever asks for a model that talks wants to talk.
-        talks |= known
-            .as_ref()
-            .is_ok_and(|known| known.kind == ModelKind::Chat);
+        let kind = known.as_ref().ok().map(|known| known.kind);
+        talks |= kind == Some(ModelKind::Chat);
         if !(talks && app.config().llm.is_some()) {
             known?;
         }
+        writes = !talks || kind == Some(ModelKind::Recognizer);
     }
     let place = app.open_session()?;
     let beta = headers.get("openai-beta");
@@ -89,7 +89,11 @@ pub async fn realtime(
         (false, Some("vllm")) => Opening::Vllm,
         (false, _) => Opening::Undecided,
     };
-    let settings = Settings::new(asked.model, asked.language);
+    let mut settings = Settings::new(asked.model, asked.language);
+    if !writes {
+        // It answers; what is said is written down by another, if at all.
+        settings.transcription.model = None;
+    }
     Ok(upgrade
         .protocols(["realtime"])
         .max_message_size(MAX_MESSAGE)

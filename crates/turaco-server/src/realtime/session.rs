@@ -278,9 +278,6 @@ impl Session {
 
     /// Take over new settings; sound that was heard already keeps its format and its ear.
     fn change(&mut self, settings: Settings) -> Result<(), ApiError> {
-        if let Dialect::Conversation(talk) = &mut self.dialect {
-            talk.change(&settings);
-        }
         let ear_changes = settings.ear(&self.app) != self.settings.ear(&self.app);
         if settings.format != self.settings.format {
             if self.n_heard > 0 {
@@ -300,6 +297,9 @@ impl Session {
         if ear_changes && self.utterances.is_idle() {
             self.ear = None;
             self.n_given = 0;
+        }
+        if let Dialect::Conversation(talk) = &mut self.dialect {
+            talk.change(&settings);
         }
         self.settings = settings;
         Ok(())

@@ -36,6 +36,8 @@ impl TurnClock {
 #[derive(Debug)]
 pub(super) struct Answer {
     pub number: u64,
+    /// The message that it is about.
+    question: Option<u64>,
     /// Ends the work on it.
     pub control: Control,
     clock: TurnClock,
@@ -51,6 +53,8 @@ struct State {
     /// Where pieces begin in the sound, in samples, and where they end in the text, in bytes.
     pieces: Vec<(u64, usize)>,
     n_samples: u64,
+    /// Whether the newest piece has all of its sound.
+    piece_done: bool,
     first_audio: Option<Instant>,
     timings: TurnTimings,
     answered: Answered,
@@ -60,6 +64,7 @@ struct State {
 /// What remains of an answer when it is over.
 #[derive(Debug, Clone)]
 pub(super) struct Outcome {
+    pub question: Option<u64>,
     pub text: String,
     pub interrupted: bool,
     pub latency_ms: Option<u64>,
@@ -69,6 +74,7 @@ impl Answer {
     pub fn new(
         number: u64,
         clock: TurnClock,
+        question: Option<u64>,
         sample_rate: Option<u32>,
         (transcript, recognition): (Option<f64>, f64),
     ) -> Self {
@@ -80,6 +86,7 @@ impl Answer {
         };
         Self {
             number,
+            question,
             control: Control::new(),
             clock,
             sample_rate,
@@ -97,6 +104,14 @@ impl Answer {
 
     fn elapsed(&self) -> f64 {
         self.clock.decided.elapsed().as_secs_f64()
+    }
+
+    /// Tell of its beginning, unless it is over already.
+    pub fn announce(&self, tell: impl FnOnce()) {
+        let state = self.lock();
+        if !state.ended {
+            tell();
+        }
     }
 
     /// More text was written; `thinking` is how long the mind has worked.
@@ -127,6 +142,12 @@ impl Answer {
         let mut state = self.lock();
         let n_samples = state.n_samples;
         state.pieces.push((n_samples, end));
+        state.piece_done = false;
+    }
+
+    /// The newest piece has all of its sound.
+    pub fn piece_done(&self) {
+        self.lock().piece_done = true;
     }
 
     /// More sound; `writing` and `speaking` are how long it was waited for text and for the voice, of the first one.
@@ -180,6 +201,7 @@ impl Answer {
         let answered = state.answered;
         let latency = state.timings.first_text;
         remember(Outcome {
+            question: self.question,
             text: text.clone(),
             interrupted,
             latency_ms: latency.map(|seconds| (1000.0 * seconds).round() as u64),
@@ -199,6 +221,13 @@ impl Answer {
     /// Whether nothing of it will come any more.
     pub fn is_over(&self) -> bool {
         self.lock().ended
+    }
+
+    /// Milliseconds of its sound that can have been heard by now, if there is more that is still to be heard.
+    pub fn still_heard(&self) -> Option<u64> {
+        let state = self.lock();
+        let heard = state.first_audio?.elapsed().as_millis() as u64;
+        (heard < self.milliseconds(state.n_samples)).then_some(heard)
     }
 
     /// Wait until it is over.
@@ -226,7 +255,17 @@ impl Answer {
                 break;
             }
             let next = state.pieces.get(index + 1).map(|piece| piece.0);
-            let stop = next.unwrap_or(state.n_samples).max(start + 1);
+            let stop = match (next, state.piece_done) {
+                (Some(next), _) => next,
+                (None, true) => state.n_samples,
+                // Its sound is not there as a whole: how long it will be, by how long people take.
+                (None, false) => {
+                    let characters = state.text[heard..end].chars().count() as u64;
+                    let guess = characters * u64::from(rate) / CHARACTERS_PER_SECOND;
+                    state.n_samples.max(start + guess)
+                }
+            };
+            let stop = stop.max(start + 1);
             let share = (played - start) as f64 / (stop - start) as f64;
             heard = match share >= 1.0 {
                 true => end,
@@ -241,6 +280,9 @@ impl Answer {
         samples * 1000 / rate
     }
 }
+
+/// As many are said in a second.
+const CHARACTERS_PER_SECOND: u64 = 15;
 
 /// How many bytes of `text` its whole words are that lie in the first `share` of it.
 fn whole_words(text: &str, share: f64) -> usize {
@@ -264,13 +306,17 @@ mod tests {
         let events = std::sync::Arc::new(events);
         let seen = std::sync::Arc::clone(&events);
         let sink = move |event| seen.lock().unwrap().push(event);
-        let answer = Answer::new(1, TurnClock::now(), Some(1000), (None, 0.0));
+        let answer = Answer::new(1, TurnClock::now(), None, Some(1000), (None, 0.0));
         answer.text("One two three. ", 0.0, &sink).unwrap();
         answer.text("Four five six.", 0.0, &sink).unwrap();
         answer.piece(15);
         answer.audio(vec![0.0; 1000], (0.0, 0.0), &sink).unwrap();
         answer.piece(29);
-        answer.audio(vec![0.0; 1000], (0.0, 0.0), &sink).unwrap();
+        answer.audio(vec![0.0; 100], (0.0, 0.0), &sink).unwrap();
+        // Fourteen characters take about a second, of which a tenth is there.
+        assert_eq!(answer.heard_until(1100), "One two three.");
+        answer.audio(vec![0.0; 900], (0.0, 0.0), &sink).unwrap();
+        answer.piece_done();
         assert_eq!(answer.heard_until(0), "");
         assert_eq!(answer.heard_until(600), "One two");
         assert_eq!(answer.heard_until(1000), "One two three.");
@@ -289,6 +335,6 @@ mod tests {
             events.last(),
             Some(VoiceEvent::AnswerEnded { .. })
         ));
-        assert_eq!(events.len(), 5);
+        assert_eq!(events.len(), 6);
     }
 }

@@ -43,7 +43,15 @@ impl Mind for ChatMind {
         control: &Control,
         say: &mut dyn FnMut(&str) -> Result<()>,
     ) -> Result<Answered> {
-        let messages: Vec<chat::Message> = context.iter().map(message).collect();
+        let mut messages: Vec<chat::Message> = Vec::with_capacity(context.len());
+        for (index, said) in context.iter().enumerate() {
+            // Models take instructions at the beginning only, and answer what a user says.
+            let is_first = index == 0 && context.len() > 1;
+            messages.push(match said.role {
+                Role::System if !is_first => chat::Message::user(&said.text),
+                _ => message(said),
+            });
+        }
         for delta in self.session.generate(&messages, &self.options, control)? {
             match delta? {
                 Delta::Text { text } => say(&text)?,

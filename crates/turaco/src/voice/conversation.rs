@@ -33,6 +33,12 @@ pub struct Message {
     /// Of an answer: milliseconds from the end of the question to its first text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_ms: Option<u64>,
+    /// Its place among all that was ever said.
+    #[serde(skip)]
+    pub(super) id: u64,
+    /// Number of the answer, of what a mind said.
+    #[serde(skip)]
+    pub(super) answer: Option<u64>,
     /// Number of the utterance, of a user who was listened to.
     #[serde(skip)]
     pub utterance: Option<u64>,
@@ -56,6 +62,8 @@ impl Message {
             sound: None,
             time: now.map_or(0.0, |now| now.as_secs_f64()),
             latency_ms: None,
+            id: 0,
+            answer: None,
             utterance: None,
             interrupted: false,
         }
@@ -115,6 +123,8 @@ pub struct Summary {
 pub struct Conversation {
     options: ConversationOptions,
     messages: Vec<Message>,
+    /// Messages so far, forgotten ones included.
+    n_said: u64,
 }
 
 impl Conversation {
@@ -123,6 +133,7 @@ impl Conversation {
         Self {
             options,
             messages: Vec::new(),
+            n_said: 0,
         }
     }
 
@@ -133,7 +144,22 @@ impl Conversation {
 
     /// Something was said. The oldest messages are forgotten when there are too many.
     pub fn push(&mut self, message: Message) {
-        self.messages.push(message);
+        self.insert(self.messages.len(), message);
+    }
+
+    /// Something was said about message `question`, behind which others may have come meanwhile.
+    pub(super) fn push_behind(&mut self, question: Option<u64>, message: Message) {
+        let at = self
+            .messages
+            .iter()
+            .position(|known| Some(known.id) == question);
+        self.insert(at.map_or(self.messages.len(), |at| at + 1), message);
+    }
+
+    fn insert(&mut self, at: usize, mut message: Message) {
+        self.n_said += 1;
+        message.id = self.n_said;
+        self.messages.insert(at, message);
         let limit = self.options.max_history.max(1);
         if self.messages.len() > limit {
             self.messages.drain(..self.messages.len() - limit);
@@ -167,14 +193,26 @@ impl Conversation {
         }
     }
 
-    /// Less was heard of the newest answer than was thought.
-    pub(super) fn correct_last_answer(&mut self, text: &str) {
-        let message = self.messages.iter_mut().rev();
-        let mut message = message.filter(|message| message.role == Role::Assistant);
-        if let Some(message) = message.next() {
-            message.text = text.to_owned();
-            message.interrupted = true;
+    /// Less was heard of an answer than was thought.
+    pub(super) fn correct_answer(&mut self, number: u64, text: &str) {
+        match text.trim().is_empty() {
+            true => self
+                .messages
+                .retain(|message| message.answer != Some(number)),
+            false => {
+                let messages = self.messages.iter_mut();
+                for message in messages.filter(|message| message.answer == Some(number)) {
+                    message.text = text.to_owned();
+                    message.interrupted = true;
+                }
+            }
         }
+    }
+
+    /// Whether the user has said something that nobody answered.
+    pub(super) fn is_open(&self) -> bool {
+        let last = self.messages.last();
+        last.is_some_and(|message| message.role == Role::User)
     }
 
     /// Forget everything but the instructions.

@@ -1,6 +1,7 @@
 //! Writing down what the user says, beside everything else.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
 
@@ -24,8 +25,12 @@ pub(super) enum EarMessage {
     Sound(Vec<f32>),
     /// It is over.
     End(Utterance),
-    /// It is forgotten.
-    Forget,
+    /// It is forgotten; so many samples were to be written down.
+    Forget(usize),
+    /// Something that was written, which comes behind what was said before.
+    Add(Message),
+    /// Something to be answered when all that was said before is written down.
+    Ask(Question),
 }
 
 /// An utterance that is over.
@@ -37,14 +42,18 @@ pub(super) struct Utterance {
     pub clock: TurnClock,
     /// Whether it is answered.
     pub answer: bool,
+    /// When it was over.
+    pub epoch: u64,
 }
 
 /// Writes down utterances in the order in which they come.
 pub(super) struct Ear {
     pub recognizer: Arc<Recognizer>,
     pub shared: Arc<Shared>,
-    /// Where questions go whose text is awaited; `None` = the mind hears for itself.
+    /// Where questions go whose text is awaited; `None` = nobody answers, or the mind hears for itself.
     pub questions: Option<Sender<Question>>,
+    /// Whether the sound of questions is in the conversation already.
+    pub mind_hears: bool,
 }
 
 impl Ear {
@@ -58,13 +67,30 @@ impl Ear {
             match message {
                 EarMessage::Begin(utterance) => live = self.begin(utterance),
                 EarMessage::Sound(sound) => {
+                    self.shared
+                        .unwritten
+                        .fetch_sub(sound.len(), Ordering::Relaxed);
                     if let Some(Err(error)) = live.as_mut().map(|live| live.push(&sound, self)) {
                         self.shared.fail(&error);
                         live = None;
                     }
                 }
-                EarMessage::End(utterance) => self.end(&utterance, live.take()),
-                EarMessage::Forget => live = None,
+                EarMessage::End(utterance) => {
+                    let unwritten = match self.recognizer.realtime() {
+                        Some(_) => 0,
+                        None => utterance.sound.len(),
+                    };
+                    self.end(&utterance, live.take());
+                    self.shared
+                        .unwritten
+                        .fetch_sub(unwritten, Ordering::Relaxed);
+                }
+                EarMessage::Forget(samples) => {
+                    live = None;
+                    self.shared.unwritten.fetch_sub(samples, Ordering::Relaxed);
+                }
+                EarMessage::Add(message) => self.shared.conversation().push(message),
+                EarMessage::Ask(question) => self.ask(question),
             }
         }
     }
@@ -110,28 +136,34 @@ impl Ear {
             text: text.clone(),
             seconds: utterance.sound.len() as f64 / f64::from(LISTENING_RATE),
         });
-        let Some(questions) = &self.questions else {
+        let questions = &self.questions;
+        if self.mind_hears {
             self.shared.conversation().complete(number, text);
             return;
-        };
-        // Noise is no question.
-        if text.is_empty() {
-            return;
         }
-        self.shared
-            .conversation()
-            .push(Message::new(Role::User, text));
-        if utterance.answer {
-            let heard = (
-                Some(utterance.clock.decided.elapsed().as_secs_f64()),
-                started.elapsed().as_secs_f64(),
-            );
-            // The thinker is gone only when the session ends.
-            let _ = questions.send(Question {
+        if !text.is_empty() {
+            let message = Message::new(Role::User, text);
+            self.shared.conversation().push(message);
+        }
+        // Noise is no question, but the one before it may have been interrupted by it.
+        if utterance.answer && questions.is_some() && self.shared.conversation().is_open() {
+            self.shared.asked();
+            self.ask(Question {
                 utterance: number,
                 clock: utterance.clock,
-                heard,
+                heard: (
+                    Some(utterance.clock.decided.elapsed().as_secs_f64()),
+                    started.elapsed().as_secs_f64(),
+                ),
+                epoch: utterance.epoch,
             });
+        }
+    }
+
+    fn ask(&self, question: Question) {
+        if let Some(questions) = &self.questions {
+            // The thinker is gone only when the session ends.
+            let _ = questions.send(question);
         }
     }
 

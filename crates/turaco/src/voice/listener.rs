@@ -102,7 +102,10 @@ impl Listener {
                 Input::Clear => self.clear(&mut hearing),
                 Input::Reconfigure => self.reconfigure(&mut hearing),
                 Input::Add(message) => {
-                    self.shared.conversation().push(message);
+                    match self.writes() {
+                        true => self.tell_ear(|| EarMessage::Add(message)),
+                        false => self.shared.conversation().push(message),
+                    }
                     Ok(())
                 }
                 Input::Respond => {
@@ -147,9 +150,8 @@ impl Listener {
     fn reconfigure(&self, hearing: &mut Hearing) -> Result<()> {
         let fresh = self.hearing(hearing.position)?;
         let had_detector = hearing.detector.is_some();
-        if had_detector && hearing.utterance.is_some() {
-            self.end_utterance(hearing, None, true);
-        }
+        let answer = self.shared.options().turns.answer;
+        self.end_utterance(hearing, None, answer && had_detector);
         hearing.detector = fresh.detector;
         hearing.base = fresh.base;
         Ok(())
@@ -165,7 +167,7 @@ impl Listener {
         let Some(mut detector) = hearing.detector.take() else {
             return self.collect(hearing, samples);
         };
-        let answering = self.shared.current().is_some();
+        let answering = self.shared.is_heard();
         {
             let options = self.shared.options();
             let patience = options.turns.patience(&self.shared.live_text());
@@ -202,13 +204,14 @@ impl Listener {
             SpeechEvent::Started { sample } => {
                 let at = base + sample;
                 let number = self.open(hearing);
-                if self.shared.options().turns.interrupt {
-                    self.shared.end_answer(AnswerEnd::Interrupted);
-                }
                 self.shared.tell(VoiceEvent::SpeechStarted {
                     utterance: number,
                     at_ms: milliseconds(at),
                 });
+                let interrupts = self.shared.options().turns.interrupt;
+                if interrupts {
+                    self.shared.interrupt(AnswerEnd::Interrupted);
+                }
             }
             SpeechEvent::Sound(sound) => self.add(hearing, sound),
             SpeechEvent::Ended { sample, cut } => {
@@ -241,6 +244,11 @@ impl Listener {
         hearing.idle_told = false;
         if let Some(open) = &mut hearing.utterance {
             open.sound.extend_from_slice(&sound);
+        }
+        if self.ear.is_some() {
+            self.shared
+                .unwritten
+                .fetch_add(sound.len(), Ordering::Relaxed);
         }
         if self.ear_is_live {
             self.tell_ear(|| EarMessage::Sound(sound));
@@ -282,19 +290,32 @@ impl Listener {
                 sound,
                 clock,
                 answer: answer && !self.mind_hears,
+                epoch: self.shared.epoch(),
             })
         });
     }
 
     fn ask(&self, utterance: u64, clock: TurnClock) {
-        if let Some(thinker) = &self.thinker {
+        let Some(thinker) = &self.thinker else {
+            return;
+        };
+        let question = Question {
+            utterance,
+            clock,
+            heard: (None, 0.0),
+            epoch: self.shared.epoch(),
+        };
+        self.shared.asked();
+        match self.writes() {
+            true => self.tell_ear(|| EarMessage::Ask(question)),
             // The thinker is gone only when the session ends.
-            let _ = thinker.send(Question {
-                utterance,
-                clock,
-                heard: (None, 0.0),
-            });
+            false => drop(thinker.send(question)),
         }
+    }
+
+    /// Whether what is said reaches the conversation through the ear.
+    fn writes(&self) -> bool {
+        self.ear.is_some() && !self.mind_hears
     }
 
     fn commit(&self, hearing: &mut Hearing, answer: bool) -> Result<()> {
@@ -305,8 +326,12 @@ impl Listener {
 
     fn clear(&self, hearing: &mut Hearing) -> Result<()> {
         self.restart_detector(hearing)?;
-        if hearing.utterance.take().is_some() {
-            self.tell_ear(|| EarMessage::Forget);
+        if let Some(open) = hearing.utterance.take() {
+            let unwritten = match self.ear_is_live {
+                true => 0,
+                false => open.sound.len(),
+            };
+            self.tell_ear(|| EarMessage::Forget(unwritten));
         }
         Ok(())
     }

@@ -107,7 +107,7 @@ const MAX_BUFFER_S: f64 = 300.0;
 
 impl VoiceSession {
     /// Begin a conversation. `mind` answers; without one, what is said is only written down. `on_event` is called from several
-    /// threads, and has to be quick: whoever waits for it is not listening.
+    /// threads, and has to be quick: whoever waits for it is not listening. It must not call the session.
     ///
     /// # Errors
     /// Options that cannot be used, or threads that cannot be had.
@@ -163,6 +163,7 @@ impl VoiceSession {
                 recognizer,
                 shared: Arc::clone(&shared),
                 questions: thinker.clone().filter(|_| !mind_hears),
+                mind_hears,
             };
             session.spawn("ear", move || worker.run(&messages))?;
             ear = Some(sender);
@@ -206,7 +207,9 @@ impl VoiceSession {
     #[must_use]
     pub fn push(&self, samples: &[f32]) -> bool {
         let waiting = self.waiting.fetch_add(samples.len(), Ordering::Relaxed);
-        if waiting > 0 && waiting + samples.len() > self.max_waiting {
+        let unwritten = self.shared.unwritten.load(Ordering::Relaxed);
+        let all = waiting + unwritten;
+        if all > 0 && all + samples.len() > self.max_waiting {
             self.waiting.fetch_sub(samples.len(), Ordering::Relaxed);
             return false;
         }
@@ -241,7 +244,7 @@ impl VoiceSession {
 
     /// Stop the answer that is going on; whether there was one.
     pub fn cancel(&self) -> bool {
-        self.shared.end_answer(AnswerEnd::Cancelled)
+        self.shared.interrupt(AnswerEnd::Cancelled)
     }
 
     /// The listener of answer `number` heard only `audio_ms` of it: the rest is taken back. Returns the text that is left.

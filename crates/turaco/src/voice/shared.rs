@@ -1,14 +1,15 @@
 //! What the threads of a session share.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{Control, Error, Result};
 
-use super::answer::{Answer, Outcome, Sink, TurnClock};
+use super::answer::{Answer, Outcome, Sink};
 use super::conversation::{Conversation, Message, Role};
 use super::events::{AnswerEnd, VoiceEvent};
 use super::options::VoiceOptions;
+use super::thinker::Question;
 
 /// What the threads of a session share.
 pub(super) struct Shared {
@@ -18,6 +19,12 @@ pub(super) struct Shared {
     /// The newest answer; what was said of it may be corrected after its end.
     answer: Mutex<Option<Arc<Answer>>>,
     n_answers: AtomicU64,
+    /// Goes up when whatever was asked so far is no longer to be answered.
+    epoch: AtomicU64,
+    /// Questions that nobody has begun to answer.
+    n_asked: AtomicU64,
+    /// Samples that are to be written down.
+    pub unwritten: AtomicUsize,
     /// What was heard of the turn that is going on.
     live_text: Mutex<String>,
     /// Samples per second of answers, if they are spoken.
@@ -34,6 +41,9 @@ impl Shared {
             options: Mutex::new(options),
             answer: Mutex::default(),
             n_answers: AtomicU64::new(0),
+            epoch: AtomicU64::new(0),
+            n_asked: AtomicU64::new(0),
+            unwritten: AtomicUsize::new(0),
             live_text: Mutex::default(),
             sample_rate,
             control: Control::new(),
@@ -65,25 +75,70 @@ impl Shared {
         lock(&self.live_text)
     }
 
-    /// A new answer; the one before is over.
-    pub fn begin_answer(
-        &self,
-        utterance: u64,
-        clock: TurnClock,
-        heard: (Option<f64>, f64),
-    ) -> Arc<Answer> {
+    /// What a question has to bear to be answered.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// Something is asked.
+    pub fn asked(&self) {
+        self.n_asked.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// A new answer, the one before being over; `None` if nobody waits for it any more.
+    pub fn begin_answer(&self, question: &Question, about: Option<u64>) -> Option<Arc<Answer>> {
+        self.n_asked.fetch_sub(1, Ordering::SeqCst);
         self.end_answer(AnswerEnd::Cancelled);
-        let number = 1 + self.n_answers.fetch_add(1, Ordering::Relaxed);
-        let answer = Arc::new(Answer::new(number, clock, self.sample_rate, heard));
-        *lock(&self.answer) = Some(Arc::clone(&answer));
-        self.tell(VoiceEvent::AnswerStarted {
-            answer: number,
-            utterance,
+        let answer = {
+            let mut newest = lock(&self.answer);
+            if question.epoch != self.epoch() {
+                return None;
+            }
+            let number = 1 + self.n_answers.fetch_add(1, Ordering::Relaxed);
+            let (clock, heard) = (question.clock, question.heard);
+            let answer = Arc::new(Answer::new(number, clock, about, self.sample_rate, heard));
+            *newest = Some(Arc::clone(&answer));
+            answer
+        };
+        let (number, utterance) = (answer.number, question.utterance);
+        answer.announce(|| {
+            self.tell(VoiceEvent::AnswerStarted {
+                answer: number,
+                utterance,
+            });
         });
         if self.control.is_cancelled() {
             self.end(&answer, AnswerEnd::Cancelled);
         }
-        answer
+        Some(answer)
+    }
+
+    /// Nothing that was asked so far is to be answered any more; whether anything was.
+    pub fn interrupt(&self, end: AnswerEnd) -> bool {
+        let newest = {
+            let newest = lock(&self.answer);
+            self.epoch.fetch_add(1, Ordering::SeqCst);
+            newest.clone()
+        };
+        let was_asked = self.n_asked.load(Ordering::SeqCst) > 0;
+        let Some(newest) = newest else {
+            return was_asked;
+        };
+        if self.end(&newest, end) {
+            return true;
+        }
+        // It is over, but what was said of it may still be on its way to the ear.
+        if let Some(heard) = newest.still_heard() {
+            let text = newest.heard_until(heard);
+            self.conversation().correct_answer(newest.number, &text);
+        }
+        was_asked
+    }
+
+    /// Whether an answer is being given, or heard.
+    pub fn is_heard(&self) -> bool {
+        let newest = lock(&self.answer).clone();
+        newest.is_some_and(|answer| !answer.is_over() || answer.still_heard().is_some())
     }
 
     /// The answer that is going on.
@@ -100,17 +155,19 @@ impl Shared {
 
     /// End an answer; `false` if it was over. What was said of it goes into the conversation.
     pub fn end(&self, answer: &Answer, end: AnswerEnd) -> bool {
-        answer.end(end, &*self.sink, |outcome| self.remember(outcome))
+        let number = answer.number;
+        answer.end(end, &*self.sink, |outcome| self.remember(number, outcome))
     }
 
-    fn remember(&self, outcome: Outcome) {
+    fn remember(&self, number: u64, outcome: Outcome) {
         if outcome.text.trim().is_empty() {
             return;
         }
         let mut message = Message::new(Role::Assistant, outcome.text);
         message.interrupted = outcome.interrupted;
         message.latency_ms = outcome.latency_ms;
-        self.conversation().push(message);
+        message.answer = Some(number);
+        self.conversation().push_behind(outcome.question, message);
     }
 
     /// The listener of answer `number` heard only `audio_ms` of it.
@@ -124,7 +181,7 @@ impl Shared {
         };
         self.end(&answer, AnswerEnd::Cancelled);
         let text = answer.heard_until(audio_ms);
-        self.conversation().correct_last_answer(&text);
+        self.conversation().correct_answer(number, &text);
         Ok(text)
     }
 

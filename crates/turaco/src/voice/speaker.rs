@@ -196,6 +196,9 @@ impl Saying<'_> {
             self.answer
                 .audio(chunk.samples, first, self.shared.sink())?;
         }
+        if chunk.stopped.is_some() {
+            self.answer.piece_done();
+        }
         Ok(true)
     }
 }

@@ -17,6 +17,8 @@ pub(super) struct Question {
     pub clock: TurnClock,
     /// When it was there as text, and how long the recogniser worked.
     pub heard: (Option<f64>, f64),
+    /// The moment in which it was asked; later ones make it void.
+    pub epoch: u64,
 }
 
 /// Answers one question after the other.
@@ -41,7 +43,10 @@ impl Thinker {
     fn answer(&mut self, question: Question) {
         let shared = &self.shared;
         let context = shared.conversation().context();
-        let answer = shared.begin_answer(question.utterance, question.clock, question.heard);
+        let about = context.last().map(|message| message.id);
+        let Some(answer) = shared.begin_answer(&question, about) else {
+            return;
+        };
         let send = |message| {
             if let Some(speaker) = &self.speaker {
                 // The speaker is gone only when the session ends.

@@ -247,7 +247,7 @@ fn speech_ends_an_answer_at_once() {
         unreachable!()
     };
     assert_eq!(end, AnswerEnd::Interrupted);
-    assert!(ended <= started, "sound stops before speech is announced");
+    assert!(ended >= started && ended - started < Duration::from_millis(80));
     assert!(text.len() < 200 * 28);
     let conversation = session.conversation();
     drop(session);
