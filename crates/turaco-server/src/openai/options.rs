@@ -88,12 +88,15 @@ pub fn transcribe_options(form: &Form, task: Task) -> Result<TranscribeOptions, 
     Ok(options)
 }
 
-/// What a text may stand for, most likely first: itself, or a value of JSON in Python's spelling too.
+/// What a text may stand for, most likely first: nothing where it says so, itself, or a value of JSON in Python's spelling too.
 fn possible_values(text: &str) -> Vec<Value> {
-    let mut values = vec![Value::String(text.to_owned())];
     let trimmed = text.trim();
+    let mut values = vec![Value::String(text.to_owned())];
     let json = match trimmed.to_ascii_lowercase().as_str() {
-        "" | "none" | "null" => "null",
+        "" | "none" | "null" => {
+            values.insert(0, Value::Null);
+            "null"
+        }
         "true" | "yes" | "on" => "true",
         "false" | "no" | "off" => "false",
         "1" => {

@@ -272,3 +272,28 @@ fn without_anybody_who_answers_it_is_said() {
     let all = format!("{events:?}");
     assert!(all.contains("server_error"), "{all}");
 }
+
+#[test]
+fn a_question_that_is_committed_and_asked_at_once_is_written_down_first() {
+    let server = server("Yes.", Duration::ZERO);
+    let mut socket = Socket::open(&server, "?intent=conversation&model=gpt-realtime");
+    let input = json!({"format": {"type": "audio/pcm", "rate": 16000}, "turn_detection": null});
+    update(
+        &mut socket,
+        json!({"type": "realtime", "output_modalities": ["text"], "audio": {"input": input}}),
+    );
+    for round in 0..2 {
+        socket.append(&speech()[..128_000]);
+        socket.say(json!({"type": "input_audio_buffer.commit"}));
+        socket.say(json!({"type": "response.create"}));
+        let events = socket.until("response.done");
+        let kinds = kinds(&events);
+        let place = |kind: &str| kinds.iter().position(|known| *known == kind);
+        let written = place("conversation.item.input_audio_transcription.completed");
+        assert!(
+            written.is_some() && written < place("response.created"),
+            "{round}: {kinds:?}"
+        );
+        assert_eq!(events.last().unwrap()["response"]["status"], "completed");
+    }
+}

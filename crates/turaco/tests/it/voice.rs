@@ -553,3 +553,39 @@ fn sessions_that_share_models_do_not_hear_each_other() {
         assert_eq!((contexts.len(), contexts[0].len()), (1, 1));
     }
 }
+
+#[test]
+fn a_question_that_goes_on_before_its_answer_begins_is_answered_as_one() {
+    let recorder = Recorder::default();
+    let mind = Script::new("I see.");
+    let contexts = Arc::clone(&mind.contexts);
+    let mut options = options();
+    options.turns.silence_ms = 300;
+    let session = VoiceSession::start(
+        &models(true, false),
+        Some(Box::new(mind)),
+        options,
+        recorder.sink(),
+    )
+    .unwrap();
+    // All of it at once: the pauses end turns, and speech goes on before anything was recognised.
+    push(&session, &clip(2.0));
+    let conversation = session.finish();
+    let contexts = contexts.lock().unwrap();
+    let last = contexts.last().unwrap();
+    let said: Vec<&str> = last
+        .iter()
+        .filter(|message| message.role == Role::User)
+        .map(|message| message.text.as_str())
+        .collect();
+    assert!(said.len() > 1, "{said:?}");
+    assert!(said.concat().contains("country"), "{said:?}");
+    // Questions that were overtaken have no answer, the last one has.
+    let answers = conversation.summary().assistant_messages;
+    assert!((1..said.len()).contains(&answers), "{answers} of {said:?}");
+    let newest = conversation.messages().last().unwrap();
+    assert_eq!(
+        (newest.role, newest.text.as_str()),
+        (Role::Assistant, "I see.")
+    );
+}
