@@ -70,7 +70,6 @@ class Page:
             if value:
                 return value
             time.sleep(0.2)
-        self.show("/tmp/turaco-page.png")
         check(False, f"{what}: never; the page says {self.run('document.body.innerText')}")
 
     def show(self, path):
