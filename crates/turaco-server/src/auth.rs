@@ -3,6 +3,7 @@
 use axum::http::{HeaderMap, Uri, header};
 
 use crate::error::ApiError;
+use crate::openai::models::percent_decoded;
 
 /// How a WebSocket of a browser brings a key, which cannot set headers.
 pub const KEY_PROTOCOL: &str = "openai-insecure-api-key.";
@@ -30,12 +31,14 @@ pub fn check_key(
     }
     if is_websocket {
         let query = uri.query().unwrap_or_default().split('&');
-        let mut in_query = query.filter_map(|pair| pair.strip_prefix("api_key="));
+        let mut in_query = query
+            .filter_map(|pair| pair.strip_prefix("api_key="))
+            .map(percent_decoded);
         let protocols = text(header::SEC_WEBSOCKET_PROTOCOL).unwrap_or_default();
         let mut in_protocol = protocols
             .split(',')
             .filter_map(|protocol| protocol.trim().strip_prefix(KEY_PROTOCOL));
-        if in_query.any(|key| is_one(keys, key)) || in_protocol.any(|key| is_one(keys, key)) {
+        if in_query.any(|key| is_one(keys, &key)) || in_protocol.any(|key| is_one(keys, key)) {
             return Ok(());
         }
     }
@@ -127,6 +130,16 @@ mod tests {
             "/v1/models?api_key=second",
             false
         ));
+        let address = "/v1/realtime?api_key=a%2Fb%26c+d";
+        let given = |key: &str| {
+            check_key(
+                &[key.to_owned()],
+                &HeaderMap::new(),
+                &address.parse().unwrap(),
+                true,
+            )
+        };
+        assert!(given("a/b&c+d").is_ok() && given("a/b&c d").is_err());
         let none = HeaderMap::new();
         assert!(check_key(&[], &none, &"/".parse().unwrap(), false).is_ok());
         assert!(check_key(&[String::new()], &none, &"/".parse().unwrap(), false).is_err());

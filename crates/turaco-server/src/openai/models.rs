@@ -8,7 +8,7 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
-use turaco::engine::KnownModel;
+use turaco::engine::{KnownModel, ModelKind};
 use turaco::hub::Hub;
 
 use crate::app::{App, blocking};
@@ -21,9 +21,28 @@ pub async fn list(State(app): State<App>) -> Result<Json<Value>, ApiError> {
     blocking(&app, |app, _| {
         let models = app.engine().catalog().list()?;
         let data: Vec<Value> = models.iter().map(|model| entry(app, model)).collect();
-        Ok(Json(json!({"object": "list", "data": data})))
+        Ok(Json(
+            json!({"object": "list", "data": data, "defaults": defaults(app)}),
+        ))
     })
     .await
+}
+
+/// What stands for models that requests do not name, as far as it is here: by task, and who answers if it is an endpoint.
+fn defaults(app: &App) -> Value {
+    let id = |name: String| {
+        app.engine()
+            .catalog()
+            .find(&name)
+            .ok()
+            .map(|model| model.id)
+    };
+    let mut defaults = json!({
+        "endpoint": app.config().llm.as_ref().map(|endpoint| &endpoint.model),
+    });
+    defaults[ModelKind::Recognizer.task()] = id(app.recognizer_name(None)).into();
+    defaults[ModelKind::Synthesizer.task()] = id(app.synthesizer_name(None)).into();
+    defaults
 }
 
 /// What stands behind `prefix` in a path: names of models have slashes in them.
@@ -33,7 +52,7 @@ fn name_in_path(request: &Request, prefix: &str) -> String {
 }
 
 /// `%2F` and the like as what they stand for.
-fn percent_decoded(text: &str) -> String {
+pub fn percent_decoded(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut index = 0;

@@ -8,7 +8,7 @@ use crate::app::App;
 use crate::error::ApiError;
 
 /// What pages of this server may do: nothing that is not their own.
-const POLICY: &str = "default-src 'self'; img-src 'self' data:; connect-src 'self' ws: wss:; base-uri 'none'; frame-ancestors 'none'";
+const POLICY: &str = "default-src 'self'; img-src 'self' data:; media-src 'self' blob:; connect-src 'self' ws: wss:; base-uri 'none'; frame-ancestors 'none'";
 
 const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
@@ -33,8 +33,15 @@ pub async fn openapi() -> Response {
 pub async fn file(State(app): State<App>, Path(name): Path<String>) -> Result<Response, ApiError> {
     match name.as_str() {
         "app.js" => shown(&app, SCRIPT, include_str!("app.js")),
+        "audio.js" => shown(&app, SCRIPT, include_str!("audio.js")),
         "capture.js" => shown(&app, SCRIPT, include_str!("capture.js")),
+        "captions.js" => shown(&app, SCRIPT, include_str!("captions.js")),
         "docs.js" => shown(&app, SCRIPT, include_str!("docs.js")),
+        "files.js" => shown(&app, SCRIPT, include_str!("files.js")),
+        "server.js" => shown(&app, SCRIPT, include_str!("server.js")),
+        "talk.js" => shown(&app, SCRIPT, include_str!("talk.js")),
+        "transcript.js" => shown(&app, SCRIPT, include_str!("transcript.js")),
+        "voices.js" => shown(&app, SCRIPT, include_str!("voices.js")),
         "style.css" => shown(&app, "text/css; charset=utf-8", include_str!("style.css")),
         _ => Err(ApiError::not_found("the page has no such file")),
     }

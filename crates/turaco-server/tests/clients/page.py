@@ -1,111 +1,124 @@
-"""The web page in headless Chromium with a fake microphone that plays the speech."""
+"""The web page in headless Chromium with a fake microphone that plays the speech: captions, recordings, voices."""
 
-import base64
-import json
-import pathlib
-import shutil
-import subprocess
 import sys
-import tempfile
-import time
 
-from common import BASE, SPEECH, check
-from websockets.sync.client import connect
+from browser import Browser, Page, need
+from common import SPEECH, check
 
-browser = next(filter(shutil.which, ["chromium", "chromium-browser", "google-chrome"]), None)
-if browser is None:
-    print("SKIPPED: the page, as there is no Chromium")
-    sys.exit(0)
+need()
 
-home = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-process = subprocess.Popen(
-    [
-        browser,
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--remote-debugging-port=0",
-        f"--user-data-dir={home.name}",
-        "--use-fake-ui-for-media-stream",
-        "--use-fake-device-for-media-stream",
-        f"--use-file-for-fake-audio-capture={SPEECH}",
-        "--autoplay-policy=no-user-gesture-required",
-        "about:blank",
-    ],
-    # Nobody would read what it complains about, and it would wait for that.
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.DEVNULL,
-)
+# What the page saves is kept instead of being downloaded.
+SAVED = """
+globalThis.saved = {};
+const blobs = {};
+const { createObjectURL } = URL;
+URL.createObjectURL = (blob) => {
+  const href = createObjectURL(blob);
+  blobs[href] = blob;
+  return href;
+};
+HTMLAnchorElement.prototype.click = function () {
+  const { href, download } = this;
+  blobs[href].text().then((text) => (saved[download] = text));
+};
+"""
 
-
-class Page:
-    def __init__(self, address):
-        self.socket = connect(address, max_size=None)
-        self.count = 0
-        self.session = None
-        target = self.call("Target.createTarget", url=BASE + "/")["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-
-    def call(self, method, **parameters):
-        self.count += 1
-        message = {"id": self.count, "method": method, "params": parameters}
-        if self.session:
-            message["sessionId"] = self.session
-        self.socket.send(json.dumps(message))
-        while True:
-            answer = json.loads(self.socket.recv(timeout=30))
-            if answer.get("id") == self.count:
-                check("error" not in answer, answer)
-                return answer["result"]
-
-    def run(self, script):
-        result = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        check("exceptionDetails" not in result, result)
-        return result["result"].get("value")
-
-    def until(self, what, script):
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            value = self.run(script)
-            if value:
-                return value
-            time.sleep(0.2)
-        check(False, f"{what}: never; the page says {self.run('document.body.innerText')}")
-
-    def show(self, path):
-        with open(path, "wb") as file:
-            file.write(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
+# As Firefox does: a microphone connects only to what has its own rate.
+OTHER_RATE = """
+const { createMediaStreamSource } = AudioContext.prototype;
+AudioContext.prototype.createMediaStreamSource = function (stream) {
+  if (this.sampleRate === 24000) throw new DOMException("another rate", "NotSupportedError");
+  return createMediaStreamSource.call(this, stream);
+};
+"""
 
 
-try:
-    port = pathlib.Path(home.name, "DevToolsActivePort")
-    deadline = time.monotonic() + 60
-    while not (port.exists() and len(port.read_text().split()) == 2):
-        check(time.monotonic() < deadline, "Chromium did not start")
-        time.sleep(0.1)
-    number, path = port.read_text().split()
-    page = Page(f"ws://127.0.0.1:{number}{path}")
-    page.until("the page is there", "document.readyState === 'complete' && !!document.getElementById('key')")
-    page.until("the script runs", "document.getElementById('status').textContent !== '…'")
-    page.run("key.value = 'secret'; key.dispatchEvent(new Event('change'))")
-    page.until("models are listed", "[...document.getElementById('live-model').options].some((o) => o.value === 'tiny.en')")
-    page.run("for (const id of ['live-model', 'file-model']) document.getElementById(id).value = 'tiny.en'")
-    page.run("document.getElementById('live-start').click()")
-    text = page.until("captions", "/(americans|country)/i.test(document.getElementById('captions').innerText) && document.getElementById('captions').innerText")
-    page.until("latencies", "/text \\d+ ms after/.test(document.getElementById('live-facts').textContent)")
-    page.run("document.getElementById('live-start').click()")
-    node = page.call("DOM.getDocument")["root"]["nodeId"]
-    node = page.call("DOM.querySelector", nodeId=node, selector="#file")["nodeId"]
-    page.call("DOM.setFileInputFiles", nodeId=node, files=[SPEECH])
-    page.until("a transcript", "/11 s of sound/.test(document.getElementById('file-facts').textContent)")
-    check("country" in page.run("document.getElementById('file-text').innerText"), "the transcript")
-    page.run("document.getElementById('voice-model').value = 'voice_design'")
-    page.run("document.getElementById('say').value = 'Hello.'; document.getElementById('voice-start').click()")
-    page.until("sound", "/s of speech in/.test(document.getElementById('voice-facts').textContent)")
+def wrong_keys_and_pages(browser):
+    page = Page(browser)
+    check("API key" in page.text("status"), page.text("status"))
+    page.set("key", "wrong")
+    page.says("status", "wrong")
+    page.click("talk-start")
+    page.says("talk-notice", "API key is wrong")
+
+
+def captions(page):
+    page.set("live-model", "tiny.en")
+    page.click("live-start")
+    text = page.says("captions", "americans|country")
+    page.says("live-facts", r"text \d+ ms after")
+    page.click("live-start")
+    page.says("live-facts", "stopped")
+    return text.strip().splitlines()[-1]
+
+
+def recordings(page):
+    page.set("file-model", "tiny.en")
+    page.choose("file", SPEECH, __file__)
+    page.until("two files", "document.querySelectorAll('#files > li').length === 2")
+    # The newest is above.
+    page.says("files", r"page.py[^]*not audio[^]*jfk.wav[^]*11 s of sound in \d+ ms")
+    check("country" in page.text("files"), "the transcript")
+    for ending in ["txt", "srt", "vtt", "json"]:
+        page.run(f"[...document.querySelectorAll('#files button')].filter((b) => !b.hidden && b.textContent === 'Save {ending}')[0].click()")
+        text = page.until(f"jfk.{ending}", f"saved['jfk.{ending}']")
+        check("country" in text, text)
+        marks = {"srt": "1\n00:00:00,000 --> 00:00:", "vtt": "WEBVTT\n\n00:00:00.000 --> 00:00:", "json": '"segments"', "txt": ""}
+        check(marks[ending] in text, text)
+    # One that is cancelled can be begun again.
+    page.run("document.querySelector('#files > li:last-child button:nth-of-type(2)').click()")
+    page.run("document.querySelector('#files > li:last-child button:nth-of-type(1)').click()")
+    page.says("files", "cancelled")
+    page.run("document.querySelector('#files > li:last-child button:nth-of-type(2)').click()")
+    page.says("files", "11 s of sound")
+    page.click("record")
+    page.says("record", "0:03")
+    page.click("record")
+    page.says("files", r"recording [\d.]+wav[^]*[345] s of sound")
+
+
+def another_rate(browser):
+    page = Page(browser, OTHER_RATE)
+    page.enter()
+    page.set("file-model", "tiny.en")
+    page.click("record")
+    page.says("record", "0:04")
+    page.click("record")
+    page.says("files", r"[3456] s of sound[^]*(american|ask|country)")
+
+
+def voices(page):
+    page.set("voice-model", "voice_design")
+    page.set("say", "Hello.")
+    page.click("voice-start")
+    page.says("voice-facts", "s of speech in")
+    page.until("the end", "document.getElementById('voice-stop').disabled")
+    page.click("voice-save")
+    page.until("the sound", "saved['speech.wav']?.startsWith('RIFF')")
+    page.set("say", "")
+    page.click("voice-start")
+    page.says("voice-notice", "no text")
+    # The voice of a recording.
+    page.set("voice-model", "base")
+    page.set("voice-name", "mine")
+    page.choose("voice-file", SPEECH)
+    page.run("document.querySelector('#voice-form button').click()")
+    page.says("voices", "mine [(]saved[)]")
+    page.set("say", "Hello.")
+    page.run("document.querySelector('#voices [aria-label=\"Hear mine\"]').click()")
+    page.says("voice-facts", "s of speech in")
+    page.run("globalThis.confirm = () => true; document.querySelector('#voices [aria-label=\"Remove mine\"]').click()")
+    page.until("no voice", "!document.getElementById('voices').innerText.includes('mine')")
+
+
+with Browser(SPEECH) as browser:
+    wrong_keys_and_pages(browser)
+    page = Page(browser, SAVED)
+    page.enter()
+    text = captions(page)
+    recordings(page)
+    voices(page)
+    another_rate(browser)
     if len(sys.argv) > 4:
         page.show(sys.argv[4])
-    print("the page: all well:", text.strip().splitlines()[-1])
-finally:
-    process.kill()
-    process.wait()
-    home.cleanup()
+    print("the page: all well:", text)

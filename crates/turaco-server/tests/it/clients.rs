@@ -2,7 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use turaco::voice::EndpointOptions;
+
+use crate::conversation::endpoint;
 use crate::support::{TestServer, alone, testdata};
 
 /// A folder of the build with the packages; `None` where there is no Python or no package index.
@@ -51,13 +55,23 @@ fn public_clients_work_unmodified() {
         return;
     };
     let _alone = alone();
-    let server = TestServer::start(|config| config.api_keys = vec!["secret".into()]);
+    // Who answers on the page.
+    let answer = |asked: &str| match asked.contains("briefly") {
+        true => "Yes, of course.".to_owned(),
+        false => "word after word, and so on. ".repeat(40),
+    };
+    let url = endpoint(answer, Duration::from_millis(5));
+    let server = TestServer::start(|config| {
+        config.api_keys = vec!["secret".into()];
+        config.llm = Some(EndpointOptions::new(url, "m"));
+    });
     for script in [
         "openai_http.py",
         "openai_realtime.py",
         "vllm_realtime.py",
         "wyoming_client.py",
         "page.py",
+        "page_talk.py",
     ] {
         let output = Command::new("python3")
             .env("PYTHONPATH", &packages)

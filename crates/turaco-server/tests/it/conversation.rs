@@ -12,13 +12,12 @@ use turaco::voice::EndpointOptions;
 use crate::realtime::{Socket, speech};
 use crate::support::TestServer;
 
-/// A chat endpoint that answers everything with the same words, a word at a time.
-fn endpoint(answer: &str, pause: Duration) -> String {
+/// A chat endpoint whose answer to a request is this one, a word at a time.
+pub fn endpoint(answer: impl Fn(&str) -> String + Send + 'static, pause: Duration) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/v1", listener.local_addr().unwrap());
-    let words: Vec<String> = answer.split_inclusive(' ').map(str::to_owned).collect();
     std::thread::spawn(move || {
-        for stream in listener.incoming().take(8) {
+        for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             let mut reader = BufReader::new(stream.try_clone().unwrap());
             let mut length = 0;
@@ -37,7 +36,8 @@ fn endpoint(answer: &str, pause: Duration) -> String {
                 stream,
                 "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
             );
-            for word in &words {
+            let answer = answer(&String::from_utf8(body).unwrap());
+            for word in answer.split_inclusive(' ') {
                 std::thread::sleep(pause);
                 let event = json!({"choices": [{"delta": {"content": word}}]});
                 if write!(stream, "data: {event}\n\n").is_err() {
@@ -52,7 +52,8 @@ fn endpoint(answer: &str, pause: Duration) -> String {
 }
 
 fn server(answer: &str, pause: Duration) -> TestServer {
-    let url = endpoint(answer, pause);
+    let answer = answer.to_owned();
+    let url = endpoint(move |_| answer.clone(), pause);
     TestServer::start(|config| config.llm = Some(EndpointOptions::new(url, "m")))
 }
 

@@ -179,6 +179,10 @@ fn models_are_listed_and_loaded_and_unloaded() {
         .find(|model| model["id"] == "voice_design")
         .unwrap();
     assert_eq!(voice["task"], "text-to-speech");
+    let defaults = &list["defaults"];
+    assert_eq!(defaults["automatic-speech-recognition"], "tiny.en");
+    assert_eq!(defaults["text-to-speech"], "voice_design");
+    assert!(defaults["endpoint"].is_null(), "{defaults}");
     let one = server.get("/v1/models/tiny.en", &[]).json();
     assert_eq!(one["task"], "automatic-speech-recognition");
     server
