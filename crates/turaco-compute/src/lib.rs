@@ -1,9 +1,13 @@
 //! Tensors, kernels and devices: everything in Turaco that touches hardware.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod device;
 pub mod dtype;
 pub mod error;
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+mod fuse;
 #[cfg(feature = "wgpu")]
 pub mod gpu;
 pub mod graph;
@@ -17,6 +21,8 @@ pub mod trace;
 
 pub use cpu::isa::Isa;
 pub use cpu::{CpuOptions, Precision};
+#[cfg(feature = "cuda")]
+pub use cuda::CudaOptions;
 pub use device::{
     Activity, CacheShape, Device, HostMatrix, KernelChoice, KvCache, Matrix, StateBuffer, Vector,
     WeightType,

@@ -156,8 +156,14 @@ impl SlotNeeds {
         }
     }
 
+    /// The most caches that a run can bind.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn most_sequences(&self) -> usize {
+        self.n_sequences.or(self.appended).unwrap_or(0)
+    }
+
     /// Positions that a run appends to each of the caches it binds.
-    #[cfg(feature = "wgpu")]
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
     pub(crate) fn rows_appended(&self, binding: &SlotBinding<'_, '_>) -> usize {
         match binding {
             SlotBinding::Write(caches) => {

@@ -30,7 +30,7 @@ pub struct Machine {
     pub physical_cores: usize,
     /// The processor as a device, for people.
     pub device: String,
-    /// Graphics processors, for people; the first is what `--device wgpu` is.
+    /// NVIDIA's cards as CUDA shows them, then all graphics processors, for people; the first of those is what `--device wgpu` is.
     pub graphics: Vec<String>,
 }
 
@@ -50,8 +50,35 @@ impl Machine {
     }
 }
 
-#[cfg(feature = "wgpu")]
 fn graphics() -> Vec<String> {
+    cards().into_iter().chain(adapters()).collect()
+}
+
+#[cfg(feature = "cuda")]
+fn cards() -> Vec<String> {
+    let describe = |card: turaco_compute::cuda::CardSummary| {
+        format!(
+            "cuda {} (compute capability {}.{}; {} multiprocessors; {} MiB)",
+            card.name,
+            card.capability / 10,
+            card.capability % 10,
+            card.multiprocessors,
+            card.memory >> 20
+        )
+    };
+    turaco_compute::cuda::cards()
+        .into_iter()
+        .map(describe)
+        .collect()
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cards() -> Vec<String> {
+    Vec::new()
+}
+
+#[cfg(feature = "wgpu")]
+fn adapters() -> Vec<String> {
     let describe = |adapter: turaco_compute::gpu::AdapterSummary| {
         let kind = match (adapter.software, adapter.own_memory) {
             (true, _) => "imitated in software",
@@ -72,7 +99,7 @@ fn graphics() -> Vec<String> {
 }
 
 #[cfg(not(feature = "wgpu"))]
-fn graphics() -> Vec<String> {
+fn adapters() -> Vec<String> {
     Vec::new()
 }
 
@@ -89,32 +116,54 @@ pub struct GraphicsTest {
 }
 
 /// Compare every operation on every graphics processor with the processor; imitated ones only where there is no other.
-/// Takes a few seconds where shaders have to be compiled.
-#[cfg(feature = "wgpu")]
+/// Takes a few seconds where shaders or kernels have to be compiled.
 pub fn graphics_self_test() -> Vec<GraphicsTest> {
+    test_cards().into_iter().chain(test_adapters()).collect()
+}
+
+#[cfg(feature = "cuda")]
+fn test_cards() -> Vec<GraphicsTest> {
+    let cards = turaco_compute::cuda::cards().into_iter().enumerate();
+    let test = |(index, card): (usize, turaco_compute::cuda::CardSummary)| {
+        let options = turaco_compute::CudaOptions {
+            index: Some(index),
+            ..turaco_compute::CudaOptions::default()
+        };
+        graphics_test(Device::cuda(&options), format!("cuda {}", card.name))
+    };
+    cards.map(test).collect()
+}
+
+#[cfg(not(feature = "cuda"))]
+fn test_cards() -> Vec<GraphicsTest> {
+    Vec::new()
+}
+
+#[cfg(feature = "wgpu")]
+fn test_adapters() -> Vec<GraphicsTest> {
     let adapters = turaco_compute::gpu::adapters();
     let real = adapters.iter().any(|adapter| !adapter.software);
     let tested = adapters.iter().enumerate();
     tested
         .filter(|(index, adapter)| !adapter.software || (!real && *index == 0))
-        .map(|(index, adapter)| graphics_test(index, &adapter.name))
+        .map(|(index, adapter)| {
+            let options = turaco_compute::GpuOptions {
+                index: Some(index),
+                ..turaco_compute::GpuOptions::default()
+            };
+            graphics_test(Device::gpu(options), adapter.name.clone())
+        })
         .collect()
 }
 
-/// This build knows no graphics processors.
 #[cfg(not(feature = "wgpu"))]
-pub fn graphics_self_test() -> Vec<GraphicsTest> {
+fn test_adapters() -> Vec<GraphicsTest> {
     Vec::new()
 }
 
-#[cfg(feature = "wgpu")]
-fn graphics_test(index: usize, name: &str) -> GraphicsTest {
-    let options = turaco_compute::GpuOptions {
-        index: Some(index),
-        ..turaco_compute::GpuOptions::default()
-    };
-    let name = name.to_owned();
-    match Device::gpu(options) {
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+fn graphics_test(opened: turaco_compute::Result<Device>, name: String) -> GraphicsTest {
+    match opened {
         Ok(device) => GraphicsTest {
             kernels: (device.kernels().into_iter())
                 .map(|choice| (choice.operation, choice.kernel))
@@ -134,10 +183,10 @@ fn graphics_test(index: usize, name: &str) -> GraphicsTest {
     }
 }
 
-#[cfg(feature = "wgpu")]
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
 const GRAPHICS: &str = "graphics operations";
 
-#[cfg(feature = "wgpu")]
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
 fn every_operation(device: &Device, name: &str) -> Check {
     let comparisons =
         turaco_compute::self_test::compare(device, &Device::cpu(CpuOptions::default()));

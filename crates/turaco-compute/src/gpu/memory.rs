@@ -4,8 +4,8 @@
 //! read what it writes.
 
 use super::context::Context;
-use super::plan::Task;
 use crate::error::Result;
+use crate::fuse::Task;
 use crate::graph::{Graph, Root, Value};
 
 /// A matrix in a buffer; offset and stride count values.

@@ -1,7 +1,6 @@
 //! From a graph to a list of dispatches.
 
 mod attention;
-mod fuse;
 mod operations;
 mod signal;
 
@@ -10,13 +9,15 @@ use std::sync::Arc;
 use super::batch::Batch;
 use super::context::{Context, Kernel, grid};
 use super::memory::{Memory, View};
-use super::shader::{Keys, Layout, Shader};
+use super::shader::{CHOICES_IN_PANELS, Keys, Layout, Shader};
+use super::weights::GpuMatrix;
 use crate::cpu::kernels::rope;
+use crate::device::Matrix;
 use crate::error::{Error, Result};
+use crate::fuse::{self, Limits};
 use crate::graph::{Graph, Ids, IdsSource, Op, Slot, Value, ValueSource};
 use crate::slots::{SlotNeeds, slot_needs};
 
-pub(super) use self::fuse::Task;
 pub(super) use self::operations::MATMUL_ROWS;
 
 /// Everything about a graph that is decided before its first run.
@@ -298,7 +299,12 @@ impl Plan {
                 (buffer.clone(), at, len)
             })
             .collect();
-        let tasks = fuse::tasks(graph)?;
+        let limits = Limits {
+            few_rows: MATMUL_ROWS,
+            most_choices: CHOICES_IN_PANELS,
+            is_gated: &is_whole,
+        };
+        let tasks = fuse::tasks(graph, &limits)?;
         let mut memory = Memory::new(context, graph, &tasks);
         for (value, source) in &graph.values {
             if let ValueSource::Input(index) = source {
@@ -331,6 +337,11 @@ impl Plan {
         ends.resize(graph.ops.len(), planner.dispatches.len());
         planner.finish(ends, needs, float_inputs, id_inputs)
     }
+}
+
+/// Whether all rows of a matrix are in one buffer.
+fn is_whole(weight: &Matrix) -> Result<bool> {
+    Ok(weight.storage::<GpuMatrix>()?.parts.len() == 1)
 }
 
 /// Tables of angles, one for all rotations with the same positions.

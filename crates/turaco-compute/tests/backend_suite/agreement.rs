@@ -6,7 +6,7 @@ use turaco_compute::{
     Epilogue, KvCache, Mask, Precision, SlotBinding, Step, StepBuilder, Value,
 };
 
-use crate::support::{Numbers, all_devices, assert_close, devices, gpus, matrix};
+use crate::support::{Numbers, all_devices, assert_close, cards, devices, gpus, matrix};
 
 const SIZES: [usize; 17] = [0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 64, 100, 257];
 
@@ -34,7 +34,7 @@ fn agree(name: &str, tolerance: f32, case: impl Fn(&Device) -> Vec<f32>) {
             .all(|(a, b)| a.to_bits() == b.to_bits());
         assert!(same, "{name} on {device} depends on the number of threads");
     }
-    for gpu in gpus() {
+    for gpu in gpus().into_iter().chain(cards()) {
         let tolerance = if tolerance == 0.0 {
             0.0
         } else {

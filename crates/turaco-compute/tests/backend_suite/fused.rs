@@ -7,7 +7,7 @@ use turaco_compute::{
     SlotBinding, StepBuilder, WeightType,
 };
 
-use crate::support::{Numbers, all_devices, assert_close, devices, gpus, matrix_of};
+use crate::support::{Numbers, all_devices, assert_close, cards, devices, gpus, matrix_of};
 
 const WIDTH: usize = 48;
 const INNER: usize = 64;
@@ -162,7 +162,7 @@ fn a_decoder_layer_agrees() {
             for (rows, keys_first) in [(1, false), (1, true), (2, false)] {
                 let expected = run(reference, rows, Between::Hidden, keys_first);
                 let tolerance = if dtype == DType::F32 { 2e-5 } else { 2e-3 };
-                for device in gpus() {
+                for device in gpus().into_iter().chain(cards()) {
                     for between in [Between::Hidden, Between::Shown] {
                         let found = run(&device, rows, between, keys_first);
                         let case = format!("{lengths:?} {dtype} {rows} rows on {device:?}");
@@ -176,7 +176,7 @@ fn a_decoder_layer_agrees() {
 
 #[test]
 fn what_is_done_at_once_is_the_same_for_all_weights() {
-    for device in gpus() {
+    for device in gpus().into_iter().chain(cards()) {
         for weight_type in WeightType::ALL {
             for lengths in [&[3][..], &[1, 2], &[1; 6], &[2; 10]] {
                 let run = |between| {

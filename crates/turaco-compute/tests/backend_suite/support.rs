@@ -70,9 +70,41 @@ pub fn gpus() -> Vec<Device> {
     Vec::new()
 }
 
-/// [`devices`], and the graphics processor.
+/// A card as the emulator imitates it, shared by all tests; where NVIDIA's driver is, its first card.
+#[cfg(all(feature = "cuda", target_os = "linux", target_arch = "x86_64"))]
+pub fn cards() -> Vec<Device> {
+    static CARDS: std::sync::OnceLock<Vec<Device>> = std::sync::OnceLock::new();
+    let open = || {
+        if std::env::var_os("TURACO_TEST_CARD").is_none() {
+            let library = turaco_cuda_emulator::library()?;
+            let libraries = turaco_compute::cuda::Libraries {
+                driver: library.clone(),
+                compiler: library,
+            };
+            assert!(libraries.use_them());
+        }
+        Some(Device::cuda(&turaco_compute::CudaOptions::default()).unwrap())
+    };
+    CARDS
+        .get_or_init(|| {
+            let card = open();
+            if card.is_none() {
+                eprintln!("SKIPPED on NVIDIA's cards: there is neither one nor a C++ compiler to imitate it with");
+            }
+            card.into_iter().collect()
+        })
+        .clone()
+}
+
+/// Elsewhere there is none.
+#[cfg(not(all(feature = "cuda", target_os = "linux", target_arch = "x86_64")))]
+pub fn cards() -> Vec<Device> {
+    Vec::new()
+}
+
+/// [`devices`], graphics processors and cards.
 pub fn all_devices() -> Vec<Device> {
-    devices().into_iter().chain(gpus()).collect()
+    devices().into_iter().chain(gpus()).chain(cards()).collect()
 }
 
 /// Upload f32 values exactly.

@@ -6,7 +6,7 @@ use turaco_compute::{
     Bindings, DType, Device, Epilogue, HostMatrix, Matrix, StepBuilder, WeightType,
 };
 
-use crate::support::{Numbers, assert_close, devices, gpus};
+use crate::support::{Numbers, assert_close, cards, devices, gpus};
 
 fn upload(device: &Device, shape: (usize, usize), as_type: WeightType) -> Arc<Matrix> {
     let (rows, cols) = shape;
@@ -45,7 +45,15 @@ fn values(device: &Device, matrix: &Arc<Matrix>) -> Vec<f32> {
     step.output(0).unwrap().to_vec()
 }
 
-fn check(device: &Device, shape: (usize, usize), weight_type: WeightType, rows: &[usize]) {
+/// Differences that are allowed in products of so many rows.
+type Tolerance = fn(usize) -> f32;
+
+fn check(
+    device: &Device,
+    shape: (usize, usize),
+    weight_type: WeightType,
+    (rows, tolerance): (&[usize], Tolerance),
+) {
     let (outputs, inputs) = shape;
     let case = format!("{outputs} x {inputs} {weight_type:?} on {device:?}");
     let matrix = upload(device, shape, weight_type);
@@ -78,7 +86,7 @@ fn check(device: &Device, shape: (usize, usize), weight_type: WeightType, rows: 
             })
             .collect();
         let case = format!("{rows} rows by {case}");
-        assert_close(step.output(0).unwrap(), &product, 2e-5, &case);
+        assert_close(step.output(0).unwrap(), &product, tolerance(rows), &case);
     }
 }
 
@@ -87,7 +95,30 @@ fn all_weight_types_on_graphics_processors() {
     for device in gpus() {
         for weight_type in WeightType::ALL {
             for shape in [(1, 1), (5, 3), (33, 31), (64, 96), (97, 131), (40, 1060)] {
-                check(&device, shape, weight_type, &[1, 2, 3, 7, 16, 65]);
+                check(
+                    &device,
+                    shape,
+                    weight_type,
+                    (&[1, 2, 3, 7, 16, 65], |_| 2e-5),
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn all_weight_types_on_cards() {
+    for device in cards() {
+        for weight_type in WeightType::ALL {
+            // Tensor cores take inputs of 10 or 7 bits of mantissa.
+            let tolerance: Tolerance = match weight_type {
+                WeightType::F32 => |_| 2e-5,
+                WeightType::F16 => |rows| if rows > 8 { 2e-2 } else { 2e-5 },
+                _ => |rows| if rows > 8 { 3e-2 } else { 2e-5 },
+            };
+            for shape in [(1, 1), (5, 3), (33, 31), (64, 96), (97, 131), (40, 1060)] {
+                let rows = &[1, 2, 3, 7, 16, 40, 65, 130];
+                check(&device, shape, weight_type, (rows, tolerance));
             }
         }
     }
@@ -106,7 +137,7 @@ fn weights_beyond_the_largest_buffer_are_split() {
         return;
     };
     for weight_type in WeightType::ALL {
-        check(&device, (130, 270), weight_type, &[1, 3, 20]);
+        check(&device, (130, 270), weight_type, (&[1, 3, 20], |_| 2e-5));
     }
     // 32 rows do not fit.
     let bytes = vec![0; 4 * 400];

@@ -52,8 +52,43 @@ impl Devices {
         }
     }
 
-    #[cfg(feature = "wgpu")]
+    /// A card of NVIDIA's, else a graphics processor that is worth it, else the processor.
     fn best(threads: usize) -> Self {
+        #[cfg(feature = "cuda")]
+        let failed = match Self::best_card(threads) {
+            Some(Ok(devices)) => return devices,
+            Some(Err(error)) => Some(error),
+            None => None,
+        };
+        #[cfg(not(feature = "cuda"))]
+        let failed: Option<Error> = None;
+        #[cfg(feature = "wgpu")]
+        let found = Self::best_processor(threads);
+        #[cfg(not(feature = "wgpu"))]
+        let found = Self::processor(threads);
+        match failed {
+            Some(error) if found.note.is_none() => Self {
+                note: Some(format!("{} is used: {error}", found.model.description())),
+                ..found
+            },
+            _ => found,
+        }
+    }
+
+    /// NVIDIA's first card, if there is one.
+    #[cfg(feature = "cuda")]
+    fn best_card(threads: usize) -> Option<Result<Self>> {
+        turaco_compute::cuda::cards().first()?;
+        let opened = Device::cuda(&cuda_options(None));
+        Some(
+            opened
+                .map(|device| Self::graphics(device, threads))
+                .map_err(Error::from),
+        )
+    }
+
+    #[cfg(feature = "wgpu")]
+    fn best_processor(threads: usize) -> Self {
         // Asking drivers takes longer than short clips do.
         if !any_is_wanted() && !turaco_compute::gpu::is_likely() {
             return Self::processor(threads);
@@ -79,43 +114,30 @@ impl Devices {
         }
     }
 
-    #[cfg(not(feature = "wgpu"))]
-    fn best(threads: usize) -> Self {
-        Self::processor(threads)
-    }
-
-    #[cfg(feature = "wgpu")]
     fn named(name: &str, threads: usize) -> Result<Self> {
         let (kind, index) = match name.split_once(':') {
             Some((kind, index)) => (kind, index.parse().ok().map(Some)),
             None => (name, Some(None)),
         };
-        let interface = match kind {
-            "wgpu" => Some(None),
-            "vulkan" => Some(Some(Interface::Vulkan)),
-            "metal" => Some(Some(Interface::Metal)),
-            "dx12" => Some(Some(Interface::Dx12)),
-            _ => None,
+        let Some(index) = index else {
+            return unknown(name);
         };
-        let (Some(interface), Some(index)) = (interface, index) else {
-            return unknown(name, "auto, cpu, wgpu, vulkan, metal and dx12");
+        let device = match kind {
+            #[cfg(feature = "cuda")]
+            "cuda" => Device::cuda(&cuda_options(index))?,
+            #[cfg(feature = "wgpu")]
+            "wgpu" => graphics_processor(None, index)?,
+            #[cfg(feature = "wgpu")]
+            "vulkan" => graphics_processor(Some(Interface::Vulkan), index)?,
+            #[cfg(feature = "wgpu")]
+            "metal" => graphics_processor(Some(Interface::Metal), index)?,
+            #[cfg(feature = "wgpu")]
+            "dx12" => graphics_processor(Some(Interface::Dx12), index)?,
+            _ => return unknown(name),
         };
-        let device = Device::gpu(GpuOptions {
-            interface,
-            index,
-            software: true,
-            shader_cache: shader_cache(),
-            ..GpuOptions::default()
-        })?;
         Ok(Self::graphics(device, threads))
     }
 
-    #[cfg(not(feature = "wgpu"))]
-    fn named(name: &str, _: usize) -> Result<Self> {
-        unknown(name, "auto and cpu")
-    }
-
-    #[cfg(feature = "wgpu")]
     fn graphics(device: Device, threads: usize) -> Self {
         Self {
             model: device,
@@ -125,14 +147,34 @@ impl Devices {
     }
 }
 
+#[cfg(feature = "cuda")]
+fn cuda_options(index: Option<usize>) -> turaco_compute::CudaOptions {
+    turaco_compute::CudaOptions {
+        index,
+        kernel_cache: shader_cache(),
+        ..turaco_compute::CudaOptions::default()
+    }
+}
+
+#[cfg(feature = "wgpu")]
+fn graphics_processor(interface: Option<Interface>, index: Option<usize>) -> Result<Device> {
+    Ok(Device::gpu(GpuOptions {
+        interface,
+        index,
+        software: true,
+        shader_cache: shader_cache(),
+        ..GpuOptions::default()
+    })?)
+}
+
 /// Whether `TURACO_GPU_AUTO=1` lets `auto` take any graphics processor, also one in the processor or in software.
 #[cfg(feature = "wgpu")]
 fn any_is_wanted() -> bool {
     std::env::var_os("TURACO_GPU_AUTO").is_some_and(|value| value == "1")
 }
 
-/// Where compiled shaders are kept.
-#[cfg(feature = "wgpu")]
+/// Where compiled shaders and kernels are kept.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
 fn shader_cache() -> Option<std::path::PathBuf> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     let caches = match variable("XDG_CACHE_HOME") {
@@ -142,9 +184,20 @@ fn shader_cache() -> Option<std::path::PathBuf> {
     Some(caches.join("turaco"))
 }
 
-fn unknown<T>(name: &str, known: &str) -> Result<T> {
+/// The names of devices that this build knows.
+const NAMES: &str = if cfg!(all(feature = "cuda", feature = "wgpu")) {
+    "auto, cpu, cuda, wgpu, vulkan, metal and dx12"
+} else if cfg!(feature = "wgpu") {
+    "auto, cpu, wgpu, vulkan, metal and dx12"
+} else if cfg!(feature = "cuda") {
+    "auto, cpu and cuda"
+} else {
+    "auto and cpu"
+};
+
+fn unknown<T>(name: &str) -> Result<T> {
     Err(Error::Compute(turaco_compute::Error::Unsupported {
         what: format!("device `{name}`"),
-        reason: format!("this build has {known}"),
+        reason: format!("this build has {NAMES}"),
     }))
 }

@@ -9,7 +9,7 @@ use super::device_choice::Devices;
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct LoadOptions {
-    /// `auto`, `cpu`, or a graphics processor: `wgpu`, `vulkan`, `metal`, `dx12`, each also with `:N` for the `N`th.
+    /// `auto`, `cpu`, or a graphics processor: `cuda`, `wgpu`, `vulkan`, `metal`, `dx12`, each also with `:N` for the `N`th.
     pub device: Option<String>,
     /// How weights are kept.
     pub compute_type: ComputeType,
@@ -26,7 +26,7 @@ impl LoadOptions {
         Self::default()
     }
 
-    /// `auto`, `cpu`, or a graphics processor: `wgpu`, `vulkan`, `metal`, `dx12`, each also with `:N` for the `N`th.
+    /// `auto`, `cpu`, or a graphics processor: `cuda`, `wgpu`, `vulkan`, `metal`, `dx12`, each also with `:N` for the `N`th.
     #[must_use]
     pub fn device(mut self, device: impl Into<String>) -> Self {
         self.device = Some(device.into());

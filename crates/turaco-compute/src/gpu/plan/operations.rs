@@ -7,10 +7,11 @@ use super::super::shader::{
     CHOICE_SLICE, Function, LSTM_HIDDEN, MATVEC_ROWS, Normed, Shader, TILE, matvec_slices,
 };
 use super::super::weights::{GpuMatrix, GpuVector, Part};
-use super::{Call, Params, Planner, Task};
+use super::{Call, Params, Planner};
 use crate::cpu::packed::PANEL;
 use crate::device::{Matrix, Vector};
 use crate::error::{Error, Result};
+use crate::fuse::Task;
 use crate::graph::{Activation, ChooseTokens, FilterTokens, Ids, Op, Slot, Value};
 use crate::slots::NewRows;
 

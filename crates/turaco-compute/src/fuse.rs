@@ -6,13 +6,10 @@ use crate::device::Matrix;
 use crate::error::Result;
 use crate::graph::{Activation, Graph, Op, Root, Value, ValueSource};
 
-use super::super::shader::CHOICES_IN_PANELS;
-use super::super::weights::GpuMatrix;
-use super::operations::MATMUL_ROWS;
 use crate::cpu::packed::PANEL;
 
 /// One operation, or several that are done at once.
-pub(in super::super) struct Task<'a> {
+pub(crate) struct Task<'a> {
     /// Number of the operation that gives the result.
     pub index: usize,
     /// That operation.
@@ -64,9 +61,19 @@ impl<'a> Task<'a> {
     }
 }
 
+/// What a device can do in one call.
+pub(crate) struct Limits<'a> {
+    /// A linear map of fewer rows can do a norm of its input and a SwiGLU of its outputs.
+    pub few_rows: usize,
+    /// Most tokens whose choice can begin in the map that gives their logits.
+    pub most_choices: usize,
+    /// Whether a matrix can give both halves of a SwiGLU in one call.
+    pub is_gated: &'a dyn Fn(&Matrix) -> Result<bool>,
+}
+
 /// What a graph becomes.
-pub(in super::super) fn tasks(graph: &Graph) -> Result<Vec<Task<'_>>> {
-    let readers = Readers::new(graph);
+pub(crate) fn tasks<'a>(graph: &'a Graph, limits: &Limits<'_>) -> Result<Vec<Task<'a>>> {
+    let readers = Readers::new(graph, limits);
     // Operations that another one does.
     let mut done = vec![false; graph.ops.len()];
     let mut tasks: Vec<Task<'_>> = Vec::with_capacity(graph.ops.len());
@@ -123,18 +130,20 @@ pub(in super::super) fn tasks(graph: &Graph) -> Result<Vec<Task<'_>>> {
 }
 
 /// Who reads each value, as a whole or through a window of columns.
-struct Readers<'a> {
+struct Readers<'a, 'b> {
     graph: &'a Graph,
+    limits: &'b Limits<'b>,
     roots: Vec<Root>,
     /// Operations that read the storage of a value.
     of: Vec<Vec<usize>>,
     output: Vec<bool>,
 }
 
-impl<'a> Readers<'a> {
-    fn new(graph: &'a Graph) -> Self {
+impl<'a, 'b> Readers<'a, 'b> {
+    fn new(graph: &'a Graph, limits: &'b Limits<'b>) -> Self {
         let mut readers = Self {
             graph,
+            limits,
             roots: graph.roots(),
             of: vec![Vec::new(); graph.values.len()],
             output: vec![false; graph.values.len()],
@@ -170,7 +179,7 @@ impl<'a> Readers<'a> {
         let id = out.id as usize;
         let few = |reader: &usize| {
             matches!(&self.graph.ops[*reader], Op::Linear { x, residual, .. }
-                if *x == out && x.rows() < MATMUL_ROWS && *residual != Some(out))
+                if *x == out && x.rows() < self.limits.few_rows && *residual != Some(out))
         };
         whole
             && out.cols() > 0
@@ -214,11 +223,11 @@ impl<'a> Readers<'a> {
         let halves = (gate.cols(), self.root(*gate), self.root(*up)) == (half, (id, 0), (id, half));
         let fits = halves
             && *scale == 1.0
-            && x.rows() < MATMUL_ROWS
+            && x.rows() < self.limits.few_rows
             && half.is_multiple_of(PANEL)
             && 2 * half == out.cols()
             && !self.output[id]
-            && is_whole(weight)?;
+            && (self.limits.is_gated)(weight)?;
         Ok(fits.then(|| (reader, &self.graph.ops[reader])))
     }
 
@@ -243,8 +252,8 @@ impl<'a> Readers<'a> {
         };
         let source = self.graph.values[choose.controls.id as usize].1;
         let fits = logits == out
-            && x.rows() < MATMUL_ROWS
-            && choose.k <= CHOICES_IN_PANELS
+            && x.rows() < self.limits.few_rows
+            && choose.k <= self.limits.most_choices
             && matches!(source, ValueSource::Input(_));
         fits.then_some(reader)
     }
@@ -299,9 +308,4 @@ impl<'a> Readers<'a> {
             None => of_keys(last).map(|key| (None, key, 1)),
         }
     }
-}
-
-/// Whether all rows of a matrix are in one buffer.
-fn is_whole(weight: &Matrix) -> Result<bool> {
-    Ok(weight.storage::<GpuMatrix>()?.parts.len() == 1)
 }

@@ -1,0 +1,152 @@
+//! The kernels, by the module they are compiled in and their name there.
+
+use crate::device::WeightType;
+
+/// A file of kernels, compiled for one choice of what is settled before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Module {
+    /// Few rows times a matrix.
+    Matvec(WeightType, MatvecCut),
+    /// Many rows times a matrix; rows of a tile.
+    Matmul(WeightType, u32),
+    Lookup(WeightType),
+    Append,
+    /// Attention of few queries; columns of a head, and queries of a block.
+    Decode(u32, u32),
+    /// Attention of several queries; columns of a head, and whether all products are in f32.
+    Attention(u32, bool),
+    Scores(u32),
+    Map,
+    Rows,
+    Lstm(WeightType),
+    History,
+    Choose,
+    Filter,
+}
+
+/// How `matvec.cu` cuts its work: rows and outputs of a block, and warps that share its inputs out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct MatvecCut {
+    pub rows: u32,
+    pub columns: u32,
+    pub warps: u32,
+}
+
+const PRELUDE: &str = include_str!("kernels/prelude.cuh");
+const STATES: &str = include_str!("kernels/states.cuh");
+const LINEAR: &str = include_str!("kernels/linear.cuh");
+const ATTENTION: &str = include_str!("kernels/attention.cuh");
+const CHOICE: &str = include_str!("kernels/choose.cuh");
+
+impl Module {
+    /// Its name, for people and files.
+    pub fn name(self) -> String {
+        match self {
+            Self::Matvec(weights, cut) => {
+                format!(
+                    "matvec-{}-{}-{}-{}",
+                    weights.name(),
+                    cut.rows,
+                    cut.columns,
+                    cut.warps
+                )
+            }
+            Self::Matmul(weights, rows) => format!("matmul-{}-{rows}", weights.name()),
+            Self::Lookup(weights) => format!("lookup-{}", weights.name()),
+            Self::Append => "append".into(),
+            Self::Decode(columns, queries) => format!("decode-{columns}-{queries}"),
+            Self::Attention(columns, true) => format!("attention-{columns}-exact"),
+            Self::Attention(columns, false) => format!("attention-{columns}"),
+            Self::Scores(columns) => format!("scores-{columns}"),
+            Self::Map => "map".into(),
+            Self::Rows => "rows".into(),
+            Self::Lstm(weights) => format!("lstm-{}", weights.name()),
+            Self::History => "history".into(),
+            Self::Choose => "choose".into(),
+            Self::Filter => "filter".into(),
+        }
+    }
+
+    /// Its source.
+    pub fn source(self) -> String {
+        let parts: &[&str] = match self {
+            Self::Matvec(..) => &[LINEAR, include_str!("kernels/matvec.cu")],
+            Self::Matmul(..) => &[LINEAR, include_str!("kernels/matmul.cu")],
+            Self::Lookup(_) => &[LINEAR, include_str!("kernels/lookup.cu")],
+            Self::Append => &[STATES, ATTENTION, include_str!("kernels/append.cu")],
+            Self::Decode(..) => &[STATES, ATTENTION, include_str!("kernels/decode.cu")],
+            Self::Attention(..) => &[STATES, ATTENTION, include_str!("kernels/attention.cu")],
+            Self::Scores(_) => &[STATES, ATTENTION, include_str!("kernels/scores.cu")],
+            Self::Map => &[include_str!("kernels/map.cu")],
+            Self::Rows => &[include_str!("kernels/rows.cu")],
+            Self::Lstm(_) => &[STATES, include_str!("kernels/lstm.cu")],
+            Self::History => &[STATES, include_str!("kernels/history.cu")],
+            Self::Choose => &[CHOICE, include_str!("kernels/choose.cu")],
+            Self::Filter => &[CHOICE, include_str!("kernels/filter.cu")],
+        };
+        [&[PRELUDE], parts].concat().join("\n")
+    }
+
+    /// What is settled when it is compiled.
+    pub fn defines(self) -> Vec<String> {
+        let weights = |weights: WeightType| {
+            let number = WeightType::ALL.iter().position(|&other| other == weights);
+            format!("WEIGHTS={}", number.unwrap_or(0))
+        };
+        match self {
+            Self::Matvec(kind, cut) => vec![
+                weights(kind),
+                format!("ROWS={}", cut.rows),
+                format!("COLUMNS={}", cut.columns),
+                format!("WARPS={}", cut.warps),
+            ],
+            Self::Matmul(kind, rows) => vec![weights(kind), format!("TILE_ROWS={rows}")],
+            Self::Lookup(kind) | Self::Lstm(kind) => vec![weights(kind)],
+            Self::Decode(columns, queries) => {
+                vec![format!("COLUMNS={columns}"), format!("QUERIES={queries}")]
+            }
+            Self::Attention(columns, exact) => {
+                vec![
+                    format!("COLUMNS={columns}"),
+                    format!("EXACT={}", u8::from(exact)),
+                ]
+            }
+            Self::Scores(columns) => vec![format!("COLUMNS={columns}")],
+            _ => Vec::new(),
+        }
+    }
+
+    /// Those that models of common sizes call.
+    pub fn common() -> Vec<Self> {
+        let mut all = vec![
+            Self::Append,
+            Self::Map,
+            Self::Rows,
+            Self::Lstm(WeightType::F32),
+            Self::History,
+            Self::Choose,
+            Self::Filter,
+        ];
+        for weights in WeightType::ALL {
+            all.push(Self::Lookup(weights));
+            all.extend([64, 128].map(|rows| Self::Matmul(weights, rows)));
+            for (columns, warps) in [(32, 4), (32, 8), (32, 16), (16, 16), (8, 16)] {
+                let cut = |rows| MatvecCut {
+                    rows,
+                    columns,
+                    warps,
+                };
+                all.push(Self::Matvec(weights, cut(1)));
+                if matches!(weights, WeightType::Bf16 | WeightType::Q8 | WeightType::Q4) {
+                    all.extend([2, 4, 8].map(|rows| Self::Matvec(weights, cut(rows))));
+                }
+            }
+        }
+        for columns in [64, 128] {
+            all.extend([true, false].map(|exact| Self::Attention(columns, exact)));
+            all.extend([1, 2, 4, 8].map(|queries| Self::Decode(columns, queries)));
+            all.push(Self::Scores(columns));
+        }
+        all
+    }
+}

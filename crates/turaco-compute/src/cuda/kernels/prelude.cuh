@@ -1,0 +1,190 @@
+// What every kernel here uses: short names, conversions, reductions, and the few instructions of the card that CUDA C has no
+// words for. NVRTC compiles it without any header of a toolkit. With TURACO_EMULATOR the tests' emulator has defined its own
+// versions of everything that is an instruction here.
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+constexpr u32 WARP = 32;
+constexpr u32 PANEL = 32; // outputs of a panel of weights
+constexpr u32 BLOCK = 32; // inputs that share a scale in q8 and q4
+#define LOWEST (-3.402823466e+38f)
+#define MINUS_INFINITY __uint_as_float(0xff800000u)
+
+#ifndef TURACO_EMULATOR
+// A kernel takes one struct, by value; so many threads to a block.
+#define KERNEL(threads, name, Params) extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Params p)
+
+// The same for kernels of which a multiprocessor should hold so many blocks: it limits their registers.
+#define RESIDENT_KERNEL(threads, blocks, name, Params) \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Params p)
+
+// f16 from and to f32; the latter rounds halves to even.
+__device__ __forceinline__ float from_f16(u16 bits) {
+    float value;
+    asm("{ .reg .b16 h; mov.b16 h, %1; cvt.f32.f16 %0, h; }" : "=f"(value) : "h"(bits));
+    return value;
+}
+__device__ __forceinline__ u16 to_f16(float value) {
+    u16 bits;
+    asm("{ .reg .b16 h; cvt.rn.f16.f32 h, %1; mov.b16 %0, h; }" : "=h"(bits) : "f"(value));
+    return bits;
+}
+
+// Two f32 rounded to bf16, the first in the low half.
+__device__ __forceinline__ u32 pack_bf16(float low, float high) {
+    u32 both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+}
+
+// The sums of two pairs of bf16.
+__device__ __forceinline__ u32 add_bf16(u32 a, u32 b) {
+    u32 sum;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(0x3f803f80u), "r"(b));
+    return sum;
+}
+
+// f32 rounded to tf32 (10 bits of mantissa), as a product of matrices takes it.
+__device__ __forceinline__ u32 to_tf32(float value) {
+    u32 bits;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+    return bits;
+}
+
+// d += a b on tiles that a warp holds together: 16 x 8 of f32 from 16 x 16 and 16 x 8 of bf16.
+__device__ __forceinline__ void mma_bf16(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// The same from 16 x 8 and 8 x 8 of tf32.
+__device__ __forceinline__ void mma_tf32(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// 16 bytes of weights, which are read once and need no place in the first cache.
+#if __CUDA_ARCH__ >= 800
+#define READ_ONCE "ld.global.nc.L1::no_allocate.L2::256B"
+#else
+#define READ_ONCE "ld.global.nc"
+#endif
+__device__ __forceinline__ uint4 load_once(const uint4 *from) {
+    uint4 v;
+    asm volatile(READ_ONCE ".v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(from));
+    return v;
+}
+
+// The same of 8 and 4 bytes.
+__device__ __forceinline__ uint2 load_once(const uint2 *from) {
+    uint2 v;
+    asm volatile(READ_ONCE ".v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(from));
+    return v;
+}
+__device__ __forceinline__ u32 load_once(const u32 *from) {
+    u32 v;
+    asm volatile(READ_ONCE ".u32 %0, [%1];" : "=r"(v) : "l"(from));
+    return v;
+}
+
+// 16 bytes to shared memory in the background; zeros unless `wanted`. Wait for all but the last `pending` groups.
+__device__ __forceinline__ void copy_async(void *to, const void *from, bool wanted) {
+    const u32 shared = (u32)__cvta_generic_to_shared(to);
+    const u32 bytes = wanted ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(from), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <u32 pending> __device__ __forceinline__ void copy_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
+}
+
+// Counts up to `last`, then from 0 again; gives the count before. What this block wrote before comes before it for whoever
+// counts later: at a block's last barrier, then by one thread, then another barrier.
+__device__ __forceinline__ u32 count_up(u32 *at, u32 last) {
+    u32 before;
+    asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;" : "=r"(before) : "l"(at), "r"(last) : "memory");
+    return before;
+}
+
+__device__ __forceinline__ u32 read_acquire(const u32 *from) {
+    u32 value;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
+    return value;
+}
+#endif
+
+__device__ __forceinline__ float bf16_low(u32 both) { return __uint_as_float(both << 16); }
+__device__ __forceinline__ float bf16_high(u32 both) { return __uint_as_float(both & 0xffff0000u); }
+__device__ __forceinline__ float f16_low(u32 both) { return from_f16((u16)both); }
+__device__ __forceinline__ float f16_high(u32 both) { return from_f16((u16)(both >> 16)); }
+
+__device__ __forceinline__ float warp_sum(float value) {
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
+    return value;
+}
+__device__ __forceinline__ float warp_max(float value) {
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, step));
+    return value;
+}
+
+// Sum over a block of THREADS threads (a multiple of 32), for all of them. `room` has THREADS / 32 floats in shared memory.
+template <u32 THREADS> __device__ __forceinline__ float block_sum(float value, float *room) {
+    value = warp_sum(value);
+    __syncthreads();
+    if (threadIdx.x % WARP == 0) room[threadIdx.x / WARP] = value;
+    __syncthreads();
+    float sum = 0.0f;
+#pragma unroll
+    for (u32 warp = 0; warp < THREADS / WARP; warp++) sum += room[warp];
+    return sum;
+}
+template <u32 THREADS> __device__ __forceinline__ float block_max(float value, float *room) {
+    value = warp_max(value);
+    __syncthreads();
+    if (threadIdx.x % WARP == 0) room[threadIdx.x / WARP] = value;
+    __syncthreads();
+    float most = room[0];
+#pragma unroll
+    for (u32 warp = 1; warp < THREADS / WARP; warp++) most = fmaxf(most, room[warp]);
+    return most;
+}
+
+__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+// Numbered as `Activation` is in Rust.
+__device__ __forceinline__ float activate(float x, u32 kind) {
+    switch (kind) {
+        case 1: return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
+        case 2: return x * sigmoid(x);
+        case 3: return fmaxf(x, 0.0f);
+        case 4: return sigmoid(x);
+        case 5: return x > 0.0f ? x : expm1f(x);
+        case 6: return tanhf(x);
+        default: return x;
+    }
+}
+
+// sin(x)^2, the fit that the processor uses: what is left of x modulo pi lies within pi / 2.
+__device__ __forceinline__ float sine_squared(float x) {
+    const float n = fmaf(x, 0.31830988618379067f, 12582912.0f) - 12582912.0f;
+    const float rest = fmaf(n, -0.0009676536f, fmaf(n, -3.140625f, x));
+    const float square = rest * rest;
+    float sum = fmaf(-3.5407825e-6f, square, 0.00013871641f);
+    sum = fmaf(sum, square, -0.003170765f);
+    sum = fmaf(sum, square, 0.044441294f);
+    sum = fmaf(sum, square, -0.33333215f);
+    sum = fmaf(sum, square, 0.9999998f);
+    return sum * square;
+}
+
+// Whether 16 bytes at a time may be read or written there, and one row further; a null pointer is no hindrance.
+__device__ __forceinline__ bool in_quads(const void *at, u32 stride) { return ((u64)at & 15) == 0 && stride % 4 == 0; }

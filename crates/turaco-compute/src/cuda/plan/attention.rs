@@ -1,0 +1,217 @@
+//! The calls of attention and of what it does with caches.
+
+use super::super::kernels::Module;
+use super::super::params::{AppendParams, AttentionParams};
+use super::Planner;
+use super::grids::{
+    APPEND_THREADS, ATTENTION_THREADS, DECODE_THREADS, FEW_QUERIES, SCORES_THREADS, append_grid,
+    attention_queries, decode_cut, head_columns, scores_grid,
+};
+use crate::error::{Error, Result};
+use crate::graph::{AttentionShape, Mask, Op, Slot, SlotKind, Value};
+use crate::slots::NewRows;
+
+/// Widest heads.
+const MOST_HEAD_DIM: usize = 256;
+
+impl Planner<'_> {
+    pub(super) fn attention(
+        &mut self,
+        (q, k, v): (Value, Value, Value),
+        n_sequences: usize,
+        shape: &AttentionShape,
+        out: Value,
+    ) -> Result<()> {
+        check_heads(shape)?;
+        let rows = q.rows() / n_sequences;
+        let [query, keys, values] = [q, k, v].map(|value| self.view(value));
+        let params = AttentionParams {
+            q: query.address,
+            k: keys.address,
+            v: values.address,
+            out: self.view(out).address,
+            q_stride: query.stride as u32,
+            k_stride: keys.stride as u32,
+            v_stride: values.stride as u32,
+            keys: (k.rows() / n_sequences) as u32,
+            ..attention_params(shape, rows, n_sequences)
+        };
+        self.queries(rows, n_sequences, shape, params)
+    }
+
+    /// Attention of so many queries of each sequence.
+    fn queries(
+        &mut self,
+        rows: usize,
+        n_sequences: usize,
+        shape: &AttentionShape,
+        params: AttentionParams,
+    ) -> Result<()> {
+        let columns = head_columns(shape);
+        if rows * (shape.n_heads / shape.n_kv_heads) > FEW_QUERIES {
+            // Split into parts, products of tf32 lose nothing that counts; older cards have none.
+            let exact = self.context.capability < 80 || columns > 128;
+            let grid = [
+                rows.div_ceil(attention_queries(columns, exact)),
+                shape.n_heads,
+                n_sequences,
+            ];
+            let module = Module::Attention(columns, exact);
+            return self.call((module, "attention"), grid, ATTENTION_THREADS, params);
+        }
+        let cut = decode_cut(
+            rows,
+            n_sequences,
+            shape,
+            self.context.multiprocessors as usize,
+        );
+        let room = self.places.take(n_sequences * cut.room(columns));
+        let params = AttentionParams {
+            parts: self.places.address_of(room),
+            counters: self.counters(n_sequences * cut.blocks),
+            splits: cut.splits as u32,
+            ..params
+        };
+        let grid = [n_sequences, cut.blocks, cut.splits];
+        self.call(
+            (Module::Decode(columns, cut.queries), "decode"),
+            grid,
+            DECODE_THREADS,
+            params,
+        )?;
+        self.places.give(room);
+        Ok(())
+    }
+
+    /// Append keys and values to caches, keys and perhaps queries after their rotation.
+    pub(super) fn append(
+        &mut self,
+        (slot, layer): (Slot, usize),
+        (k, v): (Value, Value),
+        rotations: Option<(Option<&Op>, &Op)>,
+        new_rows: NewRows,
+    ) -> Result<()> {
+        let values = self.view(v);
+        let mut params = AppendParams {
+            slot: self.slot(slot),
+            v: values.address,
+            v_stride: values.stride as u32,
+            layer: layer as u32,
+            rows: k.rows() as u32,
+            columns: k.cols() as u32,
+            before: new_rows.before as u32,
+            total: new_rows.total.max(1) as u32,
+            ..AppendParams::default()
+        };
+        let mut keys = self.view(k);
+        if let Some((query, key)) = rotations
+            && let Op::Rope {
+                x,
+                positions,
+                head_dim,
+                theta,
+                interleaved,
+                ..
+            } = key
+        {
+            keys = self.view(*x);
+            params.table = self.angles(*positions, *head_dim, *theta);
+            params.head_dim = *head_dim as u32;
+            params.interleaved = u32::from(*interleaved);
+            if let Some(Op::Rope { x, out, .. }) = query {
+                let queries = self.view(*x);
+                params.q = queries.address;
+                params.q_stride = queries.stride as u32;
+                params.q_columns = x.cols() as u32;
+                params.q_out = self.view(*out).address;
+            }
+        }
+        params.k = keys.address;
+        params.k_stride = keys.stride as u32;
+        let grid = append_grid(k.rows(), 2 * k.cols() + params.q_columns as usize);
+        self.call((Module::Append, "append"), grid, APPEND_THREADS, params)
+    }
+
+    /// Attention over caches; `captured`: heads whose scores are kept, and where.
+    pub(super) fn cached_attention(
+        &mut self,
+        (q, out): (Value, Value),
+        (slot, layer): (Slot, usize),
+        n_sequences: usize,
+        shape: &AttentionShape,
+        new_rows: NewRows,
+        captured: Option<(&[usize], Value)>,
+    ) -> Result<()> {
+        check_heads(shape)?;
+        let rows = q.rows() / n_sequences;
+        let mask = match self.graph.slots[slot.0] {
+            SlotKind::CacheRead => Mask::Full,
+            _ => shape.mask,
+        };
+        let shape = &AttentionShape { mask, ..*shape };
+        let query = self.view(q);
+        let params = AttentionParams {
+            slot: self.slot(slot),
+            q: query.address,
+            out: self.view(out).address,
+            layer: layer as u32,
+            q_stride: query.stride as u32,
+            before: new_rows.before as u32,
+            until: new_rows.until as u32,
+            total: new_rows.total as u32,
+            ..attention_params(shape, rows, n_sequences)
+        };
+        self.queries(rows, n_sequences, shape, params)?;
+        if let Some((heads, value)) = captured {
+            for (nth, &head) in heads.iter().enumerate() {
+                let params = AttentionParams {
+                    out: self.view(value).address,
+                    head: head as u32,
+                    out_row: (nth * q.rows()) as u32,
+                    capacity: value.cols() as u32,
+                    ..params
+                };
+                let grid = scores_grid(rows, value.cols(), n_sequences);
+                self.call(
+                    (Module::Scores(head_columns(shape)), "scores"),
+                    grid,
+                    SCORES_THREADS,
+                    params,
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_heads(shape: &AttentionShape) -> Result<()> {
+    if shape.head_dim <= MOST_HEAD_DIM {
+        return Ok(());
+    }
+    Err(Error::Unsupported {
+        what: format!(
+            "attention heads of {} columns on a graphics processor",
+            shape.head_dim
+        ),
+        reason: format!("at most {MOST_HEAD_DIM} are"),
+    })
+}
+
+/// What is the same for all kinds of attention.
+fn attention_params(shape: &AttentionShape, rows: usize, n_sequences: usize) -> AttentionParams {
+    AttentionParams {
+        rows: rows as u32,
+        n_heads: shape.n_heads as u32,
+        group: (shape.n_heads / shape.n_kv_heads) as u32,
+        head_dim: shape.head_dim as u32,
+        sequences: n_sequences as u32,
+        scale: shape.scale,
+        window: match shape.mask {
+            Mask::Full => 0,
+            Mask::Causal => u32::MAX,
+            Mask::Window(width) => u32::try_from(width).unwrap_or(u32::MAX).max(1),
+        },
+        splits: 1,
+        ..AttentionParams::default()
+    }
+}

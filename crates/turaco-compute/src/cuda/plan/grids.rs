@@ -1,0 +1,188 @@
+//! Into how many blocks of how many threads calls are cut: what kernels expect, and what keeps a card busy.
+
+use super::super::kernels::MatvecCut;
+use crate::device::WeightType;
+use crate::graph::AttentionShape;
+
+/// Threads of a block of `lookup.cu`, each of which has four columns.
+pub(super) const LOOKUP_THREADS: u32 = 128;
+
+/// Threads of a block of `map.cu` and `history.cu`.
+pub(super) const MAP_THREADS: u32 = 256;
+
+/// Threads of a block of `rows.cu`; norms of few columns are done by a warp each.
+pub(super) const ROW_THREADS: u32 = 256;
+pub(super) const MOST_GROUP_COLUMNS: usize = 256;
+pub(super) const GROUPS_AT_ONCE: usize = 8;
+
+/// Threads of a block of `statistics`, which has 32 columns.
+pub(super) const STATISTICS_THREADS: u32 = 1024;
+
+pub(super) const LSTM_THREADS: u32 = 512;
+pub(super) const FILTER_THREADS: u32 = 1024;
+pub(super) const CHOICE_THREADS: u32 = 256;
+
+/// Tokens of a slice of `choose.cu`.
+pub(super) const CHOICE_SLICE: usize = 1024;
+
+/// Threads of the kernels of attention, and rows or queries of a block.
+pub(super) const ATTENTION_THREADS: u32 = 128;
+pub(super) const DECODE_THREADS: u32 = 128;
+pub(super) const APPEND_THREADS: u32 = 128;
+pub(super) const SCORES_THREADS: u32 = 128;
+const SCORES_ROWS: usize = 8;
+
+/// Most parts that the keys of a query are cut into.
+pub(super) const MOST_SPLITS: usize = 64;
+
+/// Most queries of a block of `decode.cu`, and of a key head of a sequence for it to be used.
+const MOST_DECODE_QUERIES: usize = 8;
+pub(super) const FEW_QUERIES: usize = 16;
+
+/// How few rows times so many panels of outputs are cut: all blocks at once on the card, and each with many loads under way.
+pub(super) fn matvec_cut(
+    rows: usize,
+    weights: WeightType,
+    panels: usize,
+    processors: usize,
+) -> MatvecCut {
+    let rows_at_once = rows.next_power_of_two();
+    let panels = panels * rows.div_ceil(rows_at_once);
+    let (columns, warps) = match panels {
+        _ if panels > 2 * processors => (32, 4),
+        _ if panels > processors => (32, 8),
+        _ if 2 * panels > processors => (32, 16),
+        _ if 4 * panels > processors => (16, 16),
+        _ => (8, 16),
+    };
+    // Rows take registers.
+    let wide = rows_at_once >= 32 || (rows_at_once == 8 && !has_tiles(weights));
+    MatvecCut {
+        rows: rows_at_once as u32,
+        columns,
+        warps: if wide { warps.min(8) } else { warps },
+    }
+}
+
+/// Whether products with such weights go through tensor cores of bf16, where the card has them.
+pub(super) fn has_tiles(weights: WeightType) -> bool {
+    !matches!(weights, WeightType::F32 | WeightType::F16)
+}
+
+/// How a matrix product is cut: rows and outputs of a tile, tiles, and parts of the inputs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct MatmulCut {
+    pub tile: usize,
+    pub tiles: usize,
+    pub splits: usize,
+}
+
+/// The cut for so many rows, outputs and inputs, so that all of the card works.
+pub(super) fn matmul_cut(
+    rows: usize,
+    outputs: usize,
+    inputs: usize,
+    processors: usize,
+) -> MatmulCut {
+    let tiles = |tile: usize| rows.div_ceil(tile) * outputs.div_ceil(tile);
+    let tile = if tiles(128) >= processors { 128 } else { 64 };
+    let tiles = tiles(tile);
+    let splits = match tiles {
+        _ if tiles >= processors => 1,
+        // Eight steps of 32 inputs at least.
+        _ => (2 * processors)
+            .div_ceil(tiles.max(1))
+            .min(inputs.div_ceil(32) / 8)
+            .max(1),
+    };
+    MatmulCut {
+        tile,
+        tiles,
+        splits,
+    }
+}
+
+/// Columns that a kernel of attention is made for: those of a head, in units of 32.
+pub(super) fn head_columns(shape: &AttentionShape) -> u32 {
+    (shape.head_dim as u32).next_multiple_of(32).max(32)
+}
+
+/// Queries of a block of attention.
+pub(super) fn attention_queries(columns: u32, exact: bool) -> usize {
+    match columns {
+        0..=64 => 64,
+        65..=128 if !exact => 64,
+        65..=128 => 32,
+        _ => 16,
+    }
+}
+
+/// How a call of `decode.cu` is cut: queries of a block, blocks for a sequence, and parts of the keys.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DecodeCut {
+    pub queries: u32,
+    pub blocks: usize,
+    pub splits: usize,
+}
+
+/// The cut for `rows` queries of each of some sequences.
+pub(super) fn decode_cut(
+    rows: usize,
+    n_sequences: usize,
+    shape: &AttentionShape,
+    processors: usize,
+) -> DecodeCut {
+    let of_head = rows * (shape.n_heads / shape.n_kv_heads);
+    let queries = of_head.next_power_of_two().min(MOST_DECODE_QUERIES);
+    let blocks = shape.n_kv_heads * of_head.div_ceil(queries);
+    // Three blocks fit on a processor at once.
+    let splits = (3 * processors / (n_sequences * blocks).max(1)).clamp(4, MOST_SPLITS);
+    DecodeCut {
+        queries: queries as u32,
+        blocks,
+        splits,
+    }
+}
+
+impl DecodeCut {
+    /// Values that a sequence's parts take.
+    pub fn room(self, columns: u32) -> usize {
+        self.blocks * self.splits * self.queries as usize * (columns as usize + 4)
+    }
+}
+
+/// Blocks of `append.cu` for rows of keys, values and queries together.
+pub(super) fn append_grid(rows: usize, columns: usize) -> [usize; 3] {
+    [
+        rows,
+        columns.div_ceil(8 * APPEND_THREADS as usize).max(1),
+        1,
+    ]
+}
+
+pub(super) fn scores_grid(rows: usize, capacity: usize, n_sequences: usize) -> [usize; 3] {
+    [
+        capacity.div_ceil(SCORES_THREADS as usize),
+        rows.div_ceil(SCORES_ROWS),
+        n_sequences,
+    ]
+}
+
+pub(super) fn statistics_grid(columns: usize) -> [usize; 3] {
+    [columns.div_ceil(32), 1, 1]
+}
+
+/// Slices of so many tokens, each of which is before `split` or behind it.
+pub(super) fn choice_slices(tokens: usize, split: usize) -> usize {
+    split.div_ceil(CHOICE_SLICE) + (tokens - split).div_ceil(CHOICE_SLICE)
+}
+
+/// Blocks of `map.cu` for so many values: threads of many take several, in vectors.
+pub(super) fn map_blocks(values: usize, processors: usize) -> usize {
+    values.div_ceil(MAP_THREADS as usize).min(8 * processors)
+}
+
+/// Words that `choose.cu` finds in a slice of which so many candidates are kept.
+pub(super) fn choice_words(kept: usize) -> usize {
+    2 + 2 * kept
+}
