@@ -217,6 +217,35 @@ fn every_operation(device: &Device, name: &str) -> Check {
     }
 }
 
+/// Compile the kernels for NVIDIA's cards of a compute capability (90 for 9.0) into the folder where they are looked for; returns how
+/// many files that were, and the folder. No card is needed for it, only NVRTC.
+///
+/// # Errors
+/// No NVRTC, or a capability that it does not know; a build without CUDA.
+#[cfg(feature = "cuda")]
+pub fn compile_ahead(capability: u32) -> crate::Result<(usize, std::path::PathBuf)> {
+    let Some(folder) = crate::load::kernel_cache() else {
+        return Err(crate::Error::Compute(turaco_compute::Error::Unsupported {
+            what: "keeping kernels".into(),
+            reason: "there is no home folder; set XDG_CACHE_HOME".into(),
+        }));
+    };
+    let count = turaco_compute::cuda::compile_ahead(capability, &folder, &|_, _| ())?;
+    Ok((count, folder))
+}
+
+/// This build knows no CUDA.
+///
+/// # Errors
+/// Always.
+#[cfg(not(feature = "cuda"))]
+pub fn compile_ahead(_: u32) -> crate::Result<(usize, std::path::PathBuf)> {
+    Err(crate::Error::Compute(turaco_compute::Error::Unsupported {
+        what: "compiling kernels".into(),
+        reason: "this build was made without the feature `cuda`".into(),
+    }))
+}
+
 /// The processor's name, as far as the system tells; else its architecture.
 pub fn processor() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

@@ -238,6 +238,11 @@ pub struct DoctorArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+
+    /// Only compile the kernels for NVIDIA's cards of a compute capability (9.0, say), so that a machine without NVRTC finds them
+    /// in the cache folder
+    #[arg(long, value_name = "CAPABILITY", value_parser = values::capability, conflicts_with = "json")]
+    pub compile_kernels: Option<u32>,
 }
 
 /// What `turaco completions` accepts.

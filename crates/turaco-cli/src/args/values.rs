@@ -242,6 +242,17 @@ pub fn parse_compute_type(text: &str) -> Result<ComputeType, String> {
     })
 }
 
+/// A compute capability of NVIDIA's, as 90 for 9.0.
+pub fn capability(text: &str) -> Result<u32, String> {
+    let parts = text
+        .split_once('.')
+        .map(|(major, minor)| (major.parse::<u32>(), minor.parse::<u32>()));
+    match parts {
+        Some((Ok(major), Ok(minor))) if (7..100).contains(&major) && minor < 10 => Ok(10 * major + minor),
+        _ => Err("expected a number such as 9.0; `nvidia-smi --query-gpu=compute_cap --format=csv` says a card's".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use serde_json::json;
 use turaco::cache::{CachedModel, Lookup};
-use turaco::diagnostics::{Check, GraphicsTest, Machine, graphics_self_test, self_test};
+use turaco::diagnostics::{
+    Check, GraphicsTest, Machine, compile_ahead, graphics_self_test, self_test,
+};
 
 use super::Context;
 use crate::args::DoctorArgs;
@@ -16,6 +18,9 @@ use crate::progress::size;
 
 /// Look at this machine. A failed self test is a device that cannot be used.
 pub fn run(args: &DoctorArgs, context: &Context) -> Outcome {
+    if let Some(capability) = args.compile_kernels {
+        return compile_kernels(capability, context);
+    }
     let facts = Facts::collect(context)?;
     let text = if args.json {
         format!("{}\n", facts.json())
@@ -28,6 +33,19 @@ pub fn run(args: &DoctorArgs, context: &Context) -> Outcome {
     } else {
         Ok(Exit::Device)
     }
+}
+
+/// Compile kernels ahead of their use.
+fn compile_kernels(capability: u32, context: &Context) -> Outcome {
+    let (count, folder) = compile_ahead(capability)?;
+    let text = format!(
+        "{count} files of kernels for {}.{} in {}\n",
+        capability / 10,
+        capability % 10,
+        folder.display()
+    );
+    context.printer.result(text.as_bytes())?;
+    Ok(Exit::Success)
 }
 
 struct Facts {

@@ -103,7 +103,7 @@ pub struct CardSummary {
 
 /// All cards that the driver shows; none where there is no driver.
 pub fn cards() -> Vec<CardSummary> {
-    let Ok(driver) = Driver::get() else {
+    let Ok(driver) = Driver::get("cuda") else {
         return Vec::new();
     };
     let mut count = 0;
@@ -153,8 +153,8 @@ fn summary(driver: &Driver, index: c_int) -> Result<(c_int, CardSummary)> {
 impl Context {
     /// Open a card.
     pub fn open(options: &CudaOptions) -> Result<Arc<Self>> {
-        let driver = Driver::get()?;
         let index = options.index.unwrap_or(0);
+        let driver = Driver::get(&format!("cuda:{index}"))?;
         let (device, summary) = summary(driver, c_int::try_from(index).unwrap_or(c_int::MAX))?;
         let name = format!("{} (cuda:{index})", summary.name);
         if summary.capability < 75 {

@@ -177,12 +177,12 @@ impl Driver {
     ///
     /// # Errors
     /// [`Error::Device`] if there is none, or no card that it can use.
-    pub fn get() -> Result<&'static Self> {
+    pub fn get(device: &str) -> Result<&'static Self> {
         static DRIVER: OnceLock<std::result::Result<Driver, String>> = OnceLock::new();
         DRIVER
             .get_or_init(Self::load)
             .as_ref()
-            .map_err(|reason| device_error("cuda", reason.clone()))
+            .map_err(|reason| device_error(device, reason.clone()))
     }
 
     fn load() -> std::result::Result<Self, String> {

@@ -105,7 +105,7 @@ impl Devices {
         };
         let options = GpuOptions {
             index: Some(index),
-            shader_cache: shader_cache(),
+            shader_cache: kernel_cache(),
             ..GpuOptions::default()
         };
         match Device::gpu(options) {
@@ -151,7 +151,7 @@ impl Devices {
 fn cuda_options(index: Option<usize>) -> turaco_compute::CudaOptions {
     turaco_compute::CudaOptions {
         index,
-        kernel_cache: shader_cache(),
+        kernel_cache: kernel_cache(),
         ..turaco_compute::CudaOptions::default()
     }
 }
@@ -162,7 +162,7 @@ fn graphics_processor(interface: Option<Interface>, index: Option<usize>) -> Res
         interface,
         index,
         software: true,
-        shader_cache: shader_cache(),
+        shader_cache: kernel_cache(),
         ..GpuOptions::default()
     })?)
 }
@@ -175,7 +175,7 @@ fn any_is_wanted() -> bool {
 
 /// Where compiled shaders and kernels are kept.
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
-fn shader_cache() -> Option<std::path::PathBuf> {
+pub(crate) fn kernel_cache() -> Option<std::path::PathBuf> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     let caches = match variable("XDG_CACHE_HOME") {
         Some(folder) => folder.into(),

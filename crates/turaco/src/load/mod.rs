@@ -7,4 +7,6 @@ pub mod options;
 pub(crate) mod rescue;
 
 pub use compute_type::ComputeType;
+#[cfg(feature = "cuda")]
+pub(crate) use device_choice::kernel_cache;
 pub use options::LoadOptions;

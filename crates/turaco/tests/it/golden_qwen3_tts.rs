@@ -13,6 +13,8 @@ use turaco::tokenizer::QwenTokenizer;
 use turaco::weights::{self, Sidecars, WeightType, Weights};
 use turaco_compute::{CpuOptions, Device};
 
+use crate::support::graphics_processors;
+
 /// The whole reference set, or what of it is in the repository.
 pub fn fixtures() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -303,33 +305,24 @@ fn every_stage_of_every_case() {
     check_all(&Device::cpu(CpuOptions::default()));
 }
 
-#[cfg(feature = "wgpu")]
 #[test]
 fn every_stage_on_a_graphics_processor() {
-    let options = turaco_compute::GpuOptions {
-        software: true,
-        ..turaco_compute::GpuOptions::default()
-    };
-    match Device::gpu(options) {
-        Ok(gpu) => check_all(&gpu),
-        Err(error) => eprintln!("SKIPPED on graphics processors: {error}"),
+    for gpu in graphics_processors() {
+        check_all(&gpu);
     }
 }
 
 /// One copy in, one submission, one read of the frame's codes, and no memory.
-#[cfg(feature = "wgpu")]
 #[test]
 fn a_frame_on_a_graphics_processor_is_one_submission() {
+    for gpu in graphics_processors() {
+        check_cost_of_a_frame(&gpu);
+    }
+}
+
+fn check_cost_of_a_frame(gpu: &Device) {
     use turaco_compute::trace::{Detail, Recorder};
-    let options = turaco_compute::GpuOptions {
-        software: true,
-        ..turaco_compute::GpuOptions::default()
-    };
-    let Ok(gpu) = Device::gpu(options) else {
-        eprintln!("SKIPPED: no graphics processor");
-        return;
-    };
-    let model = load(&fixtures().join("voice_design"), &gpu);
+    let model = load(&fixtures().join("voice_design"), gpu);
     let mut runner = Runner::new(&model);
     let vector = runner.project_text(&[33]).unwrap();
     let mut state = runner.new_state(8, greedy(&model)).unwrap();

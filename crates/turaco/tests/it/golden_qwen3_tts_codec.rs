@@ -11,7 +11,7 @@ use turaco::models::qwen3_tts::speaker_encoder::SpeakerEncoder;
 use turaco::weights::{WeightType, Weights};
 use turaco_compute::{CpuOptions, Device};
 
-use crate::support::{assert_close, shared, tensors, testdata};
+use crate::support::{assert_close, graphics_processors, shared, tensors, testdata};
 
 /// The whole reference set, or what of it is in the repository.
 fn fixtures() -> PathBuf {
@@ -247,21 +247,13 @@ fn codes_that_no_codebook_has_are_refused() {
     assert!(samples.is_empty() && stream.position() == 0);
 }
 
-/// The same stages and chunks on a graphics processor (an imitated one counts).
-#[cfg(feature = "wgpu")]
+/// The same stages and chunks on graphics processors (imitated ones count).
 #[test]
 fn every_stage_on_a_graphics_processor() {
-    let options = turaco_compute::GpuOptions {
-        software: true,
-        ..turaco_compute::GpuOptions::default()
-    };
-    match Device::gpu(options) {
-        Ok(gpu) => {
-            every_stage_on(&gpu);
-            encoder_on(&gpu);
-            speaker_on(&gpu);
-            chunks_on(&gpu, WeightType::F32, 1e-5);
-        }
-        Err(error) => eprintln!("SKIPPED on graphics processors: {error}"),
+    for gpu in graphics_processors() {
+        every_stage_on(&gpu);
+        encoder_on(&gpu);
+        speaker_on(&gpu);
+        chunks_on(&gpu, WeightType::F32, 1e-5);
     }
 }

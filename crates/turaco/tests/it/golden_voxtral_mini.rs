@@ -13,6 +13,8 @@ use turaco::weights::{self, WeightType, Weights};
 use turaco::{Audio, Control};
 use turaco_compute::{CpuOptions, Device};
 
+use crate::support::graphics_processors;
+
 /// The reference sets that are at hand: the one in the repository, the larger one beside a developer's checkout, and those that
 /// a developer made with other sizes (`TURACO_VOXTRAL_MINI_GOLDENS`, folders as in `PATH`).
 fn fixtures() -> Vec<PathBuf> {
@@ -336,16 +338,10 @@ fn both_layouts_hold_the_same_model() {
     }
 }
 
-/// The same stages and tokens on a graphics processor (an imitated one counts).
-#[cfg(feature = "wgpu")]
+/// The same stages and tokens on graphics processors (imitated ones count).
 #[test]
 fn every_stage_on_a_graphics_processor() {
-    let options = turaco_compute::GpuOptions {
-        software: true,
-        ..turaco_compute::GpuOptions::default()
-    };
-    match Device::gpu(options) {
-        Ok(gpu) => check_all(&["mistral"], &gpu),
-        Err(error) => eprintln!("SKIPPED on graphics processors: {error}"),
+    for gpu in graphics_processors() {
+        check_all(&["mistral"], &gpu);
     }
 }

@@ -9,6 +9,8 @@ use turaco::models::voxtral_realtime::{Rows, Runner, VoxtralRealtime, VoxtralRea
 use turaco::weights::{self, WeightType, Weights};
 use turaco_compute::{CpuOptions, Device};
 
+use crate::support::graphics_processors;
+
 /// The whole reference set, or what of it is in the repository: the Mistral layout and some of the cases.
 pub fn fixtures() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -255,25 +257,15 @@ fn both_layouts_give_identical_numbers() {
     assert_eq!(results[0], results[1]);
 }
 
-/// The same stages and tokens on a graphics processor (an imitated one counts).
-#[cfg(feature = "wgpu")]
+/// The same stages and tokens on graphics processors (imitated ones count).
 #[test]
 fn every_stage_on_a_graphics_processor() {
-    let options = turaco_compute::GpuOptions {
-        software: true,
-        ..turaco_compute::GpuOptions::default()
-    };
-    let gpu = match Device::gpu(options) {
-        Ok(gpu) => gpu,
-        Err(error) => {
-            eprintln!("SKIPPED on graphics processors: {error}");
-            return;
-        }
-    };
     let fixtures = fixtures();
     let cases = Case::all(&fixtures);
-    let model = load(&fixtures.join("mistral"), &gpu);
-    for case in &cases {
-        check_case(&model, case, &cases);
+    for gpu in graphics_processors() {
+        let model = load(&fixtures.join("mistral"), &gpu);
+        for case in &cases {
+            check_case(&model, case, &cases);
+        }
     }
 }

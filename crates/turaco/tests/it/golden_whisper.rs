@@ -361,6 +361,19 @@ mod on_graphics_processors {
     }
 }
 
+/// The model with few dimensions, as the card may be an emulated one.
+#[cfg(feature = "cuda")]
+#[test]
+fn tiny_random_stages_on_a_card() {
+    if let Some(transcriber) = crate::support::loaded_on_card(&testdata("whisper/tiny-random")) {
+        check_stages(
+            &transcriber,
+            &testdata("whisper/tiny-random/stages_jfk.safetensors"),
+            &json("whisper/tiny-random/stages_jfk.json"),
+        );
+    }
+}
+
 #[test]
 fn base_languages() {
     for (name, expected) in json("whisper/openai/language_probs_base.json")

@@ -88,6 +88,59 @@ pub fn loaded(name: &'static str) -> &'static turaco::Transcriber {
     }
 }
 
+/// Graphics processors, imitated ones too: one through Vulkan, Metal or DirectX, and one of NVIDIA's through CUDA.
+pub fn graphics_processors() -> Vec<turaco_compute::Device> {
+    let mut found = Vec::new();
+    #[cfg(feature = "wgpu")]
+    {
+        let options = turaco_compute::GpuOptions {
+            software: true,
+            ..turaco_compute::GpuOptions::default()
+        };
+        match turaco_compute::Device::gpu(options) {
+            Ok(gpu) => found.push(gpu),
+            Err(error) => eprintln!("SKIPPED on graphics processors: {error}"),
+        }
+    }
+    #[cfg(feature = "cuda")]
+    if has_card() {
+        let options = turaco_compute::CudaOptions::default();
+        found.push(turaco_compute::Device::cuda(&options).expect("the card opens"));
+    }
+    found
+}
+
+/// Whether `cuda` is a device here: a card where `TURACO_TEST_CARD` says that there is one, else an emulated one.
+#[cfg(feature = "cuda")]
+pub fn has_card() -> bool {
+    if std::env::var_os("TURACO_TEST_CARD").is_some() {
+        return true;
+    }
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    if let Some(library) = turaco_cuda_emulator::library() {
+        let libraries = turaco_compute::cuda::Libraries {
+            driver: library.clone(),
+            compiler: library,
+        };
+        return libraries.use_them();
+    }
+    eprintln!(
+        "SKIPPED on NVIDIA's cards: there is neither one nor a C++ compiler to imitate it with"
+    );
+    false
+}
+
+/// A model on an emulated card, if there is one.
+#[cfg(feature = "cuda")]
+pub fn loaded_on_card(path: &Path) -> Option<turaco::Transcriber> {
+    let options = turaco::LoadOptions::new()
+        .compute_type(turaco::ComputeType::F32)
+        .device("cuda");
+    has_card().then(|| {
+        turaco::Transcriber::load_path(path, &options, &Control::new()).expect("the model loads")
+    })
+}
+
 /// A model on a graphics processor, if there is one (an imitated one will do).
 #[cfg(feature = "wgpu")]
 pub fn loaded_on_gpu(path: &Path) -> Option<turaco::Transcriber> {
