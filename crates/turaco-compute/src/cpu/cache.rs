@@ -543,8 +543,10 @@ impl<T: CacheNumber, const GROUP: usize> Pack<'_, T, GROUP> {
         (k_factor, v_factor)
     }
 
+    /// `narrow` rounds 16 columns of a key and of a value. It is called in one place, so that it is inlined there: it would not be
+    /// compiled for the instruction set otherwise.
     #[inline(always)]
-    fn all(self, narrow: impl Fn(&[f32; BLOCK]) -> [T; BLOCK]) {
+    fn all(self, narrow: impl Fn([&[f32; BLOCK]; 2]) -> [[T; BLOCK]; 2]) {
         for position in self.positions.clone() {
             let row = position - self.start;
             let k = &self.k.row(row)[self.columns.clone()];
@@ -566,7 +568,7 @@ impl<T: CacheNumber, const GROUP: usize> Pack<'_, T, GROUP> {
                         v[lane] *= factors.1;
                     }
                 }
-                let (k, v) = (narrow(&k), narrow(&v));
+                let [k, v] = narrow([&k, &v]);
                 let base = block + group * BLOCK * BLOCK;
                 // SAFETY: `pack` checked that all positions and columns (rounded up to 16) are within the panels, and
                 // each position of a head belongs to one task.
@@ -604,13 +606,15 @@ impl<T: CacheNumber, const GROUP: usize> Kernel for Pack<'_, T, GROUP> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        self.all(|values| {
-            let mut out = [T::zeroed(); BLOCK];
-            for start in (0..BLOCK).step_by(S::LANES) {
-                // SAFETY: lanes divide 16.
-                unsafe {
-                    let value = s.load_ptr(values.as_ptr().add(start));
-                    T::store(s, out.as_mut_ptr().add(start), value);
+        self.all(|both| {
+            let mut out = [[T::zeroed(); BLOCK]; 2];
+            for (values, out) in both.into_iter().zip(&mut out) {
+                for start in (0..BLOCK).step_by(S::LANES) {
+                    // SAFETY: lanes divide 16.
+                    unsafe {
+                        let value = s.load_ptr(values.as_ptr().add(start));
+                        T::store(s, out.as_mut_ptr().add(start), value);
+                    }
                 }
             }
             out
@@ -618,6 +622,6 @@ impl<T: CacheNumber, const GROUP: usize> Kernel for Pack<'_, T, GROUP> {
     }
 
     fn run_scalar(self) {
-        self.all(|values| values.map(T::narrow));
+        self.all(|both| both.map(|values| values.map(T::narrow)));
     }
 }

@@ -760,7 +760,8 @@ impl Machine<'_, '_, '_> {
                     keys: (cache.first_position(), n_keys),
                     first_position: cache.len() + before,
                 };
-                let each = (rows, self.plan.rounds);
+                // Whether many queries are rounded depends on their number, which a uniform step must not show.
+                let each = (rows, self.plan.rounds && !self.uniform);
                 attention(self.engine, sequence, each, &shape, scratch, target);
                 let capacity = score_view.cols;
                 for (nth, &head) in heads.iter().enumerate() {

@@ -38,17 +38,28 @@ const VECTOR_SHAPES: [(usize, usize, usize); 17] = [
     (5, 1280, 5120),
 ];
 
-/// Rows, inputs and outputs of products that are limited by arithmetic: encoders and prefills, the last ones in the
-/// pieces of a live stream.
-const MATRIX_SHAPES: [(usize, usize, usize); 8] = [
+/// Rows, inputs and outputs of products that are limited by arithmetic: encoders and prefills, some in the pieces of a
+/// live stream.
+const MATRIX_SHAPES: [(usize, usize, usize); 17] = [
     (1500, 384, 384),
     (1500, 384, 1536),
     (1500, 1536, 384),
     (1500, 512, 2048),
+    (1500, 1280, 3840),
     (1500, 1280, 5120),
+    (1500, 5120, 1280),
+    // A prompt of Voxtral Mini.
+    (188, 3072, 6144),
     (188, 3072, 9216),
+    (188, 9216, 3072),
+    // Streams.
     (16, 1280, 5120),
+    (24, 1280, 6144),
+    (24, 1280, 5120),
+    (24, 5120, 1280),
     (50, 1280, 5120),
+    (100, 1280, 5120),
+    (100, 5120, 1280),
 ];
 
 /// What the fastest possible kernel would be stopped by.

@@ -66,6 +66,18 @@ pub(crate) trait Simd: Copy {
         // SAFETY: a vector has at most 16 lanes.
         unsafe { self.load_ptr(values.as_ptr()) }
     }
+    /// Numbers within ±127 rounded to bytes, halves to even; others give any byte.
+    ///
+    /// # Safety
+    /// `to` must be writable for a whole vector.
+    #[inline(always)]
+    unsafe fn store_i8(self, to: *mut i8, value: Self::F32) {
+        let values = self.to_array(value);
+        for (lane, &value) in values[..Self::LANES].iter().enumerate() {
+            // SAFETY: within the vector that the caller promised.
+            unsafe { to.add(lane).write(round_to_byte(value)) };
+        }
+    }
     /// Rounded to f16, halves to even.
     ///
     /// # Safety
@@ -216,11 +228,8 @@ impl Element for i8 {
     }
     #[inline(always)]
     unsafe fn store<S: Simd>(simd: S, to: *mut Self, value: S::F32) {
-        let values = simd.to_array(value);
-        for (lane, value) in values[..S::LANES].iter().enumerate() {
-            // SAFETY: the caller's promise.
-            unsafe { to.add(lane).write(round_to_byte(*value)) };
-        }
+        // SAFETY: the caller's promise.
+        unsafe { simd.store_i8(to, value) };
     }
 }
 

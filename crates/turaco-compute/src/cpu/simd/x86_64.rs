@@ -213,6 +213,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn store_i8(self, to: *mut i8, value: __m512) {
+        // SAFETY: `self` proves the instructions, the caller the memory.
+        unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(value))) }
+    }
+
+    #[inline(always)]
     unsafe fn store_f16(self, to: *mut f16, value: __m512) {
         // SAFETY: `self` proves the instructions, the caller the memory.
         unsafe {

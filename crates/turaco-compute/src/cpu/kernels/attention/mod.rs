@@ -12,6 +12,7 @@
 mod amx;
 mod merge;
 mod product;
+mod source;
 #[cfg(test)]
 mod tests;
 mod tiles;
@@ -34,6 +35,7 @@ use crate::graph::{AttentionShape, Mask};
 
 use self::merge::Merge;
 use self::product::Widened;
+use self::source::Stored;
 use self::tiles::Tiles;
 use super::{Rows, over_rows};
 
@@ -48,6 +50,10 @@ const TASK_SUMS: usize = 192 * 64;
 
 /// Multiply-adds worth waking another thread.
 const WORTH_A_TASK: usize = 40_000;
+
+/// Fewest queries of a sequence for which the tiles of a cache are copied as bf16.
+#[cfg(target_arch = "x86_64")]
+const COPY_FROM: usize = 12;
 
 /// Most queries of a sequence whose keys are cut into ranges.
 const SPLIT_QUERIES: usize = 4;
@@ -92,7 +98,7 @@ pub(crate) struct Sequence<'a, P> {
 
 impl<'a, P> Sequence<'a, P> {
     /// The same, whatever the keys are.
-    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
     fn without_panels(&self) -> Sequence<'a, ()> {
         Sequence {
             q: self.q,
@@ -225,6 +231,19 @@ pub(crate) fn attention<T: CacheNumber>(
         amx::attention_to_cache(proof, engine, sequence, shape, out);
         return;
     }
+    #[cfg(target_arch = "x86_64")]
+    if rounded
+        && takes_pairs(engine, shape)
+        && each >= COPY_FROM
+        && shape.head_dim <= source::MAX_COPIED_HEAD_DIM
+        && let (Some(dot), Some(simd)) = (Avx512Dot::new(), Avx512::new())
+    {
+        over_pieces(engine, sequence, shape, &mut [], out, |piece| {
+            // SAFETY: the tokens prove the features.
+            unsafe { run_copied(dot, simd, &piece) };
+        });
+        return;
+    }
     let _ = rounded;
     attention_in_f32(engine, sequence, each, shape, scratch, out);
 }
@@ -281,8 +300,25 @@ fn takes_pairs(engine: &Engine, shape: &AttentionShape) -> bool {
 /// The tokens prove the features; the function is only unsafe to call because compilers cannot see that.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
-unsafe fn run_pairs(dot: Avx512Dot, simd: Avx512, piece: &Piece<'_, bf16>) {
-    Tiles::new(simd, product::Pairs(dot), piece).run(simd);
+unsafe fn run_pairs<'a>(dot: Avx512Dot, simd: Avx512, piece: &Piece<'a, Panels<'a, bf16>>) {
+    Tiles::new(simd, product::Pairs(dot), piece).run(simd, piece.stored());
+}
+
+/// The same from a cache of any format, whose tiles are copied.
+///
+/// # Safety
+/// As above.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
+unsafe fn run_copied<'a, T: CacheNumber>(
+    dot: Avx512Dot,
+    simd: Avx512,
+    piece: &Piece<'a, Panels<'a, T>>,
+) {
+    let sequence = &piece.sequence;
+    let (panels, head_dim) = (sequence.panels, piece.shape.head_dim);
+    let copied = source::pairs::Copied::new((dot, simd), panels, head_dim, sequence.keys.1);
+    Tiles::new(simd, product::Pairs(dot), piece).run(simd, copied);
 }
 
 /// Calls `task` with every piece of an attention.
@@ -292,7 +328,7 @@ fn over_pieces<'a, T: Copy + Sync>(
     shape: &AttentionShape,
     scratch: &mut [f32],
     out: &mut [f32],
-    task: impl Fn(Piece<'a, T>) + Sync,
+    task: impl Fn(Piece<'a, Panels<'a, T>>) + Sync,
 ) {
     let rows = sequence.q.len() * shape.n_heads / shape.n_kv_heads;
     assert_eq!(out.len(), sequence.q.len() * shape.n_heads * shape.head_dim);
@@ -515,8 +551,9 @@ fn block_scores<T: CacheNumber>(
 
 /// Some rows of the query heads that share some heads of keys, and some of these keys. Row `r` is head `r % group` of
 /// query `r / group`.
-struct Piece<'a, T> {
-    sequence: Sequence<'a, Panels<'a, T>>,
+#[derive(Clone)]
+struct Piece<'a, P> {
+    sequence: Sequence<'a, P>,
     shape: AttentionShape,
     kv_heads: Range<usize>,
     rows: Range<usize>,
@@ -533,7 +570,34 @@ enum Output {
     Part(Shared<f32>, usize),
 }
 
-impl<T> Piece<'_, T> {
+impl<'a, T> Piece<'a, Panels<'a, T>> {
+    /// The panels, as tiles.
+    #[inline(always)]
+    fn stored(&self) -> Stored<'a, T>
+    where
+        T: Copy,
+    {
+        Stored {
+            panels: self.sequence.panels,
+            head_dim: self.shape.head_dim,
+        }
+    }
+}
+
+impl<'a, P> Piece<'a, P> {
+    /// The same, whatever the keys are.
+    #[inline(always)]
+    fn without_panels(&self) -> Piece<'a, ()> {
+        Piece {
+            sequence: self.sequence.without_panels(),
+            shape: self.shape,
+            kv_heads: self.kv_heads.clone(),
+            rows: self.rows.clone(),
+            keys: self.keys.clone(),
+            out: self.out,
+        }
+    }
+
     fn group(&self) -> usize {
         self.shape.n_heads / self.shape.n_kv_heads
     }
@@ -581,12 +645,12 @@ impl<T> Piece<'_, T> {
     }
 }
 
-impl<T: CacheNumber> Kernel for Piece<'_, T> {
+impl<'a, T: CacheNumber> Kernel for Piece<'a, Panels<'a, T>> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        Tiles::new(s, Widened(PhantomData), &self).run(s);
+        Tiles::new(s, Widened(PhantomData), &self).run(s, self.stored());
     }
 
     fn run_scalar(self) {

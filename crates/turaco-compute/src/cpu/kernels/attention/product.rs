@@ -15,8 +15,6 @@ pub(super) trait Product<S: Simd>: Copy {
     type Vector: Copy;
     /// Neighbouring numbers (of the dimension that is summed over) that one instruction takes.
     const GROUP: usize;
-    /// Whether the panels have scales; the left side is f32 then.
-    const SCALED: bool = false;
 
     /// A group of numbers of the left side, in all lanes.
     ///
@@ -46,7 +44,6 @@ impl<S: Simd, T: CacheNumber> Product<S> for Widened<T> {
     type Left = f32;
     type Vector = S::F32;
     const GROUP: usize = 1;
-    const SCALED: bool = T::SCALED;
 
     #[inline(always)]
     unsafe fn broadcast(self, s: S, from: *const f32) -> S::F32 {

@@ -8,6 +8,7 @@
 use std::mem::MaybeUninit;
 
 use super::product::Product;
+use super::source::{Source, TileScales};
 use super::{Piece, TASK_ROWS, TASK_SUMS, TILE_ROWS};
 use crate::cpu::cache::{BLOCK, Panels, TILE_KEYS};
 use crate::cpu::simd::{Simd, math};
@@ -18,7 +19,7 @@ const UNROLLED: usize = 4;
 /// The running state of a piece under the vector kernel. Its rows are those of the first head, then of the second, ...
 pub(super) struct Tiles<'a, S: Simd, P: Product<S>> {
     product: P,
-    piece: &'a Piece<'a, P::Number>,
+    piece: Piece<'a, ()>,
     head_dim: usize,
     /// Queries `[row][head_dim]`, scaled so that scores are powers of two.
     queries: [MaybeUninit<P::Left>; TASK_SUMS],
@@ -43,14 +44,15 @@ impl<const R: usize> Scores<R> {
 
 impl<'a, S: Simd, P: Product<S>> Tiles<'a, S, P> {
     #[inline(always)]
-    pub(super) fn new(s: S, product: P, piece: &'a Piece<'a, P::Number>) -> Self {
+    pub(super) fn new<A>(s: S, product: P, piece: &Piece<'a, A>) -> Self {
+        let piece = piece.without_panels();
         let (rows, heads) = (piece.rows.len(), piece.kv_heads.len());
         let head_dim = piece.shape.head_dim;
         assert!(rows * heads <= TASK_ROWS && rows * heads * head_dim <= TASK_SUMS);
         assert!(head_dim.is_multiple_of(BLOCK));
         let mut tiles = Self {
             product,
-            piece,
+            piece: piece.clone(),
             head_dim,
             queries: [const { MaybeUninit::uninit() }; TASK_SUMS],
             seen: [(0, 0); TASK_ROWS],
@@ -83,9 +85,9 @@ impl<'a, S: Simd, P: Product<S>> Tiles<'a, S, P> {
         tiles
     }
 
-    /// Everything.
+    /// Everything, with the keys and values of `source`.
     #[inline(always)]
-    pub(super) fn run(&mut self, s: S) {
+    pub(super) fn run(&mut self, s: S, mut source: impl Source<P::Number>) {
         let (rows, heads) = (self.piece.rows.len(), self.piece.kv_heads.len());
         let (mut first, mut last) = (usize::MAX, 0);
         for &(start, end) in &self.seen[..rows] {
@@ -98,15 +100,17 @@ impl<'a, S: Simd, P: Product<S>> Tiles<'a, S, P> {
         let mut key = first.min(last) / TILE_KEYS * TILE_KEYS;
         while key < last {
             for head in 0..heads {
+                let (panels, scales) = source.tile(self.piece.kv_heads.start + head, key);
+                let (panels, scales) = (&panels, scales.as_ref());
                 let mut row = 0;
                 while row < rows {
                     match height.min(rows - row) {
-                        1 => self.tile::<1>(s, head, row, key),
-                        2 => self.tile::<2>(s, head, row, key),
-                        3 => self.tile::<3>(s, head, row, key),
-                        4 => self.tile::<4>(s, head, row, key),
-                        5 => self.tile::<5>(s, head, row, key),
-                        _ => self.tile::<TILE_ROWS>(s, head, row, key),
+                        1 => self.tile::<1>(s, (head, row), key, panels, scales),
+                        2 => self.tile::<2>(s, (head, row), key, panels, scales),
+                        3 => self.tile::<3>(s, (head, row), key, panels, scales),
+                        4 => self.tile::<4>(s, (head, row), key, panels, scales),
+                        5 => self.tile::<5>(s, (head, row), key, panels, scales),
+                        _ => self.tile::<TILE_ROWS>(s, (head, row), key, panels, scales),
                     }
                     row += height;
                 }
@@ -123,7 +127,7 @@ impl<'a, S: Simd, P: Product<S>> Tiles<'a, S, P> {
     /// Write the result of a row.
     #[inline(always)]
     fn finish(&self, s: S, head: usize, row: usize) {
-        let piece = self.piece;
+        let piece = &self.piece;
         let index = head * piece.rows.len() + row;
         // SAFETY: `new` wrote the totals of all rows.
         let total = s.reduce_sum(unsafe { self.totals[index].assume_init() });
@@ -151,7 +155,14 @@ impl<'a, S: Simd, P: Product<S>> Tiles<'a, S, P> {
 
     /// `R` rows from `row` on of head `head` against the 64 keys from `key` on.
     #[inline(always)]
-    fn tile<const R: usize>(&mut self, s: S, head: usize, row: usize, key: usize) {
+    fn tile<const R: usize>(
+        &mut self,
+        s: S,
+        (head, row): (usize, usize),
+        key: usize,
+        panels: &Panels<'_, P::Number>,
+        scales: Option<&TileScales<'_>>,
+    ) {
         let mut seen = [(0, 0); R];
         let mut last = 0;
         for (index, seen) in seen.iter_mut().enumerate() {
@@ -163,36 +174,25 @@ impl<'a, S: Simd, P: Product<S>> Tiles<'a, S, P> {
         if last == 0 {
             return;
         }
-        let piece = self.piece;
-        let (panels, column) = piece
-            .sequence
-            .panels
-            .head(piece.kv_heads.start + head, self.head_dim);
-        let panels = panels.columns(column);
-        let kv_head = piece.kv_heads.start + head;
-        let row = head * piece.rows.len() + row;
+        let row = head * self.piece.rows.len() + row;
         let mut scores = Scores::<R>([[MaybeUninit::uninit(); TILE_KEYS]; R]);
         // As many sums as hide the time of an addition, in as many registers as there are.
         if S::LANES == BLOCK {
-            self.scores::<R, 4>(s, &panels, row, (key, last), &mut scores);
-            let corrections =
-                self.weigh_scaled::<R>(s, row, &seen, (&panels, kv_head), (key, last), &mut scores);
-            self.values::<R, 4>(s, &panels, row, (key, last), &mut scores, &corrections);
+            self.scores::<R, 4>(s, panels, row, (key, last), &mut scores);
+            let corrections = self.weigh::<R>(s, row, &seen, last, scales, &mut scores);
+            self.values::<R, 4>(s, panels, row, (key, last), &mut scores, &corrections);
         } else if R == 1 || (S::MANY_REGISTERS && R == 2) {
-            self.scores::<R, 8>(s, &panels, row, (key, last), &mut scores);
-            let corrections =
-                self.weigh_scaled::<R>(s, row, &seen, (&panels, kv_head), (key, last), &mut scores);
-            self.values::<R, 8>(s, &panels, row, (key, last), &mut scores, &corrections);
+            self.scores::<R, 8>(s, panels, row, (key, last), &mut scores);
+            let corrections = self.weigh::<R>(s, row, &seen, last, scales, &mut scores);
+            self.values::<R, 8>(s, panels, row, (key, last), &mut scores, &corrections);
         } else if R <= 3 || S::MANY_REGISTERS {
-            self.scores::<R, 4>(s, &panels, row, (key, last), &mut scores);
-            let corrections =
-                self.weigh_scaled::<R>(s, row, &seen, (&panels, kv_head), (key, last), &mut scores);
-            self.values::<R, 4>(s, &panels, row, (key, last), &mut scores, &corrections);
+            self.scores::<R, 4>(s, panels, row, (key, last), &mut scores);
+            let corrections = self.weigh::<R>(s, row, &seen, last, scales, &mut scores);
+            self.values::<R, 4>(s, panels, row, (key, last), &mut scores, &corrections);
         } else {
-            self.scores::<R, 2>(s, &panels, row, (key, last), &mut scores);
-            let corrections =
-                self.weigh_scaled::<R>(s, row, &seen, (&panels, kv_head), (key, last), &mut scores);
-            self.values::<R, 2>(s, &panels, row, (key, last), &mut scores, &corrections);
+            self.scores::<R, 2>(s, panels, row, (key, last), &mut scores);
+            let corrections = self.weigh::<R>(s, row, &seen, last, scales, &mut scores);
+            self.values::<R, 2>(s, panels, row, (key, last), &mut scores, &corrections);
         }
     }
 
@@ -311,40 +311,6 @@ impl<'a, S: Simd, P: Product<S>> Tiles<'a, S, P> {
         }
     }
 
-    /// [`weigh`](Self::weigh), with the scales of keys and values where there are some.
-    #[inline(always)]
-    fn weigh_scaled<const R: usize>(
-        &mut self,
-        s: S,
-        row: usize,
-        seen: &[(usize, usize); R],
-        (panels, kv_head): (&Panels<'_, P::Number>, usize),
-        (key, last): (usize, usize),
-        scores: &mut Scores<R>,
-    ) -> [f32; 16] {
-        if !P::SCALED {
-            return self.weigh::<R>(s, row, seen, last, scores);
-        }
-        let scales: [_; TILE_KEYS / BLOCK] =
-            std::array::from_fn(|block| panels.scales(kv_head, key + block * BLOCK));
-        let scale = |by: [&[f32; BLOCK]; TILE_KEYS / BLOCK], scores: &mut Scores<R>| {
-            for start in (0..last).step_by(S::LANES) {
-                let by = s.load(&by[start / BLOCK][start % BLOCK..]);
-                for index in 0..R {
-                    // SAFETY: vectors within the 64 keys, of which `scores` and `weigh` wrote those up to `last`.
-                    unsafe {
-                        let place = scores.row(index).add(start);
-                        s.store_ptr(place, s.mul(s.load_ptr(place), by));
-                    }
-                }
-            }
-        };
-        scale(scales.map(|(keys, _)| keys), scores);
-        let corrections = self.weigh::<R>(s, row, seen, last, scores);
-        scale(scales.map(|(_, values)| values), scores);
-        corrections
-    }
-
     /// Turn scores into weights, and give the factors for what was summed before.
     #[inline(always)]
     fn weigh<const R: usize>(
@@ -353,6 +319,7 @@ impl<'a, S: Simd, P: Product<S>> Tiles<'a, S, P> {
         row: usize,
         seen: &[(usize, usize); R],
         last: usize,
+        scales: Option<&TileScales<'_>>,
         scores: &mut Scores<R>,
     ) -> [f32; 16] {
         assert!(row + R <= TASK_ROWS && last <= TILE_KEYS && R <= 16);
@@ -361,6 +328,19 @@ impl<'a, S: Simd, P: Product<S>> Tiles<'a, S, P> {
         // A row without keys has the maximum minus infinity; relative to 0 its weights are zeros too.
         let relative_to = |max: f32| if max == f32::NEG_INFINITY { 0.0 } else { max };
         let (mut before, mut after) = ([0.0_f32; 16], [0.0_f32; 16]);
+        // No closure: one that is not inlined would be compiled without the instructions.
+        if let Some(scales) = scales {
+            for start in (0..end).step_by(S::LANES) {
+                let scale = s.load(&scales.keys[start / BLOCK][start % BLOCK..]);
+                for index in 0..R {
+                    // SAFETY: vectors within the 64 keys, of which `scores` wrote those up to `end`.
+                    unsafe {
+                        let place = scores.row(index).add(start);
+                        s.store_ptr(place, s.mul(s.load_ptr(place), scale));
+                    }
+                }
+            }
+        }
         for index in 0..R {
             let row_scores = scores.row(index);
             if seen[index] != (0, end) {
@@ -397,6 +377,13 @@ impl<'a, S: Simd, P: Product<S>> Tiles<'a, S, P> {
                     let score = s.load_ptr(row_scores.add(start));
                     let weight = math::exp2(s, s.sub(score, subtract));
                     total = s.add(total, weight);
+                    let weight = match scales {
+                        Some(scales) => {
+                            let scale = &scales.values[start / BLOCK][start % BLOCK..];
+                            s.mul(weight, s.load(scale))
+                        }
+                        None => weight,
+                    };
                     self.product.store(s, weights.add(start), weight);
                 }
             }

@@ -20,6 +20,16 @@ pub(super) const STREAM_ROWS: usize = 6;
 /// Distance in bytes at which the streaming kernels ask for weights in advance.
 const AHEAD: usize = 4096;
 
+/// Most bytes of a part of a panel that several strips go over: the part behind it is asked for meanwhile.
+const MAX_PART: usize = 16 << 10;
+
+/// How far ahead a tile asks for weights that are `part` bytes long: the next part, so that every strip after the first finds it
+/// near, or a little if this is a whole panel for a single strip.
+#[inline]
+fn distance(part: usize) -> usize {
+    if part > MAX_PART { AHEAD } else { part }
+}
+
 /// Inputs ahead of which packing asks for activations.
 const PACK_AHEAD: usize = 128;
 
@@ -247,14 +257,17 @@ unsafe fn tile_bf16_dot_rows<const ROWS: usize>(
 ) {
     let c = c.cast::<f32>();
     // SAFETY: the caller's promise: `a` is `[groups][ROWS]` pairs, `b` is `[groups][32]` pairs, `c` is `[ROWS][32]`. The
-    // transmutes are between vectors of 64 bytes.
+    // transmutes are between vectors of 64 bytes; prefetches may point anywhere.
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
         for row in 0..ROWS {
             sums[row][0] = _mm512_loadu_ps(c.add(row * PANEL));
             sums[row][1] = _mm512_loadu_ps(c.add(row * PANEL + 16));
         }
+        let ahead = distance(groups * 128);
         for _ in 0..groups {
+            _mm_prefetch::<_MM_HINT_T1>(b.wrapping_add(ahead).cast());
+            _mm_prefetch::<_MM_HINT_T1>(b.wrapping_add(ahead + 64).cast());
             let low = std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(b.cast()));
             let high =
                 std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(b.add(64).cast()));
@@ -299,20 +312,19 @@ unsafe fn tile_int8_rows<const ROWS: usize>(
     c: *mut u32,
 ) {
     // SAFETY: the caller's promise: `a` is `[groups][ROWS]` quads, `b` is `[groups][32]` quads, `c` is `[ROWS][32]`.
+    // Prefetches may point anywhere.
     unsafe {
         let mut sums = [[_mm512_setzero_si512(); 2]; ROWS];
         for row in 0..ROWS {
             sums[row][0] = _mm512_loadu_si512(c.add(row * PANEL).cast());
             sums[row][1] = _mm512_loadu_si512(c.add(row * PANEL + 16).cast());
         }
+        let ahead = distance(groups * 128);
         for _ in 0..groups {
             let low = _mm512_loadu_si512(b.cast());
             let high = _mm512_loadu_si512(b.add(64).cast());
-            if ROWS <= 4 {
-                // Few rows means that memory is the limit.
-                _mm_prefetch::<_MM_HINT_T1>(b.wrapping_add(AHEAD).cast());
-                _mm_prefetch::<_MM_HINT_T1>(b.wrapping_add(AHEAD + 64).cast());
-            }
+            _mm_prefetch::<_MM_HINT_T1>(b.wrapping_add(ahead).cast());
+            _mm_prefetch::<_MM_HINT_T1>(b.wrapping_add(ahead + 64).cast());
             for row in 0..ROWS {
                 let quad = _mm512_set1_epi32(*a.add(row) as i32);
                 sums[row][0] = _mm512_dpbusd_epi32(sums[row][0], quad, low);

@@ -41,6 +41,8 @@ pub(super) struct Kernels {
     pub(super) row_multiple: usize,
     pub(super) block_rows: usize,
     pub(super) block_bytes: usize,
+    /// Whether tiles ask for the next part of a panel while they multiply.
+    pub(super) asks_ahead: bool,
     /// Around the tiles of a thread.
     pub(super) around: Option<Around>,
     pub(super) left: Left,
@@ -107,6 +109,7 @@ impl Kernels {
             row_multiple: 1,
             block_rows: BLOCK_ROWS,
             block_bytes: BLOCK_BYTES,
+            asks_ahead: false,
             around: None,
             left: Left::Float,
             store: scalar::store,
@@ -142,6 +145,7 @@ impl Kernels {
             row_multiple: 1,
             block_rows: BLOCK_ROWS,
             block_bytes: BLOCK_BYTES,
+            asks_ahead: false,
             around: None,
             left: Left::Float,
             store: neon::store,
@@ -199,6 +203,7 @@ impl Kernels {
             row_multiple: 1,
             block_rows: BLOCK_ROWS,
             block_bytes: BLOCK_BYTES,
+            asks_ahead: false,
             around: None,
             left: Left::Float,
             store: simd128::store,
@@ -237,6 +242,7 @@ impl Kernels {
             row_multiple: 1,
             block_rows: BLOCK_ROWS,
             block_bytes: BLOCK_BYTES,
+            asks_ahead: false,
             around: None,
             left: Left::Float,
             store: avx2::store,
@@ -269,6 +275,7 @@ impl Kernels {
             block_rows: MAX_BLOCK_ROWS,
             block_bytes: 2 * BLOCK_BYTES,
             stream: None,
+            asks_ahead: false,
             around: Some((amx::begin, amx::end)),
             pack: amx::pack,
             unpacked: Some(InPlace::Image(
@@ -321,6 +328,7 @@ impl Kernels {
             row_multiple: 1,
             block_rows: BLOCK_ROWS,
             block_bytes: BLOCK_BYTES,
+            asks_ahead: false,
             around: None,
             left: Left::Float,
             store: avx512::store,
@@ -335,15 +343,26 @@ impl Kernels {
             WeightType::F16 => plain
                 .streaming(avx512::stream_f16)
                 .widening(avx512::widen_f16),
-            WeightType::Bf16 if dot => plain
-                .tiles(avx512::tile_bf16_dot, Left::Bf16)
-                .streaming(avx512::stream_bf16),
+            WeightType::Bf16 if dot => Self {
+                asks_ahead: true,
+                ..plain.tiles(avx512::tile_bf16_dot, Left::Bf16)
+            }
+            .streaming(avx512::stream_bf16),
             WeightType::Bf16 => plain
                 .streaming(avx512::stream_bf16)
                 .widening(avx512::widen_bf16),
-            WeightType::Int8 => plain.tiles(avx512::tile_int8, Left::Int8 { shifted: true }),
-            WeightType::Q8 => plain.tiles(blocks::avx512::tile_q8, blocks::avx512::LEFT_Q8),
-            WeightType::Q4 => plain.tiles(blocks::avx512::tile_q4, blocks::avx512::LEFT_Q4),
+            WeightType::Int8 => Self {
+                asks_ahead: true,
+                ..plain.tiles(avx512::tile_int8, Left::Int8 { shifted: true })
+            },
+            WeightType::Q8 => Self {
+                asks_ahead: true,
+                ..plain.tiles(blocks::avx512::tile_q8, blocks::avx512::LEFT_Q8)
+            },
+            WeightType::Q4 => Self {
+                asks_ahead: true,
+                ..plain.tiles(blocks::avx512::tile_q4, blocks::avx512::LEFT_Q4)
+            },
         }
     }
 

@@ -455,8 +455,13 @@ impl Call<'_> {
         let steps = w.padded_k().div_ceil(kernels.left.step_inputs());
         let words = kernels.left.step_words();
         let padded = |rows: usize| rows.next_multiple_of(kernels.row_multiple);
-        // Strips of nearly equal height: 13 rows are 7 and 6, not 12 and 1.
-        let height = padded(m.div_ceil(m.div_ceil(kernels.tile_rows)));
+        let threads = self.pool.n_threads();
+        // Strips of nearly equal height: 13 rows are 7 and 6, not 12 and 1. As many for each thread, where each has its own.
+        let mut strips = m.div_ceil(kernels.tile_rows);
+        if strips >= threads * MIN_OWN_STRIPS {
+            strips = strips.next_multiple_of(threads);
+        }
+        let height = padded(m.div_ceil(strips));
         let strips = m.div_ceil(height);
         let strip_rows = |strip: usize| height.min(m - strip * height);
         let integer = matches!(kernels.left, Left::Int8 { .. } | Left::Int8Rows);
@@ -513,7 +518,6 @@ impl Call<'_> {
         let strips_per_block = (kernels.block_bytes / strip_bytes.max(1))
             .clamp(2, kernels.block_rows / height.max(1))
             .clamp(1, strips);
-        let threads = self.pool.n_threads();
         let mut blocks = strips.div_ceil(strips_per_block);
         if strips >= threads * MIN_OWN_STRIPS {
             // As many for each thread.
@@ -596,7 +600,7 @@ impl Call<'_> {
                     }
                     // Each strip asks for its share of what comes next in the panel (or is the next panel). A single strip
                     // leaves no time for that; kernels for few rows ask by themselves.
-                    if strips.len() > 1 {
+                    if strips.len() > 1 && !kernels.asks_ahead {
                         let bytes = w.input_offset(count * kernels.left.step_inputs());
                         let share = bytes.div_ceil(strips.len());
                         let next = first_byte + bytes + (strip - strips.start) * share;

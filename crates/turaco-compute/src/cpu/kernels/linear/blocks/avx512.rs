@@ -16,10 +16,7 @@ pub(in super::super) const LEFT_Q8: Left = Left::Blocks(BlockForm::Quads, Correc
 /// Activations as these tiles want them.
 pub(in super::super) const LEFT_Q4: Left = Left::Blocks(BlockForm::Quads, Correction::Sum);
 
-/// Most rows that leave memory as the limit.
-const FEW: usize = 8;
-
-/// Distance in bytes at which weights are asked for in advance when there are few rows.
+/// Distance in bytes at which weights are asked for in advance by so few rows that each panel is read once.
 const AHEAD: usize = 4096;
 
 /// Rows whose dots and sums have registers together.
@@ -47,11 +44,16 @@ macro_rules! tile {
             } else {
                 rows
             };
-            let few = rows <= FEW;
-            let at_once = if rows > HALF { BLOCKS } else { blocks.max(1) };
+            let at_once = if rows > HALF { BLOCKS.min(blocks.max(1)) } else { blocks.max(1) };
             for start in (0..blocks).step_by(at_once) {
                 let count = at_once.min(blocks - start);
                 for first in (0..rows).step_by(height.max(1)) {
+                    // The first half asks for what comes after the blocks that both go over.
+                    let ahead = match (rows > HALF, first) {
+                        (false, _) => AHEAD,
+                        (true, 0) => at_once * $bytes,
+                        _ => 0,
+                    };
                     // SAFETY: the caller's promise, for blocks from `start` and rows from `first` on.
                     let (a, b, c) = unsafe {
                         (
@@ -60,7 +62,7 @@ macro_rules! tile {
                             c.add(first * PANEL),
                         )
                     };
-                    by_rows!($half, height.min(rows - first), [1 2 3 4 5 6], (rows, few, count, a, b, c));
+                    by_rows!($half, height.min(rows - first), [1 2 3 4 5 6], (rows, ahead, count, a, b, c));
                 }
             }
         }
@@ -108,7 +110,7 @@ unsafe fn store_sums<const ROWS: usize>(sums: [[__m512; 2]; ROWS], c: *mut u32) 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn q8<const ROWS: usize>(
     rows: usize,
-    few: bool,
+    ahead: usize,
     blocks: usize,
     mut a: *const u32,
     mut b: *const u8,
@@ -118,14 +120,14 @@ unsafe fn q8<const ROWS: usize>(
     unsafe {
         let mut sums = load_sums::<ROWS>(c);
         for _ in 0..blocks {
-            ask_ahead(few, b);
+            ask_ahead(ahead, b);
             let mut dots = [[_mm512_setzero_si512(); 2]; ROWS];
             for row in 0..ROWS {
                 dots[row] = [_mm512_set1_epi32(*a.add(rows + row) as i32); 2];
             }
             for quad in 0..BLOCK / 4 {
                 let line = b.add(SCALE_BYTES + quad * PANEL * 4);
-                ask_ahead(few, line);
+                ask_ahead(ahead, line);
                 let low = _mm512_loadu_si512(line.cast());
                 let high = _mm512_loadu_si512(line.add(64).cast());
                 for row in 0..ROWS {
@@ -157,7 +159,7 @@ unsafe fn q8<const ROWS: usize>(
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn q4<const ROWS: usize>(
     rows: usize,
-    few: bool,
+    ahead: usize,
     blocks: usize,
     mut a: *const u32,
     mut b: *const u8,
@@ -168,11 +170,11 @@ unsafe fn q4<const ROWS: usize>(
     unsafe {
         let mut sums = load_sums::<ROWS>(c);
         for _ in 0..blocks {
-            ask_ahead(few, b);
+            ask_ahead(ahead, b);
             let mut dots = [[_mm512_setzero_si512(); 2]; ROWS];
             for group in 0..BLOCK / 8 {
                 let line = b.add(2 * SCALE_BYTES + group * PANEL * 4);
-                ask_ahead(few, line);
+                ask_ahead(ahead, line);
                 for part in 0..2 {
                     let weights = _mm512_loadu_si512(line.add(part * 64).cast());
                     let low = _mm512_and_si512(weights, low_halves);
@@ -208,14 +210,14 @@ unsafe fn q4<const ROWS: usize>(
     }
 }
 
-/// Asks for weights some way ahead of `line`, if there are so few rows that memory is the limit.
+/// Asks for the weights `ahead` bytes behind `line`, unless that is nothing.
 #[inline]
-fn ask_ahead(few: bool, line: *const u8) {
-    if few {
+fn ask_ahead(ahead: usize, line: *const u8) {
+    if ahead > 0 {
         // SAFETY: a prefetch may point anywhere.
         unsafe {
-            _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(AHEAD).cast());
-            _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(AHEAD + 64).cast());
+            _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(ahead).cast());
+            _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(ahead + 64).cast());
         }
     }
 }
