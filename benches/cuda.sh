@@ -62,7 +62,7 @@ run() {
     "$here/turaco" doctor --json >"$out/doctor.json" || echo "{\"failed\": \"doctor\", \"code\": $?}" | tee -a "$out/comparisons.jsonl"
 
     say "models beside the processor"
-    compare whisper transcribe -m "$here/models/tiny-random" --language en "$here/speech.wav"
+    compare whisper transcribe -m "$here/models/tiny-random" --language en --beam-size 1 --temperature 0 "$here/speech.wav"
     compare voxtral-realtime transcribe -m "$here/models/voxtral-realtime-tiny" "$here/speech.wav"
     compare voxtral-mini transcribe -m "$here/models/voxtral-mini-tiny" "$here/speech.wav"
     [ "${2:-}" = small ] && return

@@ -147,6 +147,31 @@ static void prepare(Thread &thread) {
     thread.state = READY;
 }
 
+// In which order threads and blocks run, where nothing tells them to wait: any, but the same in every run; or, to look for
+// mistakes, each in turn, or the last ones first. What a kernel gives may not depend on it.
+enum Order { FORWARD, BACKWARD, SHUFFLED };
+static Order order() {
+    static const Order chosen = []() {
+        const char *name = getenv("TURACO_EMULATOR_ORDER");
+        return !name ? SHUFFLED : !strcmp(name, "backward") ? BACKWARD : FORWARD;
+    }();
+    return chosen;
+}
+static unsigned random_below(unsigned count) {
+    static uint64_t state = 88172645463325252ull;
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return (unsigned)(state >> 33) % count;
+}
+// Numbers below `count` in that order.
+static void arrange(std::vector<unsigned> &numbers, unsigned count) {
+    numbers.resize(count);
+    for (unsigned i = 0; i < count; i++) numbers[i] = order() == BACKWARD ? count - 1 - i : i;
+    if (order() == SHUFFLED)
+        for (unsigned i = count; i > 1; i--) std::swap(numbers[i - 1], numbers[random_below(i)]);
+}
+
 static void run_block(dim3 block, dim3 grid_dim, dim3 block_dim) {
     unsigned count = block_dim.x * block_dim.y * block_dim.z;
     if (threads.size() < count) threads.resize(count);
@@ -164,13 +189,17 @@ static void run_block(dim3 block, dim3 grid_dim, dim3 block_dim) {
         thread.fiber.turns = 0;
         thread.fiber.warp = &warps[i / 32];
     }
+    static std::vector<unsigned> warp_order, lane_order;
     unsigned done = 0;
     while (done < count) {
         bool moved = false;
-        for (unsigned first = 0; first < count; first += 32) {
-            unsigned end = std::min(count, first + 32);
+        arrange(warp_order, (count + 31) / 32);
+        for (unsigned warp : warp_order) {
+            unsigned first = 32 * warp, end = std::min(count, first + 32);
             for (;;) {
-                for (unsigned i = first; i < end; i++) {
+                arrange(lane_order, end - first);
+                for (unsigned lane : lane_order) {
+                    unsigned i = first + lane;
                     if (threads[i].state != READY) continue;
                     moved = true;
                     running = &threads[i];
@@ -225,9 +254,9 @@ static CUresult launch(const Function *function, dim3 grid, dim3 block, const vo
     counts[KERNELS]++;
     kernel = function->call;
     kernel_params = params;
-    for (unsigned z = 0; z < grid.z; z++)
-        for (unsigned y = 0; y < grid.y; y++)
-            for (unsigned x = 0; x < grid.x; x++) run_block({x, y, z}, grid, block);
+    static std::vector<unsigned> blocks;
+    arrange(blocks, grid.x * grid.y * grid.z);
+    for (unsigned i : blocks) run_block({i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y}, grid, block);
     return SUCCESS;
 }
 

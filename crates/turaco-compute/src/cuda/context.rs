@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::{CString, c_int, c_void};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,9 +37,11 @@ pub(super) struct Context {
     /// For weights, states and copies; runs have streams of their own.
     stream: Mutex<Stream>,
     modules: Mutex<HashMap<Module, Loaded>>,
-    /// Zeros that kernels count in, and leave as zeros.
+    /// Where compiled kernels are kept.
     cubins: Option<PathBuf>,
     patience: Duration,
+    /// Whether a run did not end: everything that waits for the card would wait for ever.
+    given_up: AtomicBool,
     pub counters: Counters,
 }
 
@@ -182,6 +184,7 @@ impl Context {
             modules: Mutex::default(),
             cubins: options.kernel_cache.clone(),
             patience: options.patience.unwrap_or(PATIENCE),
+            given_up: AtomicBool::new(false),
             counters: Counters::default(),
         };
         let stream = opened.new_stream()?;
@@ -193,6 +196,12 @@ impl Context {
 
     /// Make this context the calling thread's.
     pub fn enter(&self) -> Result<()> {
+        if self.given_up.load(Ordering::Relaxed) {
+            return Err(device_error(
+                &self.name,
+                "it did not answer, and was given up",
+            ));
+        }
         // SAFETY: the context lives as long as `self`.
         let status = unsafe { (self.driver.functions.context_set)(self.context) };
         self.check(status, "entering its context")
@@ -289,6 +298,7 @@ impl Context {
         while !self.driver.is_done(stream, &self.name, what)? {
             let waited = begin.elapsed();
             if waited > self.patience {
+                self.given_up.store(true, Ordering::Relaxed);
                 return Err(device_error(
                     &self.name,
                     format!(

@@ -295,6 +295,9 @@ fn a_kernel_that_hangs_is_given_up() {
         .to_string();
     assert!(error.contains("did not end within"), "{error}");
     assert!(error.contains("decode"), "{error}");
+    // Nothing waits for it again, be it to free memory.
+    let error = device.vector(&[1.0]).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("given up"), "{error}");
 }
 
 #[test]
