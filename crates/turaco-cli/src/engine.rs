@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use turaco::cache::{Lookup, ModelCache};
+use turaco::cache::{Lookup, ModelCache, ModelName};
 use turaco::hub::Hub;
+use turaco::models::qwen3_tts::SPEAKING;
 use turaco::{Error, LoadOptions, Recognizer, Synthesizer};
 
 use crate::args::GlobalArgs;
@@ -79,7 +80,7 @@ pub fn model_failure(error: Error) -> Failure {
 
 /// Load the model of the command line, downloaded if it is not here.
 pub fn load(options: &LoadOptions, context: &Context) -> Result<Recognizer, Failure> {
-    load_named(&context.global.model, options, context)
+    load_named(context.global.recogniser(), options, context)
 }
 
 /// Load a model that writes down what is said, downloaded if it is not here.
@@ -113,9 +114,29 @@ pub fn load_named(
     Ok(recognizer)
 }
 
+/// A model that is known by its name to do something else than to speak is not worth a download; one that is here tells by its
+/// files.
+///
+/// # Errors
+/// It is one; the failure names models that speak.
+pub fn check_speaks(name: &str, context: &Context) -> Result<(), Failure> {
+    match ModelName::parse(name) {
+        Ok(ModelName::Alias(alias)) if !alias.speaks() && find_here(name, context).is_err() => {
+            Err(Error::UnsupportedTask {
+                model: name.into(),
+                task: "speak".into(),
+                message: SPEAKING.into(),
+            }
+            .into())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Load a model that speaks, downloaded if it is not here.
 pub fn load_synthesizer(name: &str, context: &Context) -> Result<Synthesizer, Failure> {
     let printer = &context.printer;
+    check_speaks(name, context)?;
     let path = find(name, context)?;
     let bar = Bar::new(printer, name, Unit::Layers);
     let control = bar.watch(&context.control);

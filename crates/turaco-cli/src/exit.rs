@@ -62,7 +62,9 @@ impl Exit {
                 "at least one input failed while running; the others were done and the failures are listed at the end"
             }
             Self::Usage => "wrong usage (unknown option, bad value, contradictory options)",
-            Self::Model => "model not found, incomplete, unsupported or corrupt",
+            Self::Model => {
+                "model not found, incomplete, unsupported or corrupt; a saved voice that is broken or of another model"
+            }
             Self::NoInput => {
                 "no input could be read (missing, unreadable, no audio track, unknown codec)"
             }
@@ -174,12 +176,22 @@ impl From<Error> for Failure {
         let hint = error.hint();
         let code = error.code();
         let mut failure = match &error {
+            Error::InvalidOption {
+                option: "text",
+                message,
+            } => Self::new(
+                Exit::Usage,
+                code,
+                format!("this text cannot be said: {message}"),
+            ),
             Error::InvalidOption { option, message } => Self::new(
                 Exit::Usage,
                 code,
                 format!("invalid value for `{}`: {message}", spelling(option)),
             ),
-            Error::Model { path, message } => Self::new(Exit::Model, code, message).at(path),
+            Error::Model { path, message } | Error::Voice { path, message } => {
+                Self::new(Exit::Model, code, message).at(path)
+            }
             Error::ModelNotFound { .. } | Error::UnsupportedTask { .. } => {
                 Self::new(Exit::Model, code, error.to_string())
             }
@@ -280,6 +292,13 @@ mod tests {
                 Error::Model {
                     path: "m".into(),
                     message: "broken".into(),
+                },
+                3,
+            ),
+            (
+                Error::Voice {
+                    path: "anna.safetensors".into(),
+                    message: "of another size".into(),
                 },
                 3,
             ),

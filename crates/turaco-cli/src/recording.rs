@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use turaco::audio::{SoundFormat, SoundWriter, WavFormat, wav_header};
+use turaco::audio::{SoundFormat, SoundWriter};
 
 use crate::exit::Failure;
 
@@ -17,6 +17,8 @@ pub struct Recording {
     writer: Option<SoundWriter<BufWriter<File>>>,
     /// A file that there was before: it keeps its content until there is sound.
     replaces: bool,
+    /// A file that there was not: it goes again if there is no sound.
+    is_new: bool,
     format: SoundFormat,
     sample_rate: u32,
     n_samples: u64,
@@ -25,11 +27,13 @@ pub struct Recording {
 
 impl Recording {
     /// A file that grows under its own name. One that is there already stays as it is until there is sound.
-    pub fn create(path: &Path, sample_rate: u32) -> Result<Self, Failure> {
+    pub fn create(path: &Path, format: SoundFormat, sample_rate: u32) -> Result<Self, Failure> {
         let at = path.to_path_buf();
-        let mut recording = Self::new(path, at, SoundFormat::Wav, sample_rate);
+        let mut recording = Self::new(path, at, format, sample_rate);
+        let known = fs::metadata(path);
+        recording.is_new = known.is_err();
         // Devices and pipes hold nothing that could be lost, and are opened once.
-        recording.replaces = fs::metadata(path).is_ok_and(|known| known.is_file());
+        recording.replaces = known.is_ok_and(|known| known.is_file());
         match recording.replaces {
             // Whether it can be written is known now, and not after minutes of work.
             true => drop(
@@ -70,6 +74,7 @@ impl Recording {
             at,
             writer: None,
             replaces: false,
+            is_new: false,
             format,
             sample_rate,
             n_samples: 0,
@@ -100,10 +105,16 @@ impl Recording {
             self.begin()?;
         }
         self.n_samples += samples.len() as u64;
-        let written = match &mut self.writer {
-            Some(writer) => writer.write(samples),
-            None => Ok(()),
-        };
+        let watched = self.at == self.path;
+        let written = self.writer.as_mut().map_or(Ok(()), |writer| {
+            writer.write(samples)?;
+            // Whoever looks at the file sees all of the sound.
+            if watched {
+                writer.get_mut().flush()
+            } else {
+                Ok(())
+            }
+        });
         written.map_err(|error| Failure::write(&self.path, &error))
     }
 
@@ -121,16 +132,11 @@ impl Recording {
         let Some(writer) = self.writer.take() else {
             return Ok(());
         };
-        let mut file = writer.finish()?;
-        let data_bytes = u32::try_from(2 * self.n_samples).ok();
-        let data_bytes = data_bytes.filter(|bytes| *bytes <= u32::MAX - 64);
-        if self.format == SoundFormat::Wav && data_bytes.is_some() {
-            let header = wav_header(self.sample_rate, WavFormat::S16, data_bytes);
-            // A FIFO cannot go back; its header says that the length is unknown.
-            if file.seek(SeekFrom::Start(0)).is_ok() {
-                file.write_all(&header)?;
-                file.flush()?;
-            }
+        let (mut file, head) = writer.finish_with_head()?;
+        // A FIFO cannot go back; its first bytes say that the length is unknown.
+        if !head.is_empty() && file.seek(SeekFrom::Start(0)).is_ok() {
+            file.write_all(&head)?;
+            file.flush()?;
         }
         if self.at != self.path {
             fs::rename(&self.at, &self.path)?;
@@ -147,6 +153,9 @@ impl Drop for Recording {
         if self.at == self.path {
             // What was interrupted while it grew is a whole file all the same.
             let _ = self.complete();
+            if self.is_new && self.n_samples == 0 {
+                let _ = fs::remove_file(&self.at);
+            }
         } else {
             let _ = fs::remove_file(&self.at);
         }

@@ -40,6 +40,14 @@ impl Reading {
         Ok(Self { options, offset })
     }
 
+    /// All of an input, as it is.
+    pub fn whole() -> Self {
+        Self {
+            options: DecodeOptions::new(),
+            offset: 0.0,
+        }
+    }
+
     /// Decode an input. It runs aside, so that Ctrl-C does not have to wait for a silent pipe or a large file.
     pub fn read(&self, input: &Input, control: &Control) -> Result<Audio, Failure> {
         let (sender, receiver) = mpsc::channel();

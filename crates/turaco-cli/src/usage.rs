@@ -8,9 +8,7 @@ use crate::exit::Failure;
 /// What the parser found wrong.
 pub fn failure(error: &Error, command: Option<&str>) -> Failure {
     let argument = text(error, ContextKind::InvalidArg);
-    let option = argument
-        .as_deref()
-        .map(|argument| argument.split([' ', '=', '[']).next().unwrap_or(argument));
+    let option = argument.as_deref().map(option_name);
     let value = text(error, ContextKind::InvalidValue);
     let failure = match (error.kind(), option, value) {
         (ErrorKind::UnknownArgument, Some(option), _) if option.starts_with('-') => {
@@ -47,7 +45,7 @@ pub fn failure(error: &Error, command: Option<&str>) -> Failure {
             match list(error, ContextKind::PriorArg) {
                 Some(other) => Failure::usage(format!(
                     "`{option}` cannot be used with `{}`",
-                    other.split(' ').next().unwrap_or(&other)
+                    option_name(&other)
                 )),
                 None => Failure::usage(format!("`{option}` cannot be used here")),
             }
@@ -83,6 +81,13 @@ pub fn command_path(root: &Command, words: &[&str]) -> Option<String> {
         }
     }
     (!path.is_empty()).then(|| path.join(" "))
+}
+
+/// The name in what the parser calls an argument: `--option <VALUE>`, `--switch[=<BOOL>]`, `[ARGUMENT]`.
+fn option_name(argument: &str) -> &str {
+    let argument = argument.trim_start_matches(['[', '<']);
+    let end = argument.find([' ', '=', '[', ']', '>']);
+    &argument[..end.unwrap_or(argument.len())]
 }
 
 fn text(error: &Error, kind: ContextKind) -> Option<String> {

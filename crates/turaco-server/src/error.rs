@@ -219,6 +219,9 @@ impl From<Error> for ApiError {
             Error::UnsupportedTask { .. } => {
                 Self::new(StatusCode::BAD_REQUEST, code, error.to_string()).about("model")
             }
+            Error::Voice { message, .. } => {
+                Self::new(StatusCode::BAD_REQUEST, code, message).about("voice")
+            }
             Error::Audio { .. } => {
                 Self::new(StatusCode::BAD_REQUEST, code, error.to_string()).about("file")
             }

@@ -32,6 +32,14 @@ pub enum Error {
         /// What is wrong: tensor, key or byte offset, and what would be right.
         message: String,
     },
+    /// The file of a saved voice is broken, or was made for another model.
+    #[error("{message} [{}]", path.display())]
+    Voice {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong: tensor, code or size, and what would be right.
+        message: String,
+    },
     /// The model is fine but cannot do what was asked (for example translate).
     #[error("model `{model}` cannot {task}: {message}")]
     UnsupportedTask {
@@ -130,14 +138,17 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::ModelNotFound { .. } => Some(
-                "give a path, a name such as `tiny.en` or `large-v3-turbo`, or a Hugging Face id `org/name`; `turaco models list` shows all names".into(),
+                "give a path, a name or a Hugging Face id `org/name`; `turaco models list` shows all names".into(),
             ),
             Self::Model { path, .. } if is_cached(path) => {
                 Some("the file may be incomplete: remove it and run `turaco models pull` again".into())
             }
             // It may be something else that the user holds dear: no advice to remove it.
             Self::Model { .. } => Some(
-                "the file may be incomplete or of another kind: get it again, or give a name such as `tiny.en`".into(),
+                "the file may be incomplete or of another kind: get it again, or give one of the names that `turaco models list` shows".into(),
+            ),
+            Self::Voice { .. } => Some(
+                "`turaco voices create` makes the voice again from its recording".into(),
             ),
             Self::Audio { .. } => Some(
                 "supported: wav flac mp3 aac/m4a ogg/vorbis opus webm/mkv aiff caf, and what `ffmpeg` reads if it is on PATH; for raw PCM say `--raw s16le:16000:1`".into(),
@@ -167,6 +178,7 @@ impl Error {
             Self::InvalidOption { .. } => "invalid_value",
             Self::ModelNotFound { .. } => "model_not_found",
             Self::Model { .. } => "model_invalid",
+            Self::Voice { .. } => "voice_invalid",
             Self::UnsupportedTask { .. } => "unsupported_model_task",
             Self::Audio { .. } => "audio_decode_failed",
             Self::Io { .. } => "io_error",

@@ -74,6 +74,10 @@ pub struct MeasuringArgs {
     #[arg(long, value_name = "N[,N...]", default_value = "1,4,8")]
     pub utterances: List<usize>,
 
+    /// Let a model that speaks also say a short, a medium and a long text: 13, 53 and 115 words
+    #[arg(long)]
+    pub texts: bool,
+
     /// Measure kernels by themselves instead of a model
     #[arg(long)]
     pub kernels: bool,

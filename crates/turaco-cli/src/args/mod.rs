@@ -29,8 +29,42 @@ pub use transcribe::{InputArgs, Recognition, TranscribeArgs};
 use values::parse_bool;
 pub use voice::{EndpointArgs, TalkArgs};
 
-/// The model when nothing names one: small, English, fetched in seconds.
+/// The model that writes down what is said when nothing names one: small, English, fetched in seconds.
 pub const DEFAULT_MODEL: &str = "tiny.en";
+
+/// The model that converses when nothing names one: the small one that hears.
+pub const CHAT_MODEL: &str = "voxtral-mini";
+
+/// The model that speaks when nothing names one.
+pub const SPEECH_MODEL: &str = "qwen3-tts-0.6b-customvoice";
+
+/// The same where the voice is that of a recording.
+pub const CLONING_MODEL: &str = "qwen3-tts-0.6b-base";
+
+/// What `--model` is in commands where it is something else than in most.
+const MODELS: [(&[&str], &str); 5] = [
+    (
+        &["speak"],
+        "Path, name such as qwen3-tts-1.7b-voicedesign, or Hugging Face id org/name [default: qwen3-tts-0.6b-customvoice; \
+         qwen3-tts-0.6b-base for the voice of a recording]",
+    ),
+    (
+        &["voices", "list"],
+        "Path, name such as qwen3-tts-1.7b-customvoice, or Hugging Face id org/name [default: qwen3-tts-0.6b-customvoice]",
+    ),
+    (
+        &["voices", "create"],
+        "Path, name such as qwen3-tts-1.7b-base, or Hugging Face id org/name [default: qwen3-tts-0.6b-base]",
+    ),
+    (
+        &["chat"],
+        "Path, name such as voxtral-small, or Hugging Face id org/name [default: voxtral-mini]",
+    ),
+    (
+        &["listen"],
+        "Path, name such as voxtral-realtime, or Hugging Face id org/name of a model that listens",
+    ),
+];
 
 /// A local speech engine: speech to text on your own machine
 #[derive(Debug, Clone, Parser)]
@@ -63,9 +97,9 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct GlobalArgs {
-    /// Path, name such as base.en or large-v3-turbo, or Hugging Face id org/name
-    #[arg(short, long, global = true, value_name = "MODEL", env = env::TURACO_MODEL, default_value = DEFAULT_MODEL)]
-    pub model: String,
+    /// Path, name such as base.en or large-v3-turbo, or Hugging Face id org/name [default: tiny.en]
+    #[arg(short, long, global = true, value_name = "MODEL", env = env::TURACO_MODEL)]
+    pub model: Option<String>,
 
     /// Also look for models in DIR
     #[arg(long, global = true, value_name = "DIR")]
@@ -126,6 +160,13 @@ pub struct GlobalArgs {
     /// Print help
     #[arg(short, long, global = true, action = ArgAction::Help)]
     pub help: Option<bool>,
+}
+
+impl GlobalArgs {
+    /// The model that was named, or the one that writes down what is said.
+    pub fn recogniser(&self) -> &str {
+        self.model.as_deref().unwrap_or(DEFAULT_MODEL)
+    }
 }
 
 /// How messages on stderr are written.
@@ -282,7 +323,25 @@ pub fn command() -> Command {
 /// The command line as help, completions and manual pages show it: switches that are off by default have no value.
 pub fn shown_command() -> Command {
     let command = Cli::command().max_term_width(100);
-    valued_switches(without_values_of_variables(command), true)
+    let mut command = valued_switches(without_values_of_variables(command), true);
+    // Only now every command has the options of all.
+    command.build();
+    with_models(command, &[])
+}
+
+/// What `--model` is in a command, for its help.
+fn with_models(command: Command, path: &[&str]) -> Command {
+    let said = MODELS.iter().find(|(known, _)| *known == path);
+    command
+        .mut_args(|arg| match said {
+            Some((_, help)) if arg.get_id() == "model" => arg.help(*help),
+            _ => arg,
+        })
+        .mut_subcommands(|command| {
+            let name = command.get_name().to_owned();
+            let path: Vec<&str> = path.iter().copied().chain([name.as_str()]).collect();
+            with_models(command, &path)
+        })
 }
 
 /// Help shows the names of variables, never what they are set to.
@@ -372,6 +431,28 @@ mod tests {
     fn declarations_are_consistent() {
         command().debug_assert();
         shown_command().debug_assert();
+    }
+
+    #[test]
+    fn help_names_the_model_that_a_command_takes() {
+        let command = shown_command();
+        let model = |path: &[&str]| {
+            let command = path
+                .iter()
+                .try_fold(&command, |command, name| command.find_subcommand(name));
+            let mut args = command.unwrap().get_arguments();
+            let model = args.find(|arg| arg.get_id() == "model").unwrap();
+            model.get_help().unwrap().to_string()
+        };
+        for (path, _) in MODELS {
+            assert!(!model(path).contains(DEFAULT_MODEL), "{path:?}");
+        }
+        assert!(model(&["speak"]).contains(SPEECH_MODEL));
+        assert!(model(&["speak"]).contains(CLONING_MODEL));
+        assert!(model(&["voices", "list"]).contains(SPEECH_MODEL));
+        assert!(model(&["voices", "create"]).contains(CLONING_MODEL));
+        assert!(model(&["chat"]).contains(CHAT_MODEL));
+        assert!(model(&["transcribe"]).contains(DEFAULT_MODEL));
     }
 
     #[test]

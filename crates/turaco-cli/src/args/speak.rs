@@ -19,7 +19,7 @@ pub struct SpeakArgs {
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
 
-    /// Several speakers: lines of "VOICE: text" in FILE, empty lines and lines with # at the start are left out
+    /// Several speakers: lines of "VOICE: text" in FILE, a voice with spaces in quotes; empty lines and lines with # at the start are left out
     #[arg(long, value_name = "FILE", conflicts_with = "file")]
     pub script: Option<PathBuf>,
 
@@ -50,7 +50,7 @@ pub struct SpeakArgs {
     #[arg(long, value_name = "FORMAT", help_heading = "Output")]
     pub format: Option<SoundFormat>,
 
-    /// Write sound while it is made, in chunks that begin with one frame (80 ms); pipes and speakers always get it so
+    /// Let the file grow under its name while the sound is made, in chunks that begin with one frame (80 ms); pipes and speakers always get it so
     #[arg(long, help_heading = "Output")]
     pub stream: bool,
 

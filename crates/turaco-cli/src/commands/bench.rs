@@ -41,6 +41,11 @@ pub fn run(args: &BenchArgs, context: &Context) -> Outcome {
         return positions(lengths, args, context);
     }
     let speaks = !args.measuring.kernels && speaks(context)?;
+    if args.measuring.texts && !speaks {
+        return Err(Failure::usage("`--texts` needs a model that speaks")
+            .hint("`turaco bench --texts -m qwen3-tts-0.6b-customvoice` measures one")
+            .into());
+    }
     // A baseline that cannot be read shows before minutes of work.
     let baseline = args.results.against.as_deref().map(read).transpose()?;
     let mut report = if args.measuring.kernels {
@@ -102,6 +107,7 @@ fn check(args: &BenchArgs) -> Result<(), Failure> {
             ("--against", results.against.is_some()),
             ("--trace", results.trace.is_some()),
             ("--plot", results.plot.is_some()),
+            ("--texts", measuring.texts),
         ];
         if let Some((option, _)) = other.into_iter().find(|(_, given)| *given) {
             return Err(Failure::usage(format!(
@@ -276,7 +282,7 @@ fn live(args: &BenchArgs, context: &Context) -> Outcome {
 /// Whether the model is one that speaks. One that is not here is known by its name: mistakes on the command line come before
 /// downloads.
 fn speaks(context: &Context) -> Result<bool, Failure> {
-    let name = &context.global.model;
+    let name = context.global.recogniser();
     let Ok(path) = engine::find_here(name, context) else {
         return Ok(name.to_lowercase().contains("qwen3-tts"));
     };
@@ -303,10 +309,11 @@ fn frames(args: &BenchArgs, baseline: Option<&Report>, context: &Context) -> Res
         repeats: measuring.repeats,
         warm_up: measuring.warm_up,
         utterances: measuring.utterances.0.clone(),
+        texts: measuring.texts,
         trace: args.results.trace.as_ref().map(|_| Detail::Operations),
         commit: commit(),
     };
-    let synthesizer = engine::load_synthesizer(&context.global.model, context)?;
+    let synthesizer = engine::load_synthesizer(context.global.recogniser(), context)?;
     if let Some(before) = baseline {
         turaco::bench::frame_subject(&synthesizer, &protocol)
             .check(before)

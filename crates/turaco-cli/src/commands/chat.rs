@@ -118,7 +118,7 @@ fn sound(args: &ChatArgs, context: &Context) -> Result<Vec<Part>, Stop> {
 
 fn load(context: &Context) -> Result<std::sync::Arc<ChatModel>, Failure> {
     let printer = &context.printer;
-    let name = chat_model(&context.global.model);
+    let name = chat_model(&context.global);
     let path = engine::find(name, context)?;
     let bar = Bar::new(printer, name, Unit::Layers);
     let control = bar.watch(&context.control);

@@ -70,7 +70,7 @@ impl Facts {
         let global = &context.global;
         let machine = Machine::detect();
         let cache = engine::cache(&context.global)?;
-        let found = match cache.find(&global.model) {
+        let found = match cache.find(global.recogniser()) {
             Ok(Lookup::Found(found)) => Ok(found.path),
             Ok(Lookup::Missing(missing)) => Err(missing.into_error(cache.root()).to_string()),
             Err(error) => Err(error.to_string()),
@@ -88,7 +88,7 @@ impl Facts {
             cached: cache.list().unwrap_or_default(),
             cache: cache.root().to_path_buf(),
             search_path: env::value(env::TURACO_MODEL_PATH),
-            model: global.model.clone(),
+            model: global.recogniser().to_owned(),
             found,
             config: global.config.clone(),
             ffmpeg: in_path("ffmpeg"),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use turaco::asr::realtime::{Alternative, RealtimeEvent, TrackKind};
-use turaco::audio::RawFormat;
+use turaco::audio::{RawFormat, SoundFormat};
 use turaco::cache::ModelName;
 use turaco::output::format_timestamp;
 
@@ -44,7 +44,7 @@ pub fn run(args: &ListenArgs, context: &Context) -> Outcome {
         .as_deref()
         .map(str::parse::<RawFormat>)
         .transpose()?;
-    let name = &context.global.model;
+    let name = context.global.recogniser();
     if matches!(ModelName::parse(name), Ok(ModelName::Alias(alias)) if alias.is_whisper()) {
         return Err(not_streaming(name).into());
     }
@@ -52,7 +52,7 @@ pub fn run(args: &ListenArgs, context: &Context) -> Outcome {
     let ear = Ear::new(&recognizer, args.options(), context)?;
     drop(recognizer);
     let save = (args.save.as_deref())
-        .map(|path| Recording::create(path, SAMPLE_RATE))
+        .map(|path| Recording::create(path, SoundFormat::Wav, SAMPLE_RATE))
         .transpose()?;
 
     let when_full = match source {

@@ -13,6 +13,7 @@ pub mod man;
 pub mod models;
 pub mod plan;
 pub mod reference;
+mod script;
 pub mod serve;
 pub mod speak;
 pub mod talk;
@@ -25,7 +26,7 @@ use std::sync::Arc;
 use turaco::Control;
 use turaco::asr::Task;
 
-use crate::args::{Cli, DEFAULT_MODEL, GlobalArgs, Subcommands};
+use crate::args::{CHAT_MODEL, CLONING_MODEL, Cli, GlobalArgs, SPEECH_MODEL, Subcommands};
 use crate::exit::Outcome;
 use crate::printer::Printer;
 
@@ -65,18 +66,14 @@ pub fn run(cli: Cli, printer: &Arc<Printer>, control: &Control) -> Outcome {
 }
 
 /// The model to converse with: the one that was named, or the small one that hears.
-pub fn chat_model(named: &str) -> &str {
-    match named {
-        DEFAULT_MODEL => "voxtral-mini",
-        _ => named,
-    }
+pub fn chat_model(global: &GlobalArgs) -> &str {
+    global.model.as_deref().unwrap_or(CHAT_MODEL)
 }
 
 /// The model to speak with: the one that was named, or the small one that can do what is asked for.
-pub fn speech_model(named: &str, needs_base: bool) -> &str {
-    match (named, needs_base) {
-        (DEFAULT_MODEL, true) => "qwen3-tts-0.6b-base",
-        (DEFAULT_MODEL, false) => "qwen3-tts-0.6b-customvoice",
-        _ => named,
-    }
+pub fn speech_model(global: &GlobalArgs, needs_base: bool) -> &str {
+    global.model.as_deref().unwrap_or(match needs_base {
+        true => CLONING_MODEL,
+        false => SPEECH_MODEL,
+    })
 }

@@ -126,7 +126,7 @@ fn row_json(row: &Row) -> serde_json::Value {
 }
 
 fn path(name: Option<&str>, context: &Context) -> Outcome {
-    let name = name.unwrap_or(&context.global.model);
+    let name = name.unwrap_or(context.global.recogniser());
     let path = engine::find_here(name, context)?;
     context.printer.result_line(&path.display().to_string())?;
     Ok(Exit::Success)

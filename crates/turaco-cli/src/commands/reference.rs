@@ -27,12 +27,12 @@ fn commands(root: &Command) -> String {
         root.get_arguments().filter(|arg| arg.is_global_set()),
     );
     for command in root.get_subcommands() {
-        section(&mut text, command, 2);
+        section(&mut text, command, root, 2);
     }
     text
 }
 
-fn section(text: &mut String, command: &Command, depth: usize) {
+fn section(text: &mut String, command: &Command, root: &Command, depth: usize) {
     let name = command.get_bin_name().unwrap_or_else(|| command.get_name());
     text.push_str(&format!("\n{} {name}\n\n", "#".repeat(depth)));
     if let Some(about) = command.get_about() {
@@ -43,7 +43,8 @@ fn section(text: &mut String, command: &Command, depth: usize) {
     text.push_str(&format!("```\n{}\n```\n", usage.trim_end()));
     let own: Vec<&Arg> = command
         .get_arguments()
-        .filter(|arg| !arg.is_global_set() && !arg.is_hide_set())
+        .filter(|arg| !arg.is_global_set() || is_other(arg, root))
+        .filter(|arg| !arg.is_hide_set())
         .filter(|arg| !["help", "version"].contains(&arg.get_id().as_str()))
         .collect();
     let mut headings: Vec<Option<&str>> = Vec::new();
@@ -61,8 +62,16 @@ fn section(text: &mut String, command: &Command, depth: usize) {
         table(text, args.filter(|arg| arg.get_help_heading() == heading));
     }
     for subcommand in command.get_subcommands() {
-        section(text, subcommand, depth + 1);
+        section(text, subcommand, root, depth + 1);
     }
+}
+
+/// Whether an option of all commands is something else here.
+fn is_other(arg: &Arg, root: &Command) -> bool {
+    let of_all = |known: &&Arg| known.get_id() == arg.get_id();
+    let of_all = root.get_arguments().find(of_all);
+    let help = |arg: &Arg| arg.get_help().map(ToString::to_string);
+    of_all.is_some_and(|known| help(known) != help(arg))
 }
 
 fn table<'a>(text: &mut String, args: impl Iterator<Item = &'a Arg>) {

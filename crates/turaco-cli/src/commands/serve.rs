@@ -12,7 +12,7 @@ use turaco::tts::VoiceStore;
 use turaco_server::{App, Config, Listeners, LogLevel, Server};
 
 use super::{Context, bench_voice};
-use crate::args::{DEFAULT_MODEL, ServeArgs};
+use crate::args::ServeArgs;
 use crate::engine;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::printer::{Level, Printer};
@@ -48,11 +48,13 @@ pub fn run(args: &ServeArgs, context: &Context) -> Outcome {
 /// The models that were named, downloaded if they are not here.
 fn catalog(args: &ServeArgs, context: &Context) -> Result<Catalog, Failure> {
     let mut catalog = Catalog::new(engine::cache(&context.global)?);
-    let model = &context.global.model;
+    let model = context.global.recogniser();
     match engine::find(model, context) {
         Ok(path) => catalog.add(model, path),
         // Nobody asked for this one.
-        Err(failure) if model == DEFAULT_MODEL => context.printer.warning(&failure.to_string()),
+        Err(failure) if context.global.model.is_none() => {
+            context.printer.warning(&failure.to_string());
+        }
         Err(failure) => return Err(failure),
     }
     for name in &args.preload {
@@ -68,7 +70,7 @@ fn catalog(args: &ServeArgs, context: &Context) -> Result<Catalog, Failure> {
 fn config(args: &ServeArgs, context: &Context) -> Config {
     let printer = Arc::clone(&context.printer);
     let mut config = Config::default();
-    config.model.clone_from(&context.global.model);
+    config.model = context.global.recogniser().to_owned();
     config.tts_model.clone_from(&args.tts_model);
     config.api_keys.clone_from(&args.api_key);
     config.cors.clone_from(&args.cors);

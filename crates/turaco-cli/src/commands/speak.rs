@@ -1,5 +1,7 @@
 //! `turaco speak`: text to speech.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs;
 use std::io::{self, IsTerminal, Read};
 use std::path::Path;
@@ -11,6 +13,7 @@ use turaco::audio::{SoundFormat, SoundWriter};
 use turaco::tts::{SpeakOptions, SpeechStream, StopReason};
 use turaco::{Error, Synthesizer};
 
+use super::script::{self, Line};
 use super::voices::{self, list};
 use super::{Context, speech_model};
 use crate::args::SpeakArgs;
@@ -26,13 +29,14 @@ pub fn run(args: &SpeakArgs, context: &Context) -> Outcome {
     if args.list_voices {
         return list(false, context);
     }
-    // What cannot be said needs no model.
-    let text = Text::new(args, io::stdin().is_terminal())?;
-    let model = speech_model(&context.global.model, args.who.needs_base());
-    let synthesizer = engine::load_synthesizer(model, context)?;
     let mut options = args.options();
     options.seed = args.sampling.seed.unwrap_or_else(fresh_seed);
+    // What cannot be said needs no model.
+    let text = Text::new(args, &options, io::stdin().is_terminal())?;
+    let model = speech_model(&context.global, args.who.needs_base() || text.needs_base());
+    let synthesizer = engine::load_synthesizer(model, context)?;
     options.voice = voices::voice(&args.who, &synthesizer, context)?;
+    let parts = text.parts(args, &options, &synthesizer)?;
     for notice in synthesizer.notices(&options) {
         context.printer.warning(&notice);
     }
@@ -44,7 +48,7 @@ pub fn run(args: &SpeakArgs, context: &Context) -> Outcome {
     let mut sink = sink_kind.open(args, synthesizer.sample_rate())?;
     let mut plotted = Vec::new();
     let mut totals = Totals::default();
-    let said = job.say_text(text, &options, &mut sink, &mut plotted, &mut totals);
+    let said = job.say_parts(parts, &mut sink, &mut plotted, &mut totals);
     if let Some(warning) = synthesizer.take_late_warning() {
         context.printer.warning(&warning);
     }
@@ -64,20 +68,35 @@ pub fn run(args: &SpeakArgs, context: &Context) -> Outcome {
 /// What is to be said.
 enum Text {
     Whole(String),
-    /// Voices (`None` = the one of the options) and what they say.
-    Script(Vec<(Option<String>, String)>),
+    /// What several voices say.
+    Script(Vec<Line>),
     /// From standard input, sentence by sentence.
     Arriving,
 }
 
+/// Some text and how it is said.
+enum Part {
+    Whole(String, SpeakOptions),
+    Arriving(SpeakOptions),
+}
+
 impl Text {
-    fn new(args: &SpeakArgs, stdin_is_terminal: bool) -> Result<Self, Failure> {
-        let whole = |text: String| match text.trim().is_empty() {
-            true => Err(Failure::usage("there is no text to say")),
+    fn new(
+        args: &SpeakArgs,
+        options: &SpeakOptions,
+        stdin_is_terminal: bool,
+    ) -> Result<Self, Failure> {
+        let whole = |text: String| match options.leaves_nothing_of(&text) {
+            true => Err(no_text(options)),
             false => Ok(Self::Whole(text)),
         };
         if let Some(path) = &args.script {
-            return script(path, &read_text(path)?).map(Self::Script);
+            let lines = script::lines(path, &read_text(path)?, voices::is_saved)?;
+            let is_empty = (lines.iter()).all(|line| options.leaves_nothing_of(&line.text));
+            return match is_empty {
+                true => Err(no_text(options).at(path)),
+                false => Ok(Self::Script(lines)),
+            };
         }
         match (&args.text, &args.file) {
             (Some(text), _) if text != "-" => whole(text.clone()),
@@ -86,6 +105,76 @@ impl Text {
                 .hint("`turaco speak \"Good morning\"`, or pipe text in")),
             _ => Ok(Self::Arriving),
         }
+    }
+
+    /// Whether only a Base model will do.
+    fn needs_base(&self) -> bool {
+        let Self::Script(lines) = self else {
+            return false;
+        };
+        let mut names = lines.iter().filter_map(|line| line.voice.as_deref());
+        names.any(voices::is_cloned)
+    }
+
+    /// What is said one after the other. All voices are known to be there then, and to go with the model.
+    fn parts(
+        self,
+        args: &SpeakArgs,
+        options: &SpeakOptions,
+        synthesizer: &Synthesizer,
+    ) -> Result<Vec<Part>, Stop> {
+        let lines = match self {
+            Self::Whole(text) => return Ok(vec![Part::Whole(text, options.clone())]),
+            Self::Arriving => return Ok(vec![Part::Arriving(options.clone())]),
+            Self::Script(lines) => lines,
+        };
+        let path = args.script.as_deref().unwrap_or(Path::new("-"));
+        // Each is read once: what a model makes of a recording is kept for the lines behind.
+        let mut known: HashMap<Option<String>, SpeakOptions> = HashMap::new();
+        let mut parts = Vec::with_capacity(lines.len());
+        for line in lines {
+            let options = match known.entry(line.voice) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => {
+                    let mut options = options.clone();
+                    let found = match new.key() {
+                        Some(name) => voices::named(name, synthesizer),
+                        None => Ok(options.voice.clone()),
+                    };
+                    let checked = found.and_then(|voice| {
+                        options.voice = voice;
+                        Ok(synthesizer.check(&options)?)
+                    });
+                    checked.map_err(|stop| in_line(stop, path, line.number))?;
+                    new.insert(options)
+                }
+            };
+            parts.push(Part::Whole(line.text, options.clone()));
+        }
+        Ok(parts)
+    }
+}
+
+/// Where in a script something is wrong.
+fn in_line(stop: Stop, path: &Path, number: usize) -> Stop {
+    let Stop::Failed(mut failure) = stop else {
+        return stop;
+    };
+    failure.message = format!("line {number} of {}: {}", path.display(), failure.message);
+    let lines =
+        "a line is `VOICE: text`, also where the text begins with a word and a colon itself";
+    failure.hint = Some(match failure.hint.take() {
+        Some(hint) => format!("{hint}; {lines}"),
+        None => lines.into(),
+    });
+    Stop::Failed(failure)
+}
+
+fn no_text(options: &SpeakOptions) -> Failure {
+    let failure = Failure::usage("there is no text to say");
+    match options.normalize {
+        true => failure.hint("--normalize leaves out marks, pictures and addresses"),
+        false => failure,
     }
 }
 
@@ -104,37 +193,6 @@ fn read_text(path: &Path) -> Result<String, Failure> {
     let text = String::from_utf8(bytes).map_err(|error| failed(&error))?;
     // Some editors begin files with a mark of their encoding.
     Ok(text.trim_start_matches('\u{feff}').to_owned())
-}
-
-/// Lines of `VOICE: text`; a line without a voice goes on with the one before.
-fn script(path: &Path, text: &str) -> Result<Vec<(Option<String>, String)>, Failure> {
-    let mut lines: Vec<(Option<String>, String)> = Vec::new();
-    let mut voice = None;
-    for line in text.lines().map(str::trim) {
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let said = match line.split_once(':') {
-            // A voice is one word (or a path); "Note: this" in the middle of a text is not to be told from one.
-            Some((name, said))
-                if !name.is_empty() && !name.trim().contains(char::is_whitespace) =>
-            {
-                voice = Some(name.trim().to_owned());
-                said.trim()
-            }
-            _ => line,
-        };
-        if !said.is_empty() {
-            lines.push((voice.clone(), said.to_owned()));
-        }
-    }
-    match lines.is_empty() {
-        true => Err(Failure::input(
-            path,
-            "this script says nothing; its lines are `VOICE: text`",
-        )),
-        false => Ok(lines),
-    }
 }
 
 /// Where sound goes.
@@ -189,8 +247,8 @@ impl SinkKind {
     fn open(self, args: &SpeakArgs, rate: u32) -> Result<Sink, Stop> {
         Ok(match (self, &args.output) {
             (Self::File(format), Some(path)) => Sink::File(match args.stream {
-                true if format == SoundFormat::Wav => Recording::create(path, rate)?,
-                _ => Recording::create_hidden(path, format, rate)?,
+                true => Recording::create(path, format, rate)?,
+                false => Recording::create_hidden(path, format, rate)?,
             }),
             (Self::Speaker, _) => Sink::Speaker(Box::new(Speaker::open(rate)?)),
             (Self::Stdout(format) | Self::File(format), _) => {
@@ -286,34 +344,27 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Say all of a text.
-    fn say_text(
+    /// Say all of it.
+    fn say_parts(
         &self,
-        text: Text,
-        options: &SpeakOptions,
+        parts: Vec<Part>,
         sink: &mut Sink,
         plotted: &mut Vec<f32>,
         totals: &mut Totals,
     ) -> Result<(), Stop> {
-        let control = &self.context.control;
-        match text {
-            Text::Whole(text) => {
-                let stream = self.synthesizer.stream(&text, options, control)?;
-                self.say(stream, sink, plotted, totals)
-            }
-            Text::Script(lines) => {
-                for (voice, text) in lines {
-                    let mut options = options.clone();
-                    if let Some(name) = &voice {
-                        options.voice = voices::named(name, self.synthesizer)?;
-                    }
+        for part in parts {
+            match part {
+                Part::Whole(text, options) => {
+                    let control = &self.context.control;
                     let stream = self.synthesizer.stream(&text, &options, control)?;
                     self.say(stream, sink, plotted, totals)?;
                 }
-                Ok(())
+                Part::Arriving(options) => {
+                    self.say_as_it_comes(&options, sink, plotted, totals)?;
+                }
             }
-            Text::Arriving => self.say_as_it_comes(options, sink, plotted, totals),
         }
+        Ok(())
     }
 
     /// Say the text that a stream has.
@@ -443,7 +494,10 @@ impl Job<'_> {
         stream.finish();
         self.drain(&mut stream, sink, plotted, totals)?;
         self.add(&stream, totals);
-        Ok(())
+        match totals.pieces.is_empty() {
+            true => Err(no_text(options).into()),
+            false => Ok(()),
+        }
     }
 
     fn report(&self, options: &SpeakOptions, totals: &Totals) -> Result<(), Stop> {
@@ -492,32 +546,4 @@ fn fresh_seed() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let nanoseconds = now.map_or(0, |time| time.as_nanos() as u64);
     (nanoseconds ^ u64::from(std::process::id())).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn scripts_have_voices_and_texts() {
-        let lines = script(
-            Path::new("a.txt"),
-            "# a talk\nRyan: Good morning.\nHow are you?\n\nvoices/anna.safetensors: Fine: thanks.\nSo be it: yes.",
-        )
-        .unwrap();
-        let said: Vec<_> = lines
-            .iter()
-            .map(|(voice, text)| (voice.as_deref().unwrap(), text.as_str()))
-            .collect();
-        assert_eq!(
-            said,
-            [
-                ("Ryan", "Good morning."),
-                ("Ryan", "How are you?"),
-                ("voices/anna.safetensors", "Fine: thanks."),
-                ("voices/anna.safetensors", "So be it: yes."),
-            ]
-        );
-        assert!(script(Path::new("a.txt"), "# nothing\n\n").is_err());
-    }
 }

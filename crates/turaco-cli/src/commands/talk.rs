@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use turaco::audio::RawFormat;
+use turaco::audio::{RawFormat, SoundFormat};
 use turaco::voice::{
     AnswerEnd, Mind, TurnTimings, VoiceEvent, VoiceModels, VoiceOptions, VoiceSession,
 };
@@ -180,7 +180,11 @@ impl Sink {
             )
             .at(path)),
             (None, None) => Ok(Self::Nowhere),
-            (Some(rate), Some(path)) => Ok(Self::File(Box::new(Recording::create(path, rate)?))),
+            (Some(rate), Some(path)) => Ok(Self::File(Box::new(Recording::create(
+                path,
+                SoundFormat::Wav,
+                rate,
+            )?))),
             (Some(rate), None) => Ok(Self::Speaker(Box::new(Speaker::open(rate)?))),
         }
     }

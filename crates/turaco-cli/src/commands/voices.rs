@@ -8,13 +8,15 @@ use turaco::models::qwen3_tts::{Qwen3TtsCheckpoint, TtsKind};
 use turaco::text::normalize::normalize_basic;
 use turaco::text::wer::character_errors;
 use turaco::tts::{ClonedVoice, Voice, VoiceStore};
-use turaco::{Audio, LoadOptions, Recognizer, Synthesizer, TranscribeOptions};
+use turaco::{Audio, Error, LoadOptions, Recognizer, Synthesizer, TranscribeOptions};
 
 use super::{Context, speech_model};
 use crate::args::{VoiceArgs, VoicesArgs, VoicesCommand};
 use crate::engine;
 use crate::exit::{Exit, Failure, Outcome, Stop};
+use crate::inputs::Input;
 use crate::printer::Level;
+use crate::sound::Reading;
 
 /// List, create or remove voices.
 pub fn run(args: &VoicesArgs, context: &Context) -> Outcome {
@@ -37,7 +39,7 @@ pub fn run(args: &VoicesArgs, context: &Context) -> Outcome {
                     .hint("--force replaces it")
                     .into());
             }
-            let model = speech_model(&context.global.model, true);
+            let model = speech_model(&context.global, true);
             let synthesizer = engine::load_synthesizer(model, context)?;
             let voice = clone(
                 &synthesizer,
@@ -76,13 +78,12 @@ pub fn run(args: &VoicesArgs, context: &Context) -> Outcome {
 pub fn list(as_json: bool, context: &Context) -> Outcome {
     let store = VoiceStore::from_env()?;
     let saved = store.names()?;
-    let name = speech_model(&context.global.model, false);
+    let name = speech_model(&context.global, false);
+    engine::check_speaks(name, context)?;
     // A list of voices is not worth a download.
     let checkpoint = match engine::find_here(name, context) {
         Ok(path) => Some(Qwen3TtsCheckpoint::open(&path).map_err(engine::model_failure)?),
-        Err(failure) if context.global.model != crate::args::DEFAULT_MODEL => {
-            return Err(failure.into());
-        }
+        Err(failure) if context.global.model.is_some() => return Err(failure.into()),
         Err(_) => None,
     };
     let printer = &context.printer;
@@ -146,13 +147,20 @@ pub fn list(as_json: bool, context: &Context) -> Outcome {
 impl VoiceArgs {
     /// Whether only a Base model will do.
     pub fn needs_base(&self) -> bool {
-        let saved = || {
-            let name = self.voice.as_deref()?;
-            let store = VoiceStore::from_env().ok()?;
-            Some(is_path(name) || store.path(name).ok()?.is_file())
-        };
-        self.ref_audio.is_some() || self.voice_file.is_some() || saved().unwrap_or(false)
+        let saved = self.voice.as_deref().is_some_and(is_cloned);
+        self.ref_audio.is_some() || self.voice_file.is_some() || saved
     }
+}
+
+/// Whether a voice was saved under this name.
+pub fn is_saved(name: &str) -> bool {
+    let path = VoiceStore::from_env().and_then(|store| store.path(name));
+    path.is_ok_and(|path| path.is_file())
+}
+
+/// Whether a name is that of a voice of a recording: a file, or one that was saved.
+pub fn is_cloned(name: &str) -> bool {
+    is_path(name) || is_saved(name)
 }
 
 /// The voice that options name.
@@ -167,7 +175,7 @@ pub fn voice(
         return Ok(Voice::Cloned(Arc::new(voice)));
     }
     if let Some(path) = &args.voice_file {
-        return Ok(Voice::Cloned(Arc::new(ClonedVoice::open(path)?)));
+        return Ok(in_file(path, synthesizer)?);
     }
     match &args.voice {
         Some(name) => named(name, synthesizer),
@@ -181,21 +189,37 @@ pub fn named(name: &str, synthesizer: &Synthesizer) -> Result<Voice, Stop> {
         return Ok(Voice::Named(name.to_owned()));
     }
     if is_path(name) {
-        return Ok(Voice::Cloned(Arc::new(ClonedVoice::open(Path::new(name))?)));
+        return Ok(in_file(Path::new(name), synthesizer)?);
     }
-    if let Some(voice) = VoiceStore::from_env()?.find(name)? {
-        return Ok(Voice::Cloned(Arc::new(voice)));
+    if is_saved(name) {
+        let path = VoiceStore::from_env()?.path(name)?;
+        return Ok(in_file(&path, synthesizer)?);
     }
-    if synthesizer.kind() == TtsKind::Base {
-        return Err(Failure::usage(format!("there is no saved voice `{name}`"))
+    match synthesizer.kind() {
+        TtsKind::Base => Err(Failure::usage(format!("there is no saved voice `{name}`"))
             .hint("`turaco voices list` shows them, `turaco voices create` makes one from a recording; voices by name are in CustomVoice models")
-            .into());
+            .into()),
+        TtsKind::CustomVoice => {
+            let known = synthesizer.voices().join(", ");
+            Err(Failure::usage(format!("there is no voice `{name}`; the model has {known}"))
+                .hint("`turaco voices create` makes a voice from a recording, for Base models")
+                .into())
+        }
+        // Its own words say how it comes by a voice.
+        TtsKind::VoiceDesign => Ok(Voice::Named(name.to_owned())),
     }
-    // The model says which voices it has.
-    Ok(Voice::Named(name.to_owned()))
 }
 
-fn is_path(name: &str) -> bool {
+/// The voice in a file, if the model can speak in it.
+fn in_file(path: &Path, synthesizer: &Synthesizer) -> Result<Voice, Failure> {
+    let voice = synthesizer.open_voice(path).map_err(|error| match error {
+        Error::Io { .. } => Failure::from(error).exit(Exit::NoInput),
+        other => other.into(),
+    })?;
+    Ok(Voice::Cloned(Arc::new(voice)))
+}
+
+pub fn is_path(name: &str) -> bool {
     name.contains(['/', '\\']) || name.ends_with(".safetensors")
 }
 
@@ -206,7 +230,11 @@ fn clone(
     x_vector_only: bool,
     context: &Context,
 ) -> Result<ClonedVoice, Stop> {
-    let audio = Audio::open(path)?;
+    let input = Input {
+        path: path.to_owned(),
+        stem: String::new(),
+    };
+    let audio = Reading::whole().read(&input, &context.control)?;
     for notice in audio.notices() {
         context.printer.note(notice);
     }

@@ -1,9 +1,10 @@
 //! `turaco speak` and `turaco voices`.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ChildStdout, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::support::{Home, Run, has_graphics, run, speech};
 
@@ -331,7 +332,24 @@ fn frames_are_measured_traced_and_compared() {
     let run = against(1);
     assert_eq!(run.code, 1, "{run:?}");
     assert!(run.stderr.contains("peak memory"), "{run:?}");
+    let texts = bench(&["--texts", "--save=texts.json"]);
+    for word in ["RTF", "short", "medium", "long", "115", "% more"] {
+        assert!(texts.succeeds().contains(word), "no {word} in {texts:?}");
+    }
+    let texts = fs::read_to_string(home.path("texts.json")).unwrap();
+    let texts: serde_json::Value = serde_json::from_str(&texts).unwrap();
+    assert_eq!(texts["measures"].as_array().unwrap().len(), 11);
+    let short = &texts["speech"]["texts"][0];
+    assert_eq!(
+        (&short["words"], &short["frames"]),
+        (&13.into(), &58.into())
+    );
+    assert!((short["audio"].as_f64().unwrap() - 58.0 * 0.08).abs() < 1e-9);
+    let shares = ["prefill", "generate", "decode"].map(|part| short[part].as_f64().unwrap());
+    assert!((0.5..1.01).contains(&shares.iter().sum::<f64>()), "{short}");
     bench(&["--against=base.json", "--compute-type=q8"]).fails(2, &["compute type", "base.json"]);
+    home.run(["bench", "--kernels", "--texts"])
+        .fails(2, &["--texts"]);
     bench(&["--plot=a.svg"]).fails(2, &["--plot"]);
     bench(&["--positions=1,9"]).fails(3, &["model"]);
 }
@@ -373,4 +391,370 @@ fn what_cannot_be_done_is_said() {
     fs::remove_file(Path::new(&model).join("speech_tokenizer/model.safetensors")).unwrap();
     home.run(["speak", "-m", &model, TEXT, "-o", out])
         .fails(3, &["speech_tokenizer"]);
+}
+
+/// Speak, with the text through a pipe that stays open until `is_there` says that there is sound; then the rest.
+fn while_it_is_said(home: &Home, more: &[&str], is_there: impl Fn(&mut ChildStdout) -> bool) {
+    let model = model(home, "voice_design");
+    let common = ["speak", "-m", &model, "--seed", "3", "--max-frames", "12"];
+    let mut child = home
+        .command(common.iter().chain(more).copied())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    stdin.write_all(b"Good morning, dear all! And").unwrap();
+    stdin.flush().unwrap();
+    let until = Instant::now() + Duration::from_secs(60);
+    while !is_there(&mut stdout) {
+        assert!(Instant::now() < until, "{more:?}: nothing came");
+        assert!(child.try_wait().unwrap().is_none(), "{more:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    drop(stdin);
+    std::io::copy(&mut stdout, &mut std::io::sink()).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn every_format_grows_while_it_is_said() {
+    let home = Home::new();
+    for name in ["a.wav", "a.flac", "a.opus", "a.pcm"] {
+        let file = home.path(name);
+        // More than what comes before the sound.
+        while_it_is_said(&home, &["--stream", "-o", name], |_| {
+            fs::metadata(&file).is_ok_and(|known| known.len() > 1000)
+        });
+        let whole = turaco::audio::DecodeOptions::new();
+        let whole = match name {
+            "a.pcm" => whole.raw("s16le:24000:1".parse().unwrap()),
+            _ => whole,
+        };
+        let sound = turaco::audio::decode(&file, &whole).unwrap();
+        assert!(sound.duration() > 0.3, "{name}: {}", sound.duration());
+    }
+}
+
+#[test]
+fn flac_comes_through_a_pipe_block_by_block() {
+    let home = Home::new();
+    while_it_is_said(&home, &["--format", "flac"], |stdout| {
+        let mut bytes = [0; 3000];
+        stdout.read_exact(&mut bytes).unwrap();
+        bytes.starts_with(b"fLaC")
+    });
+}
+
+#[test]
+fn a_file_without_sound_does_not_stay() {
+    let home = Home::new();
+    let model = model(&home, "voice_design");
+    for text in ["\u{26f5}", " --- \u{1f600} ---\n"] {
+        for more in [&["-o", "a.wav"][..], &["--stream", "-o", "a.wav"], &[]] {
+            let common = ["speak", "-m", &model, "--normalize"];
+            let given = home.run(common.iter().chain(&[text]).chain(more).copied());
+            given.fails(2, &["no text to say", "--normalize"]);
+            let piped = home
+                .command(common.iter().chain(more).copied())
+                .stdin(fs::File::open(home.write("text.txt", text)).unwrap())
+                .output()
+                .unwrap();
+            Run::from(piped).fails(2, &["no text to say", "--normalize"]);
+            assert!(!home.path("a.wav").exists() && !home.path("a.wav.part").exists());
+        }
+    }
+    home.write("talk.txt", "ryan: \u{26f5}\n");
+    home.run([
+        "speak",
+        "--normalize",
+        "--script",
+        "talk.txt",
+        "-o",
+        "a.wav",
+    ])
+    .fails(2, &["no text to say"]);
+}
+
+#[test]
+fn a_model_that_hears_is_no_model_that_speaks() {
+    let home = Home::new();
+    let right = [
+        "cannot speak",
+        "qwen3-tts-0.6b-customvoice",
+        "qwen3-tts-0.6b-base",
+    ];
+    for name in ["tiny.en", "large-v3-turbo", "voxtral-mini"] {
+        home.run(["speak", "-m", name, TEXT, "-o", "a.wav"])
+            .fails(3, &right);
+        home.run(["voices", "list", "-m", name]).fails(3, &right);
+    }
+    let named = home
+        .command(["speak", TEXT])
+        .env("TURACO_MODEL", "tiny.en")
+        .output();
+    Run::from(named.unwrap()).fails(3, &right);
+    // A folder tells by its settings, whatever it is called.
+    fs::rename(model(&home, "voice_design"), home.path("tiny.en")).unwrap();
+    home.run([
+        "speak",
+        "-m",
+        "tiny.en",
+        TEXT,
+        "--max-frames",
+        "2",
+        "-o",
+        "b.wav",
+    ])
+    .succeeds();
+    let folder = model(&home, "voice_design");
+    let config = Path::new(&folder).join("config.json");
+    fs::write(&config, "{\"model_type\": \"whisper\"}").unwrap();
+    home.run(["speak", "-m", &folder, TEXT, "-o", "a.wav"])
+        .fails(3, &right);
+    home.run(["voices", "list", "-m", &folder]).fails(3, &right);
+    fs::remove_file(config).unwrap();
+    home.run(["speak", "-m", &folder, TEXT, "-o", "a.wav"])
+        .fails(3, &right);
+    // Without a name it is one that can do what is asked for, and no advice is about others.
+    let speech = home.path("a.wav");
+    fs::copy(crate::support::speech(), &speech).unwrap();
+    for (more, model) in [
+        (&["--voice", "ryan"][..], "qwen3-tts-0.6b-customvoice"),
+        (&["--ref-audio", "a.wav"], "qwen3-tts-0.6b-base"),
+    ] {
+        let run = home.run(["speak", TEXT].iter().chain(more).copied());
+        run.fails(5, &[model]);
+        assert!(!run.stderr.contains("tiny.en"), "{run:?}");
+    }
+    let run = home.run(["speak", "-m", "qwen3-tts", TEXT]);
+    run.fails(3, &["qwen3-tts"]);
+    assert!(!run.stderr.contains("tiny.en"), "{run:?}");
+}
+
+#[test]
+fn arguments_that_exclude_each_other_have_names() {
+    let home = Home::new();
+    for line in [
+        &["speak", "Hello", "--script", "a.txt"][..],
+        &["speak", "--script", "a.txt", "Hello"],
+    ] {
+        home.run(line)
+            .fails(2, &["`TEXT`", "`--script`", "cannot be used with"]);
+    }
+    let model = model(&home, "voice_design");
+    let long = "word ".repeat(20_000);
+    home.write("long.txt", long);
+    let run = home.run([
+        "speak",
+        "-m",
+        &model,
+        "--no-split",
+        "--file",
+        "long.txt",
+        "-o",
+        "a.wav",
+    ]);
+    run.fails(2, &["this text cannot be said", "positions"]);
+    assert!(!run.stderr.contains("--text"), "{run:?}");
+}
+
+#[test]
+fn a_codec_whose_rate_is_none_is_told_by_its_file() {
+    let home = Home::new();
+    let model = model(&home, "base");
+    let config = Path::new(&model).join("speech_tokenizer/config.json");
+    let settings = fs::read_to_string(&config).unwrap();
+    for key in ["input_sample_rate", "output_sample_rate"] {
+        let mut settings: serde_json::Value = serde_json::from_str(&settings).unwrap();
+        settings[key] = 7.into();
+        fs::write(&config, settings.to_string()).unwrap();
+        let speech = speech();
+        let create = [
+            "voices",
+            "create",
+            "anna",
+            "-m",
+            &model,
+            "--ref-text",
+            "ask",
+            "--ref-audio",
+        ];
+        home.run(create.iter().copied().chain([speech.to_str().unwrap()]))
+            .fails(3, &[key, "7 Hz", "config.json"]);
+    }
+}
+
+/// Save a voice of the Base model for tests, in context; its file.
+fn save_voice(home: &Home, model: &str, name: &str) -> PathBuf {
+    let speech = speech();
+    home.run([
+        "voices",
+        "create",
+        name,
+        "-m",
+        model,
+        "--ref-text",
+        "ask not",
+        "--ref-audio",
+        speech.to_str().unwrap(),
+    ])
+    .succeeds();
+    home.path(".local/share/turaco/voices")
+        .join(format!("{name}.safetensors"))
+}
+
+#[test]
+fn voice_files_that_are_none_are_told_by_name() {
+    let home = Home::new();
+    let model = model(&home, "base");
+    let file = save_voice(&home, &model, "anna");
+    let good = fs::read(&file).unwrap();
+    let header_len = u64::from_le_bytes(good[..8].try_into().unwrap()) as usize;
+    let header = std::str::from_utf8(&good[8..8 + header_len])
+        .unwrap()
+        .to_owned();
+    let with_header = |from: &str, to: &str| {
+        assert!(header.contains(from) && from.len() == to.len(), "{header}");
+        [
+            &good[..8],
+            header.replace(from, to).as_bytes(),
+            &good[8 + header_len..],
+        ]
+        .concat()
+    };
+    let mut too_large = good.clone();
+    let end = too_large.len();
+    too_large[end - 4..].copy_from_slice(&70_000_u32.to_le_bytes());
+    let mut negative = good.clone();
+    negative[end - 4..].copy_from_slice(&(-1_i32).to_le_bytes());
+    let json: serde_json::Value = serde_json::from_str(&header).unwrap();
+    let shape = &json["ref_code"]["shape"];
+    let (n_frames, n_codes) = (shape[0].to_string(), shape[1].to_string());
+    let other_codes = with_header(
+        &format!("[{n_frames},{n_codes}]"),
+        &format!("[{n_codes},{n_frames}]"),
+    );
+    let width = json["ref_spk_embedding"]["shape"][0].as_u64().unwrap() as usize;
+    for (bytes, words) in [
+        (too_large, &["70000", "codes below"][..]),
+        (negative, &["negative"]),
+        (with_header("I32", "F32"), &["ref_code", "f32", "I32"]),
+        (other_codes, &["another codec", &n_frames, &n_codes]),
+        (good[..end - 5].to_vec(), &["anna"]),
+        (b"RIFF".to_vec(), &["no voice file"]),
+    ] {
+        fs::write(&file, bytes).unwrap();
+        let path = file.to_str().unwrap();
+        for voice in [
+            ["--voice", "anna"],
+            ["--voice-file", path],
+            ["--voice", path],
+        ] {
+            let run = home.run(
+                ["speak", "-m", &model, TEXT, "-o", "a.wav"]
+                    .into_iter()
+                    .chain(voice),
+            );
+            run.fails(3, words);
+            run.fails(3, &["anna.safetensors", "voices create"]);
+        }
+    }
+    fs::write(&file, &good).unwrap();
+    // A model of another size.
+    let small = turaco::tts::ClonedVoice {
+        vector: vec![0.5; width - 1],
+        codes: Vec::new(),
+        n_codes: 16,
+        text: String::new(),
+    };
+    small.save(&home.path("small.safetensors")).unwrap();
+    home.run([
+        "speak",
+        "-m",
+        &model,
+        TEXT,
+        "--voice-file",
+        "small.safetensors",
+        "-o",
+        "a.wav",
+    ])
+    .fails(3, &["another size", "small.safetensors"]);
+    home.run([
+        "speak",
+        "-m",
+        &model,
+        TEXT,
+        "--voice-file",
+        "nobody.safetensors",
+        "-o",
+        "a.wav",
+    ])
+    .fails(4, &["nobody.safetensors"]);
+    home.run([
+        "speak",
+        "-m",
+        &model,
+        TEXT,
+        "--ref-audio",
+        "nobody.wav",
+        "-o",
+        "a.wav",
+    ])
+    .fails(4, &["nobody.wav"]);
+    assert!(!home.path("a.wav").exists());
+}
+
+#[test]
+fn all_voices_of_a_script_are_known_before_anything_is_said() {
+    let home = Home::new();
+    let model = model(&home, "base");
+    save_voice(&home, &model, "Aunt Anna");
+    home.write(
+        "talk.txt",
+        "Aunt Anna: Good morning.\n\"Aunt Anna\": It was calm.\nberta: Who is that?\n",
+    );
+    let speak = |more: &[&str]| {
+        let common = [
+            "speak",
+            "--script",
+            "talk.txt",
+            "--max-frames",
+            "2",
+            "--json",
+            "-o",
+            "a.wav",
+        ];
+        home.run(common.iter().chain(more).copied())
+    };
+    let run = speak(&["-m", &model, "--stream"]);
+    run.fails(2, &["line 3 of talk.txt", "no saved voice `berta`"]);
+    assert!(!home.path("a.wav").exists());
+    home.write(
+        "talk.txt",
+        "# Who?\nGood morning.\nAunt Anna: It was calm.\n",
+    );
+    speak(&["-m", &model]).fails(3, &["line 2 of talk.txt", "recording"]);
+    home.write(
+        "talk.txt",
+        "Aunt Anna: Good morning.\n\"Aunt Anna\": It was calm.\n",
+    );
+    let said = speak(&["-m", &model]);
+    let json: serde_json::Value = serde_json::from_str(said.succeeds()).unwrap();
+    assert_eq!(json["frames"], 4);
+    assert_eq!(json["pieces"][0]["text"], "Good morning.");
+    // Saved voices need a Base model, whatever is the default otherwise.
+    speak(&[]).fails(5, &["qwen3-tts-0.6b-base"]);
+    let custom = self::model(&home, "voice_design");
+    let config = Path::new(&custom).join("config.json");
+    let settings = fs::read(&config).unwrap();
+    let mut settings: serde_json::Value = serde_json::from_slice(&settings).unwrap();
+    settings["tts_model_type"] = "custom_voice".into();
+    settings["talker_config"]["spk_id"]["Vivian"] = 3.into();
+    fs::write(&config, settings.to_string()).unwrap();
+    home.write("talk.txt", "Vivian: Good morning.\nnobody: Yes.\n");
+    speak(&["-m", &custom]).fails(2, &["line 2 of talk.txt", "no voice `nobody`", "vivian"]);
+    speak(&[]).fails(5, &["qwen3-tts-0.6b-customvoice"]);
 }

@@ -42,6 +42,7 @@ pub use decode::{DecodeOptions, decode, decode_bytes};
 pub use encode::{WavFormat, WavStream, wav, wav_header};
 pub use raw::{RawFormat, SampleFormat};
 pub use resample::Resampler;
+pub(crate) use resample::{accepts as is_rate, refusal as rate_refusal};
 pub use source::AudioSource;
 pub use stretch::TimeStretcher;
 pub use writer::{SoundFormat, SoundWriter};

@@ -29,12 +29,12 @@ pub(super) const MIN_SAMPLE_RATE: u32 = 100;
 pub(super) const MAX_SAMPLE_RATE: u32 = 1_000_000;
 
 /// Whether a sample rate can be worked with.
-pub(super) fn accepts(rate: u32) -> bool {
+pub(crate) fn accepts(rate: u32) -> bool {
     (MIN_SAMPLE_RATE..=MAX_SAMPLE_RATE).contains(&rate)
 }
 
 /// What to say about a rate that is not accepted.
-pub(super) fn refusal(rate: u32) -> String {
+pub(crate) fn refusal(rate: u32) -> String {
     format!("a sample rate of {rate} Hz is outside {MIN_SAMPLE_RATE}..={MAX_SAMPLE_RATE} Hz")
 }
 

@@ -75,17 +75,20 @@ impl FromStr for SoundFormat {
 
 /// Writes mono sound while it comes.
 ///
-/// What cannot be known before the end is written as unknown: nothing is rewound. FLAC is written at the end, as this
-/// encoder wants all samples.
+/// What cannot be known before the end is written as unknown: nothing is rewound. Where that can be done, put what
+/// [`finish_with_head`](Self::finish_with_head) gives over the first bytes.
 pub struct SoundWriter<W> {
     writer: W,
     kind: Kind,
+    sample_rate: u32,
+    n_samples: u64,
 }
 
 enum Kind {
+    Wav,
     Pcm,
     #[cfg(feature = "encode")]
-    Flac(FlacWriter),
+    Flac(Box<FlacWriter>),
     #[cfg(feature = "encode")]
     Opus(Box<OggOpusWriter>),
     #[cfg(feature = "mp3")]
@@ -102,11 +105,15 @@ impl<W: Write> SoundWriter<W> {
         let kind = match format {
             SoundFormat::Wav => {
                 writer.write_all(&wav_header(sample_rate, WavFormat::S16, None))?;
-                Kind::Pcm
+                Kind::Wav
             }
             SoundFormat::Pcm => Kind::Pcm,
             #[cfg(feature = "encode")]
-            SoundFormat::Flac => Kind::Flac(FlacWriter::new(sample_rate)),
+            SoundFormat::Flac => {
+                let flac = FlacWriter::new(sample_rate)?;
+                writer.write_all(&flac.header(false)?)?;
+                Kind::Flac(Box::new(flac))
+            }
             #[cfg(feature = "encode")]
             SoundFormat::Opus => {
                 let opus = OggOpusWriter::new(sample_rate)?;
@@ -127,7 +134,12 @@ impl<W: Write> SoundWriter<W> {
                 return Err(io::Error::new(io::ErrorKind::Unsupported, message));
             }
         };
-        Ok(Self { writer, kind })
+        Ok(Self {
+            writer,
+            kind,
+            sample_rate,
+            n_samples: 0,
+        })
     }
 
     /// More samples, full scale 1; louder ones are clipped.
@@ -135,15 +147,16 @@ impl<W: Write> SoundWriter<W> {
     /// # Errors
     /// Those of the writer.
     pub fn write(&mut self, samples: &[f32]) -> io::Result<()> {
+        self.n_samples += samples.len() as u64;
         match &mut self.kind {
-            Kind::Pcm => {
+            Kind::Wav | Kind::Pcm => {
                 let bytes: Vec<u8> = samples.iter().flat_map(|&x| s16(x).to_le_bytes()).collect();
                 self.writer.write_all(&bytes)
             }
             #[cfg(feature = "encode")]
             Kind::Flac(flac) => {
-                flac.push(samples);
-                Ok(())
+                let frames = flac.push(samples)?;
+                self.writer.write_all(&frames)
             }
             #[cfg(feature = "encode")]
             Kind::Opus(opus) => {
@@ -167,18 +180,35 @@ impl<W: Write> SoundWriter<W> {
     ///
     /// # Errors
     /// Those of the writer.
-    pub fn finish(mut self) -> io::Result<W> {
+    pub fn finish(self) -> io::Result<W> {
+        self.finish_with_head().map(|(writer, _)| writer)
+    }
+
+    /// As [`finish`](Self::finish), and the first bytes as they would have been written if all had been known: lengths.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn finish_with_head(mut self) -> io::Result<(W, Vec<u8>)> {
+        let mut head = Vec::new();
         match self.kind {
+            Kind::Wav => {
+                let bytes = u32::try_from(2 * self.n_samples).ok();
+                let bytes = bytes.filter(|bytes| *bytes <= u32::MAX - 64);
+                head = wav_header(self.sample_rate, WavFormat::S16, bytes);
+            }
             Kind::Pcm => {}
             #[cfg(feature = "encode")]
-            Kind::Flac(flac) => self.writer.write_all(&flac.finish()?)?,
+            Kind::Flac(mut flac) => {
+                self.writer.write_all(&flac.finish()?)?;
+                head = flac.header(true)?;
+            }
             #[cfg(feature = "encode")]
             Kind::Opus(opus) => self.writer.write_all(&opus.finish()?)?,
             #[cfg(feature = "mp3")]
             Kind::Mp3(mp3) => self.writer.write_all(&mp3.finish()?)?,
         }
         self.writer.flush()?;
-        Ok(self.writer)
+        Ok((self.writer, head))
     }
 }
 
@@ -221,6 +251,47 @@ mod tests {
                 let audio = Audio::from_bytes(bytes, format!("a.{format}")).unwrap();
                 assert!(audio.samples() == samples, "{format} {len}");
                 assert_eq!(audio.sample_rate(), 24_000);
+            }
+        }
+    }
+
+    #[test]
+    fn sound_comes_out_while_it_goes_in() {
+        let samples = tone(48_000);
+        for format in SoundFormat::ALL.into_iter().filter(|f| f.is_available()) {
+            let mut writer = SoundWriter::new(Vec::new(), format, 24_000).unwrap();
+            let mut before = writer.get_mut().len();
+            // Half a second is more than any format's block.
+            for samples in samples.chunks(12_000) {
+                writer.write(samples).unwrap();
+                let len = writer.get_mut().len();
+                assert!(len > before + 500, "{format}: {before} {len}");
+                before = len;
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_known_at_the_end_fits_over_the_first_bytes() {
+        for len in [1, 4096, 30_001] {
+            let samples = tone(len);
+            for format in [SoundFormat::Wav, SoundFormat::Flac] {
+                let mut writer = SoundWriter::new(Vec::new(), format, 24_000).unwrap();
+                let begun = writer.get_mut().len();
+                writer.write(&samples).unwrap();
+                let (mut bytes, head) = writer.finish_with_head().unwrap();
+                assert_eq!(head.len(), begun);
+                assert!(bytes[..begun] != head);
+                bytes[..begun].copy_from_slice(&head);
+                let n_samples = match format {
+                    SoundFormat::Wav => u64::from(bytes[40]) + 256 * u64::from(bytes[41]),
+                    // 36 bits behind sizes of blocks and frames, the rate, channels and bits of a sample.
+                    _ => u64::from_be_bytes(bytes[18..26].try_into().unwrap()) & ((1 << 36) - 1),
+                };
+                let width = if format == SoundFormat::Wav { 2 } else { 1 };
+                assert_eq!(n_samples, (width * len as u64) % 65_536, "{format}");
+                let audio = Audio::from_bytes(bytes, format!("a.{format}")).unwrap();
+                assert_eq!(audio.samples().len(), len, "{format}");
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use super::frames::FrameReport;
 use super::report::Report;
+use super::spoken_texts::SpokenText;
 use super::table::{columns, line, row};
 
 /// What frames took, for each number of utterances.
@@ -50,7 +51,67 @@ pub fn frames(text: &mut String, report: &Report, speech: &FrameReport) {
     }));
     let right: Vec<usize> = (0..rows[0].len()).collect();
     columns(text, &rows, &right);
-    if let Some(peak) = report.peak_memory {
-        line(text, format!("peak memory {:.0} MB", megabytes(peak)));
+    if !speech.texts.is_empty() {
+        line(text, String::new());
+        texts(text, &speech.texts);
     }
+    if let Some(peak) = report.peak_memory {
+        let weights = speech.weight_bytes;
+        let more = 100.0 * (peak as f64 / weights.max(1) as f64 - 1.0);
+        line(
+            text,
+            match weights {
+                0 => format!("peak memory {:.0} MB", megabytes(peak)),
+                _ => format!(
+                    "peak memory {:.0} MB: {:.0} MB of weights and {more:.0} % more",
+                    megabytes(peak),
+                    megabytes(weights),
+                ),
+            },
+        );
+    }
+}
+
+/// Whole texts: means, and beside them standard deviations.
+fn texts(text: &mut String, texts: &[SpokenText]) {
+    let mut rows = vec![row(&[
+        "text",
+        "words",
+        "frames",
+        "audio s",
+        "wall s",
+        "±",
+        "RTF",
+        "±",
+        "frames/s",
+        "±",
+        "first ms",
+        "prefill",
+        "generate",
+        "decode",
+        "memory MB",
+    ])];
+    let percent = |share: f64| format!("{:.0} %", 100.0 * share);
+    rows.extend(texts.iter().map(|said| {
+        vec![
+            said.name.clone(),
+            said.words.to_string(),
+            said.frames.to_string(),
+            format!("{:.2}", said.audio),
+            format!("{:.2}", said.wall.mean),
+            format!("{:.2}", said.wall.deviation),
+            format!("{:.3}", said.real_time_factor.mean),
+            format!("{:.3}", said.real_time_factor.deviation),
+            format!("{:.1}", said.frames_per_second.mean),
+            format!("{:.1}", said.frames_per_second.deviation),
+            format!("{:.0}", 1e3 * said.first_audio.mean),
+            percent(said.prefill),
+            percent(said.generate),
+            percent(said.decode),
+            said.peak_memory
+                .map_or("-".into(), |bytes| format!("{:.0}", bytes as f64 / 1e6)),
+        ]
+    }));
+    let right: Vec<usize> = (1..rows[0].len()).collect();
+    columns(text, &rows, &right);
 }

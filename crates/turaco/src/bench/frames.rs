@@ -14,6 +14,7 @@ use super::baseline::Subject;
 use super::limits::machine_facts;
 use super::report::{FORMAT, Kind, Limits, Measure, ModelFacts, Report, Role};
 use super::run::Outcome;
+use super::spoken_texts::{SpokenText, spoken_texts};
 use super::statistics::{Percentiles, median};
 use crate::models::qwen3_tts::{FrameInput, Runner, Sampling, TalkerState};
 use crate::tts::Synthesizer;
@@ -39,6 +40,8 @@ pub struct FrameProtocol {
     pub warm_up: usize,
     /// Utterances at once.
     pub utterances: Vec<usize>,
+    /// Also say whole texts, codec included: a short, a medium and a long one.
+    pub texts: bool,
     /// Run one more pass of the first number of utterances with spans of this detail; it does not count.
     pub trace: Option<Detail>,
     /// Commit that the program was built from.
@@ -58,8 +61,15 @@ pub struct FrameReport {
     pub predictor_bytes: u64,
     /// See `predictor_bytes`.
     pub predictor_frame_bytes: u64,
+    /// Bytes of all weights that stay in memory, those of the codec included; tables of which rows are read are used where their
+    /// file is mapped.
+    #[serde(default)]
+    pub weight_bytes: u64,
     /// For each number of utterances.
     pub batches: Vec<FrameBatch>,
+    /// Whole texts, if they were asked for.
+    #[serde(default)]
+    pub texts: Vec<SpokenText>,
 }
 
 /// Frames of some utterances at once.
@@ -151,6 +161,13 @@ pub fn frames(
             cached_floor_ms: 1e3 * ((all - again) / memory + again / near),
         });
     }
+    let texts = match protocol.texts {
+        true => {
+            let passes = (protocol.warm_up, protocol.repeats);
+            spoken_texts(synthesizer, passes, control, say)?
+        }
+        false => Vec::new(),
+    };
     let spans = match protocol.trace {
         None => Vec::new(),
         Some(detail) => {
@@ -180,7 +197,9 @@ pub fn frames(
         repeats: protocol.repeats,
         peak_memory: peak_memory(),
         memory_limit: peak_memory().map(|bytes| bytes + bytes / 10),
-        measures: batches.iter().flat_map(measures).collect(),
+        measures: (batches.iter().flat_map(measures))
+            .chain(texts.iter().map(SpokenText::measure))
+            .collect(),
         transcription: None,
         speech: Some(FrameReport {
             load_seconds: synthesizer.load_seconds(),
@@ -188,7 +207,9 @@ pub fn frames(
             talker_bytes: bytes.talker,
             predictor_bytes: bytes.predictor,
             predictor_frame_bytes: bytes.predictor_frame,
+            weight_bytes: synthesizer.weight_bytes(),
             batches,
+            texts,
         }),
         kernels: Vec::new(),
     };
@@ -199,6 +220,9 @@ pub fn frames(
 pub fn frame_subject(synthesizer: &Synthesizer, protocol: &FrameProtocol) -> Subject {
     let mut options = serde_json::Map::new();
     options.insert("frames".into(), protocol.frames.into());
+    if protocol.texts {
+        options.insert("texts".into(), true.into());
+    }
     Subject {
         kind: Kind::Speech,
         model: Some(ModelFacts {

@@ -29,6 +29,7 @@ mod live;
 mod positions;
 mod report;
 mod run;
+mod spoken_texts;
 mod statistics;
 mod steps;
 mod summary;
@@ -53,7 +54,8 @@ pub use report::{
     Peak, Report, Role, StepRow, TranscriptionReport,
 };
 pub use run::{Outcome, Protocol, transcription};
-pub use statistics::Percentiles;
+pub use spoken_texts::SpokenText;
+pub use statistics::{Percentiles, Spread};
 pub use steps::Step;
 pub use summary::subject;
 pub use table::{comparison_table, table};

@@ -57,6 +57,30 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     Percentiles::new(values.into_iter().collect()).p50
 }
 
+/// What repeated measurements are around, and how far from it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Spread {
+    /// The plain mean.
+    pub mean: f64,
+    /// The standard deviation of the measurements, by n - 1; 0 of fewer than two.
+    pub deviation: f64,
+}
+
+impl Spread {
+    /// Of `values`; all zero if there are none.
+    pub fn new(values: impl IntoIterator<Item = f64>) -> Self {
+        let values: Vec<f64> = values.into_iter().collect();
+        let centre = mean(values.iter().copied()).unwrap_or_default();
+        let squares: f64 = values.iter().map(|value| (value - centre).powi(2)).sum();
+        let others = values.len().saturating_sub(1).max(1);
+        Self {
+            mean: centre,
+            deviation: (squares / others as f64).sqrt(),
+        }
+    }
+}
+
 /// The plain mean; `None` of none.
 pub fn mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let (mut sum, mut count) = (0.0, 0);
@@ -71,6 +95,21 @@ pub fn mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn deviations_are_those_of_samples() {
+        let spread = Spread::new([2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0]);
+        assert_eq!(spread.mean, 5.0);
+        assert!((spread.deviation - (32.0_f64 / 7.0).sqrt()).abs() < 1e-12);
+        assert_eq!(
+            Spread::new([3.0]),
+            Spread {
+                mean: 3.0,
+                deviation: 0.0
+            }
+        );
+        assert_eq!(Spread::new([]), Spread::default());
+    }
 
     #[test]
     fn percentiles_are_those_of_numpy() {

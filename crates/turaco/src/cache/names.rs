@@ -21,6 +21,11 @@ impl Alias {
             .iter()
             .all(|source| source.to_ascii_lowercase().contains("whisper"))
     }
+
+    /// Whether it is a model that speaks.
+    pub fn speaks(&self) -> bool {
+        self.sources.iter().all(|source| source.contains("-TTS-"))
+    }
 }
 
 /// Every alias. Within one model the order is: the publisher's full-precision weights, then conversions that users of

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::Result;
 use crate::weights::{Sidecars, invalid};
+use crate::{Result, audio};
 
 /// A JSON object of a model's folder, or one inside it.
 #[derive(Debug, Clone)]
@@ -50,6 +50,21 @@ impl Settings {
     /// A text, if the key is there.
     pub fn text(&self, key: &str) -> Option<&str> {
         self.object.get(key).and_then(Value::as_str)
+    }
+
+    /// A rate in samples per second that sound can have.
+    ///
+    /// # Errors
+    /// The key is missing without a `default`, or holds something else.
+    pub fn sample_rate(&self, key: &str, default: Option<usize>) -> Result<u32> {
+        let rate = u32::try_from(self.size(key, default)?).unwrap_or(u32::MAX);
+        match audio::is_rate(rate) {
+            true => Ok(rate),
+            false => Err(invalid(
+                &self.path,
+                format!("key `{}{key}`: {}", self.place, audio::rate_refusal(rate)),
+            )),
+        }
     }
 
     /// A size: a positive whole number that is not absurd.

@@ -3,6 +3,7 @@
 pub mod compression;
 mod deflate_size;
 pub mod normalize;
+pub(crate) mod number_words;
 mod numbers;
 pub mod python;
 mod rewrite;

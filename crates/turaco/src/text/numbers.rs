@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
+use super::number_words::{ONES, POWERS, TENS};
 use super::python;
 use super::rewrite::{Edge, pattern, replace_pattern, split_at_words};
 
@@ -42,45 +43,6 @@ enum Meaning {
     Point,
 }
 
-const ONES: [&str; 19] = [
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-];
-const TENS: [&str; 8] = [
-    "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety",
-];
-const MULTIPLIERS: [(&str, usize); 12] = [
-    ("hundred", 2),
-    ("thousand", 3),
-    ("million", 6),
-    ("billion", 9),
-    ("trillion", 12),
-    ("quadrillion", 15),
-    ("quintillion", 18),
-    ("sextillion", 21),
-    ("septillion", 24),
-    ("octillion", 27),
-    ("nonillion", 30),
-    ("decillion", 33),
-];
-
 /// The meaning of a word; `None` if it is no number word.
 fn meaning(word: &str) -> Option<Meaning> {
     use Meaning::*;
@@ -97,7 +59,7 @@ fn meaning(word: &str) -> Option<Meaning> {
             .map(|(tens, _)| 10 * tens)
     };
     let multiplier = |name: &str| {
-        MULTIPLIERS
+        POWERS
             .iter()
             .find(|(known, _)| *known == name)
             .map(|(_, exponent)| *exponent)

@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use turaco_compute::WeightType;
 
 use crate::load::device_choice::Devices;
-use crate::load::memory::check_weights;
-use crate::models::qwen3_tts::codec::{CodecCheckpoint, CodecDecoder, CodecRunner, CodecStream};
+use crate::load::memory::{bits, check_weights};
+use crate::models::qwen3_tts::codec::{
+    CodecCheckpoint, CodecDecoder, CodecRunner, CodecStream, MAX_FRAMES,
+};
 use crate::models::qwen3_tts::{Qwen3Tts, Qwen3TtsCheckpoint, Runner};
 use crate::{Control, Error, LoadOptions, Result};
 
@@ -20,11 +22,30 @@ pub(super) struct Engine {
     pub codec: CodecRunner,
 }
 
+impl Engine {
+    /// Let `stream` hear `codes` that were said already. A long recording takes seconds, in which `control` may end it.
+    pub fn go_through(
+        &mut self,
+        stream: &mut CodecStream,
+        codes: &[u32],
+        control: &Control,
+    ) -> Result<()> {
+        let n_codes = self.codec.decoder().config().n_groups;
+        for codes in codes.chunks(MAX_FRAMES * n_codes) {
+            control.check()?;
+            self.codec.decode(stream, codes, &mut Vec::new())?;
+        }
+        Ok(())
+    }
+}
+
 /// The networks on a device.
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub model: Arc<Qwen3Tts>,
     pub codec: Arc<CodecDecoder>,
+    /// Bytes of the codec's weights.
+    pub codec_bytes: u64,
     /// Compiled steps that no stream uses at the moment.
     idle: Mutex<Vec<Engine>>,
     /// Recordings whose sound the codec has gone through, the latest last.
@@ -45,6 +66,7 @@ impl Loaded {
         check_weights(&checkpoint.name, weights, weight_type)?;
         let model = Qwen3Tts::load(checkpoint, &devices.model, weight_type, control)?;
         let quiet = control.without_progress();
+        let codec_bytes = codec_bytes(&codec, codec_type(weight_type));
         let codec = CodecDecoder::load(&codec, &devices.model, codec_type(weight_type), &quiet)?;
         let (ours, its) = (model.config().n_codes, codec.config().n_groups);
         if ours != its {
@@ -58,6 +80,7 @@ impl Loaded {
         Ok(Self {
             model,
             codec,
+            codec_bytes,
             idle: Mutex::default(),
             heard: Mutex::default(),
         })
@@ -87,9 +110,13 @@ impl Loaded {
     }
 
     /// The codec behind the sound of `codes`.
-    pub fn stream_behind(engine: &mut Engine, codes: &[u32]) -> Result<CodecStream> {
+    pub fn stream_behind(
+        engine: &mut Engine,
+        codes: &[u32],
+        control: &Control,
+    ) -> Result<CodecStream> {
         let mut stream = engine.codec.new_stream()?;
-        engine.codec.decode(&mut stream, codes, &mut Vec::new())?;
+        engine.go_through(&mut stream, codes, control)?;
         Ok(stream)
     }
 
@@ -98,6 +125,7 @@ impl Loaded {
         &self,
         engine: &mut Engine,
         voice: &Arc<ClonedVoice>,
+        control: &Control,
     ) -> Result<CodecStream> {
         let known = lock(&self.heard)
             .iter()
@@ -106,7 +134,7 @@ impl Loaded {
         if let Some(stream) = known {
             return stream;
         }
-        let stream = Self::stream_behind(engine, &voice.codes)?;
+        let stream = Self::stream_behind(engine, &voice.codes, control)?;
         let copy = engine.codec.copy_stream(&stream)?;
         let mut kept = lock(&self.heard);
         // What nobody uses any more can not be asked for again.
@@ -117,6 +145,13 @@ impl Loaded {
         kept.push((Arc::downgrade(voice), copy));
         Ok(stream)
     }
+}
+
+/// Bytes of the codec's way from codes to sound, kept as `weight_type`.
+fn codec_bytes(codec: &CodecCheckpoint, weight_type: WeightType) -> u64 {
+    let decoder = (codec.weights.iter()).filter(|(name, _)| name.starts_with("decoder."));
+    let n_weights: usize = decoder.map(|(_, tensor)| tensor.len()).sum();
+    n_weights as u64 * bits(weight_type) / 8
 }
 
 /// How the codec is stored when the talker is `weight_type`: it multiplies many rows, where bytes are of no use, and sound
@@ -138,4 +173,26 @@ const KEPT_RECORDINGS: usize = 8;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_recording_can_be_left_in_the_middle() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/qwen3-tts/base");
+        let (options, control) = (LoadOptions::new(), Control::new());
+        let load = |devices: &Devices| Loaded::load_path(devices, &path, &options, &control);
+        let loaded = options.load(load).unwrap();
+        let mut engine = loaded.engine();
+        let codes = vec![1; 3 * MAX_FRAMES * loaded.codec.config().n_groups];
+        let stream = Loaded::stream_behind(&mut engine, &codes, &control).unwrap();
+        assert_eq!(stream.position(), 3 * MAX_FRAMES);
+
+        let mut stream = engine.codec.new_stream().unwrap();
+        control.cancel();
+        let left = engine.go_through(&mut stream, &codes, &control);
+        assert!(matches!(left, Err(Error::Cancelled)) && stream.position() == 0);
+    }
 }

@@ -6,6 +6,8 @@
 
 mod guard;
 mod loaded;
+#[cfg(test)]
+mod mutated_files;
 mod normalize;
 pub mod options;
 mod sentences;

@@ -1,9 +1,12 @@
 //! How a text is said.
 
 use crate::models::qwen3_tts::{GenerationDefaults, Sampling};
+use crate::tokenizer::language_name;
 use crate::{Error, Result};
 
 use super::Voice;
+use super::normalize::spoken_text;
+use super::sentences::Pieces;
 
 /// How text and sound lie beside each other in the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -145,6 +148,35 @@ impl SpeakOptions {
         normalize: bool,
         /// Above 1 is faster.
         speed: f32,
+    }
+
+    /// Whether nothing of `text` is said with these options: it is empty, or what there is of it are marks and pictures, which
+    /// are left out.
+    ///
+    /// ```
+    /// use turaco::tts::SpeakOptions;
+    /// assert!(SpeakOptions::new().leaves_nothing_of(" \n"));
+    /// assert!(SpeakOptions::new().normalize(true).leaves_nothing_of("⛵ ---"));
+    /// assert!(!SpeakOptions::new().normalize(true).leaves_nothing_of("⛵ 5"));
+    /// ```
+    pub fn leaves_nothing_of(&self, text: &str) -> bool {
+        if !self.normalize {
+            return text.trim().is_empty();
+        }
+        let language = self.language_name();
+        let is_said =
+            |piece: &str| spoken_text(piece, language.as_deref()).contains(char::is_alphanumeric);
+        match self.split {
+            true => !Pieces::new(text).any(|piece| is_said(&piece)),
+            false => !is_said(text),
+        }
+    }
+
+    /// The language that was asked for, by its English name in lower case; `None` = the model's choice.
+    pub(super) fn language_name(&self) -> Option<String> {
+        let asked = self.language.as_deref()?.to_lowercase();
+        let name = language_name(&asked).map_or_else(|| asked.clone(), str::to_lowercase);
+        Some(name).filter(|name| name != "auto")
     }
 
     /// # Errors

@@ -8,11 +8,19 @@ const SHORTEST_FIRST: usize = 12;
 const LONGEST: usize = 320;
 
 /// Cuts a text that comes bit by bit into pieces of one or more sentences.
+///
+/// Lines may end as on any system: a carriage return before a line feed is left out.
 #[derive(Debug, Default)]
 pub struct SentenceSplitter {
     text: String,
+    /// Bytes of it that were given out.
+    given: usize,
+    /// A carriage return at the end, of which it shows later what it is.
+    held_return: bool,
     /// Whether a piece was given out.
     begun: bool,
+    #[cfg(test)]
+    work: tests::Work,
 }
 
 impl SentenceSplitter {
@@ -23,90 +31,145 @@ impl SentenceSplitter {
 
     /// The pieces of a whole text.
     pub fn split(text: &str) -> Vec<String> {
-        let mut splitter = Self {
-            text: text.to_owned(),
-            begun: true,
-        };
-        let mut pieces: Vec<String> = std::iter::from_fn(|| splitter.next()).collect();
-        let rest = splitter.finish();
-        // A short end belongs to what is before it.
-        match (rest, pieces.last_mut()) {
-            (Some(rest), Some(last))
-                if rest.chars().count() < SHORTEST / 2 && last.len() + rest.len() < LONGEST =>
-            {
-                last.push(' ');
-                last.push_str(&rest);
-            }
-            (Some(rest), _) => pieces.push(rest),
-            (None, _) => {}
-        }
-        pieces
+        Pieces::new(text).collect()
     }
 
     /// More text.
     pub fn push(&mut self, text: &str) {
-        self.text.push_str(text);
+        // What was given out is dropped when it is the larger part, so that every byte is moved less than once on average.
+        if self.given > self.text.len() / 2 {
+            self.text.drain(..self.given);
+            self.given = 0;
+            #[cfg(test)]
+            self.work.moved(self.text.len());
+        }
+        if text.is_empty() {
+            return;
+        }
+        if std::mem::take(&mut self.held_return) && !text.starts_with('\n') {
+            self.text.push('\r');
+        }
+        let text = match text.strip_suffix('\r') {
+            Some(text) => {
+                self.held_return = true;
+                text
+            }
+            None => text,
+        };
+        let mut lines = text.split("\r\n");
+        self.text.push_str(lines.next().unwrap_or_default());
+        for line in lines {
+            self.text.push('\n');
+            self.text.push_str(line);
+        }
     }
 
     /// The next piece that is complete, if there is one.
     #[expect(clippy::should_implement_trait, reason = "more may come after `None`")]
     pub fn next(&mut self) -> Option<String> {
         loop {
-            let end = self.end_of_piece()?;
-            let rest = self.text.split_off(end);
-            let piece = std::mem::replace(&mut self.text, rest);
-            let piece = piece.trim();
-            if !piece.is_empty() {
+            let shortest = if self.begun { SHORTEST } else { SHORTEST_FIRST };
+            let rest = &self.text[self.given..];
+            let end = end_of_piece(rest, shortest);
+            #[cfg(test)]
+            self.work
+                .read(end.map_or(rest.len(), |end| end.max(LONGEST)));
+            let piece = rest[..end?].trim();
+            let piece = (!piece.is_empty()).then(|| piece.to_owned());
+            self.given += end?;
+            if piece.is_some() {
                 self.begun = true;
-                return Some(piece.to_owned());
+                return piece;
             }
         }
     }
 
     /// What is left at the end of the text.
     pub fn finish(&mut self) -> Option<String> {
-        let rest = std::mem::take(&mut self.text);
-        let rest = rest.trim();
-        (!rest.is_empty()).then(|| rest.to_owned())
+        let rest = self.text[self.given..].trim();
+        let rest = (!rest.is_empty()).then(|| rest.to_owned());
+        self.text.clear();
+        self.given = 0;
+        self.held_return = false;
+        rest
     }
+}
 
-    /// Where the first piece ends, in bytes.
-    fn end_of_piece(&self) -> Option<usize> {
-        let shortest = if self.begun { SHORTEST } else { SHORTEST_FIRST };
-        let (mut count, mut comma, mut space) = (0, None, None);
-        let mut characters = self.text.char_indices().peekable();
-        let mut word_len = 0;
-        while let Some((at, character)) = characters.next() {
-            count += 1;
-            let end = at + character.len_utf8();
-            let next = characters.peek().map(|(_, next)| *next);
-            let wide = matches!(character, '。' | '！' | '？' | '…' | '；');
-            // A full stop ends a sentence only before a space; "e.g." and initials are no sentences.
-            let stop = matches!(character, '.' | '!' | '?' | ';')
-                && next.is_some_and(char::is_whitespace)
-                && (character != '.' || word_len > 1);
-            let paragraph = character == '\n' && next == Some('\n');
-            if ((stop || wide) && count >= shortest) || (paragraph && count > 1) {
-                return Some(end);
-            }
-            match character {
-                ',' | ':' | '—' | '–' if next.is_some_and(char::is_whitespace) => {
-                    comma = Some(end)
-                }
-                '，' | '、' | '：' => comma = Some(end),
-                _ if character.is_whitespace() => space = Some(end),
-                _ => {}
-            }
-            word_len = if character.is_alphanumeric() {
-                word_len + 1
+/// Where the first piece of a text ends, in bytes. Looks at [`LONGEST`] characters at most.
+fn end_of_piece(text: &str, shortest: usize) -> Option<usize> {
+    let (mut count, mut comma, mut space) = (0, None, None);
+    let mut characters = text.char_indices().peekable();
+    let mut word_len = 0;
+    while let Some((at, character)) = characters.next() {
+        count += 1;
+        let end = at + character.len_utf8();
+        let next = characters.peek().map(|(_, next)| *next);
+        let wide = matches!(character, '。' | '！' | '？' | '…' | '；');
+        // A full stop ends a sentence only before a space; "e.g." and initials are no sentences.
+        let stop = matches!(character, '.' | '!' | '?' | ';')
+            && next.is_some_and(char::is_whitespace)
+            && (character != '.' || word_len > 1);
+        let paragraph = character == '\n' && next == Some('\n');
+        if ((stop || wide) && count >= shortest) || (paragraph && count > 1) {
+            return Some(end);
+        }
+        match character {
+            ',' | ':' | '—' | '–' if next.is_some_and(char::is_whitespace) => comma = Some(end),
+            '，' | '、' | '：' => comma = Some(end),
+            _ if character.is_whitespace() => space = Some(end),
+            _ => {}
+        }
+        word_len = if character.is_alphanumeric() {
+            word_len + 1
+        } else {
+            0
+        };
+        if count >= LONGEST {
+            return Some(comma.or(space).unwrap_or(end));
+        }
+    }
+    None
+}
+
+/// The pieces of a whole text, each found when it is asked for.
+#[derive(Debug)]
+pub(super) struct Pieces {
+    splitter: SentenceSplitter,
+    /// The one after, as a short end belongs to what is before it.
+    next: Option<String>,
+}
+
+impl Pieces {
+    /// Of this text.
+    pub fn new(text: &str) -> Self {
+        let mut splitter = SentenceSplitter::new();
+        // Nobody waits for the rest of it.
+        splitter.begun = true;
+        splitter.push(text);
+        let next = splitter.next();
+        Self { splitter, next }
+    }
+}
+
+impl Iterator for Pieces {
+    type Item = String;
+
+    fn next(&mut self) -> Option<String> {
+        let Some(mut piece) = self.next.take() else {
+            return self.splitter.finish();
+        };
+        self.next = self.splitter.next();
+        if self.next.is_none()
+            && let Some(rest) = self.splitter.finish()
+        {
+            if rest.chars().count() < SHORTEST / 2 && piece.len() + rest.len() < LONGEST {
+                piece.push(' ');
+                piece.push_str(&rest);
             } else {
-                0
-            };
-            if count >= LONGEST {
-                return Some(comma.or(space).unwrap_or(end));
+                self.next = Some(rest);
             }
         }
-        None
+        Some(piece)
     }
 }
 
@@ -115,6 +178,71 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Bytes that were looked at, and bytes that were moved.
+    #[derive(Debug, Default)]
+    pub(super) struct Work {
+        read: usize,
+        moved: usize,
+    }
+
+    impl Work {
+        pub fn read(&mut self, bytes: usize) {
+            self.read += bytes;
+        }
+
+        pub fn moved(&mut self, bytes: usize) {
+            self.moved += bytes;
+        }
+    }
+
+    const PARAGRAPH: &str = "It rained. The boats stayed in the harbour, all of them, until Sunday! Then Mr. J. Smith \
+                             said that one could go out again — and so they did, 今天天气很好。 Yes.\n\n";
+
+    #[test]
+    fn the_work_for_megabytes_of_text_grows_as_the_text_does() {
+        for block in [8 << 20, 4096, 7] {
+            let work = [1_usize << 20, 8 << 20].map(|len| {
+                let text = PARAGRAPH.repeat(len / PARAGRAPH.len());
+                let mut splitter = SentenceSplitter::new();
+                let mut begin = 0;
+                while begin < text.len() {
+                    let end = text.ceil_char_boundary(text.len().min(begin + block));
+                    splitter.push(&text[begin..end]);
+                    begin = end;
+                    while splitter.next().is_some() {}
+                }
+                splitter.finish();
+                splitter.work
+            });
+            let [small, large] = work;
+            assert!(large.read < 9 * small.read, "{block}: {small:?} {large:?}");
+            assert!(large.moved <= 8 << 20, "{block}: {large:?}");
+        }
+    }
+
+    #[test]
+    fn lines_end_as_on_any_system() {
+        let text = "A boat\n\nAnother one, which is so long that it cannot be said in one go with what is behind it.\n\nAnd a third one for the end of it, which is said by itself\n";
+        let other = text.replace('\n', "\r\n");
+        let pieces = SentenceSplitter::split(text);
+        assert_eq!(pieces.len(), 3);
+        assert_eq!(SentenceSplitter::split(&other), pieces);
+        // Also where a line's end is cut in two.
+        let mut splitter = SentenceSplitter::new();
+        let mut said = Vec::new();
+        for character in other.chars() {
+            splitter.push(character.encode_utf8(&mut [0; 4]));
+            said.extend(splitter.next());
+        }
+        said.extend(splitter.finish());
+        assert_eq!(said, pieces);
+        // One by itself is a space.
+        splitter.push("a\r");
+        splitter.push("");
+        splitter.push("b");
+        assert_eq!(splitter.finish().as_deref(), Some("a\rb"));
+    }
 
     #[test]
     fn sentences_stay_together_until_there_is_something_to_say() {

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::audio::{Audio, TimeStretcher};
-use crate::tokenizer::language_name;
 use crate::{Control, Error, Result};
 
 use super::guard::StopReason;
 use super::loaded::{Engine, Loaded};
 use super::normalize::spoken_text;
 use super::options::SpeakOptions;
-use super::sentences::SentenceSplitter;
+use super::sentences::{Pieces, SentenceSplitter};
 use super::synthesizer::{Anchor, Plan, Synthesizer};
 use super::utterance::Utterance;
 
@@ -65,6 +64,8 @@ pub struct SpeechStream<'a> {
     loaded: Arc<Loaded>,
     engine: Option<Engine>,
     splitter: SentenceSplitter,
+    /// What is left of a text that came as a whole.
+    whole: Option<Pieces>,
     pieces: VecDeque<String>,
     said: Vec<(String, StopReason)>,
     current: Option<(String, Utterance)>,
@@ -98,6 +99,7 @@ impl<'a> SpeechStream<'a> {
             options,
             control: control.clone(),
             splitter: SentenceSplitter::new(),
+            whole: None,
             pieces: VecDeque::new(),
             said: Vec::new(),
             current: None,
@@ -121,13 +123,30 @@ impl<'a> SpeechStream<'a> {
     /// A whole piece of text, said by itself.
     pub fn push_piece(&mut self, text: &str) {
         self.end_piece();
-        self.add_piece(text.to_owned());
+        self.add_piece(text.replace("\r\n", "\n"));
     }
 
     /// There is no more text.
     pub fn finish(&mut self) {
         self.end_piece();
         self.finished = true;
+    }
+
+    /// All of the text at once; pieces are found when they are to be said, as a book has many of them.
+    pub(super) fn say_whole(&mut self, text: &str) {
+        self.whole = Some(Pieces::new(text));
+        self.finished = true;
+    }
+
+    /// Let there be a piece to say, if there is one in what came as a whole.
+    fn find_piece(&mut self) -> Result<()> {
+        while self.pieces.is_empty()
+            && let Some(piece) = self.whole.as_mut().and_then(Iterator::next)
+        {
+            self.control.check()?;
+            self.add_piece(piece);
+        }
+        Ok(())
     }
 
     fn end_piece(&mut self) {
@@ -138,11 +157,7 @@ impl<'a> SpeechStream<'a> {
 
     fn add_piece(&mut self, mut piece: String) {
         if self.options.normalize {
-            let asked = self.options.language.as_deref().map(str::to_lowercase);
-            let name = asked
-                .filter(|asked| asked != "auto")
-                .map(|asked| language_name(&asked).map_or(asked.clone(), str::to_lowercase));
-            piece = spoken_text(&piece, name.as_deref());
+            piece = spoken_text(&piece, self.options.language_name().as_deref());
             // A rule or a picture leaves nothing to say.
             if !piece.contains(char::is_alphanumeric) {
                 return;
@@ -202,8 +217,9 @@ impl<'a> SpeechStream<'a> {
                 (&self.loaded, &mut engine),
                 &self.plan,
                 self.anchor.as_ref(),
+                &self.control,
             )?;
-            utterance.move_to(&mut engine, stream)?;
+            utterance.move_to(&mut engine, stream, &self.control)?;
         }
         Ok(engine)
     }
@@ -224,6 +240,7 @@ impl<'a> SpeechStream<'a> {
 
     fn chunk(&mut self, engine: &mut Engine) -> Result<Option<Chunk>> {
         if self.current.is_none() {
+            self.find_piece()?;
             let Some(text) = self.pieces.front() else {
                 return Ok(self.last_chunk());
             };
@@ -232,7 +249,7 @@ impl<'a> SpeechStream<'a> {
                 (text, self.said.len()),
                 (&self.plan, &self.options),
                 self.anchor.as_ref(),
-                &mut self.timings,
+                (&self.control, &mut self.timings),
             )?;
             self.current = self.pieces.pop_front().map(|text| (text, utterance));
         }

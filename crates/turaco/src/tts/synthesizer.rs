@@ -20,7 +20,6 @@ use crate::{Control, Error, LoadOptions, Result};
 use super::guard::frame_budget;
 use super::loaded::{Engine, Loaded, codec_type};
 use super::options::{SpeakOptions, TextLayout};
-use super::sentences::SentenceSplitter;
 use super::speech::{Speech, SpeechStream, SpeechTimings};
 use super::utterance::{Limits, Utterance};
 use super::voice::{ClonedVoice, Voice};
@@ -155,6 +154,13 @@ impl Synthesizer {
         self.model().weight_type()
     }
 
+    /// Bytes of the weights that stay in memory. Tables of which single rows are read are not among them: they are used where
+    /// their file is mapped.
+    pub fn weight_bytes(&self) -> u64 {
+        let frame = self.model().frame_bytes();
+        frame.talker + frame.predictor + self.loaded.codec_bytes
+    }
+
     /// Threads that compute.
     pub fn threads(&self) -> usize {
         self.threads
@@ -220,10 +226,10 @@ impl Synthesizer {
     ) -> Result<SpeechStream<'_>> {
         let mut stream = self.open_stream(options, control)?;
         if options.split {
-            for piece in SentenceSplitter::split(text) {
-                stream.push_piece(&piece);
-            }
-        } else if !text.trim().is_empty() {
+            stream.say_whole(text);
+            return Ok(stream);
+        }
+        if !text.trim().is_empty() {
             stream.push_piece(text);
         }
         stream.finish();
@@ -241,6 +247,32 @@ impl Synthesizer {
     ) -> Result<SpeechStream<'_>> {
         let plan = self.plan(options)?;
         SpeechStream::new(self, plan, options.clone(), control)
+    }
+
+    /// Whether a text can be said so; nothing is computed.
+    ///
+    /// # Errors
+    /// Options that the model does not have.
+    pub fn check(&self, options: &SpeakOptions) -> Result<()> {
+        self.plan(options).map(drop)
+    }
+
+    /// The voice in a file, for this model.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read, [`Error::Voice`] if it is broken or was made for another model.
+    pub fn open_voice(&self, path: &Path) -> Result<ClonedVoice> {
+        let voice = ClonedVoice::open(path)?;
+        // Models that speak in no voice of a recording say so when they are asked to.
+        if self.kind() == TtsKind::Base
+            && let Some(message) = self.misfit(&voice)
+        {
+            return Err(Error::Voice {
+                path: path.to_owned(),
+                message,
+            });
+        }
+        Ok(voice)
     }
 
     /// Where streams begin: on the device of the model, or where its work went on when that failed.
@@ -279,7 +311,7 @@ impl Synthesizer {
         (text, piece): (&str, usize),
         (plan, options): (&Plan, &SpeakOptions),
         anchor: Option<&Anchor>,
-        timings: &mut SpeechTimings,
+        (control, timings): (&Control, &mut SpeechTimings),
     ) -> Result<Utterance> {
         let config = self.model().config();
         let voice = match (&plan.voice, anchor) {
@@ -299,7 +331,7 @@ impl Synthesizer {
             (PlannedVoice::None, None) => VoicePrompt::None,
         };
         let started = Instant::now();
-        let stream = self.stream_behind((loaded, engine), plan, anchor)?;
+        let stream = self.stream_behind((loaded, engine), plan, anchor, control)?;
         timings.decode += started.elapsed().as_secs_f64();
         let request = PromptRequest {
             turn: &self.model().turn(text.trim_start()),
@@ -328,10 +360,15 @@ impl Synthesizer {
         (loaded, engine): (&Loaded, &mut Engine),
         plan: &Plan,
         anchor: Option<&Anchor>,
+        control: &Control,
     ) -> Result<CodecStream> {
         match (&plan.voice, anchor) {
-            (PlannedVoice::Cloned(voice, _), _) => loaded.stream_behind_voice(engine, voice),
-            (PlannedVoice::None, Some(anchor)) => Loaded::stream_behind(engine, &anchor.codes),
+            (PlannedVoice::Cloned(voice, _), _) => {
+                loaded.stream_behind_voice(engine, voice, control)
+            }
+            (PlannedVoice::None, Some(anchor)) => {
+                Loaded::stream_behind(engine, &anchor.codes, control)
+            }
             _ => engine.codec.new_stream(),
         }
     }
@@ -431,20 +468,42 @@ impl Synthesizer {
     }
 
     fn check_voice(&self, voice: &ClonedVoice) -> Result<()> {
-        let config = self.model().config();
-        let fits = voice.vector.len() == config.talker.dim
-            && (voice.codes.is_empty() || voice.n_codes == config.n_codes);
-        if fits {
-            return Ok(());
+        match self.misfit(voice) {
+            None => Ok(()),
+            Some(message) => Err(Error::InvalidOption {
+                option: "voice",
+                message,
+            }),
         }
-        Err(Error::InvalidOption {
-            option: "voice",
-            message: format!(
-                "this voice was made with a model of another size ({} values instead of {}); make it again from the recording",
-                voice.vector.len(),
-                config.talker.dim
-            ),
-        })
+    }
+
+    /// Why this model cannot speak in the voice of a recording, if it cannot.
+    fn misfit(&self, voice: &ClonedVoice) -> Option<String> {
+        let config = self.model().config();
+        let (given, wanted) = (voice.vector.len(), config.talker.dim);
+        if given != wanted {
+            return Some(format!(
+                "this voice was made with a model of another size ({given} values instead of {wanted}); make it again from \
+                 the recording"
+            ));
+        }
+        if voice.codes.is_empty() {
+            return None;
+        }
+        let (given, wanted) = (voice.n_codes, config.n_codes);
+        if given != wanted || !voice.codes.len().is_multiple_of(wanted) {
+            return Some(format!(
+                "this voice was made with another codec ({given} codes in a frame instead of {wanted})"
+            ));
+        }
+        let codebook_size = (config.codebook_size).min(self.codec().config().codebook_size);
+        let index = (voice.codes.iter()).position(|code| *code as usize >= codebook_size)?;
+        Some(format!(
+            "code {} of frame {} of this voice is {}, and the codec has codes below {codebook_size}",
+            index % wanted,
+            index / wanted,
+            voice.codes[index]
+        ))
     }
 
     /// The codec's entry of a language; `dialect` is what the voice speaks where Chinese or nothing is asked for.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::models::qwen3_tts::codec::CodecStream;
 use crate::models::qwen3_tts::{FrameInput, Prompt, PromptRequest, Runner, Sampling, TalkerState};
-use crate::{Error, Result};
+use crate::{Control, Error, Result};
 
 use super::guard::{StopReason, loop_guard};
 use super::loaded::Engine;
@@ -93,7 +93,12 @@ impl Utterance {
     }
 
     /// Go on with an engine on another device, where nothing of this piece is known; `stream` as in [`new`](Self::new).
-    pub fn move_to(&mut self, engine: &mut Engine, mut stream: CodecStream) -> Result<()> {
+    pub fn move_to(
+        &mut self,
+        engine: &mut Engine,
+        mut stream: CodecStream,
+        control: &Control,
+    ) -> Result<()> {
         let model = engine.talker.model().clone();
         let (dim, n_codes) = (model.config().talker.dim, model.config().n_codes);
         let frames = &mut self.frames;
@@ -101,7 +106,7 @@ impl Utterance {
         let mut state = engine.talker.new_state(n_positions, frames.sampling)?;
         state.resume(&frames.codes);
         let made = &frames.codes[..self.n_decoded * n_codes];
-        engine.codec.decode(&mut stream, made, &mut Vec::new())?;
+        engine.go_through(&mut stream, made, control)?;
         frames.unread = Some(frames.prompt.rows_behind(&model, &frames.codes));
         frames.state = state;
         self.stream = stream;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use crate::weights::{Bytes, DType, invalid, safetensors};
+use crate::weights::{Bytes, DType, Tensor, invalid, safetensors};
 use crate::{Error, Result};
 
 /// Who speaks.
@@ -110,48 +110,72 @@ impl ClonedVoice {
     /// Reads such a file.
     ///
     /// # Errors
-    /// It is not there, broken, or something else.
+    /// [`Error::Io`] if it cannot be read, [`Error::Voice`] if it is broken or something else.
     pub fn open(path: &Path) -> Result<Self> {
         let bytes = Bytes::map(path).map_err(|source| Error::Io {
             action: "read",
             path: path.to_owned(),
             source,
         })?;
-        let not_one = || {
-            invalid(
-                path,
-                "this is no voice file of turaco (`turaco voices create` makes them)",
-            )
-        };
-        let metadata = metadata(&bytes).ok_or_else(not_one)?;
+        Self::parse(path, &bytes).map_err(|error| match error {
+            // The same words, but other advice.
+            Error::Model { path, message } => Error::Voice { path, message },
+            other => other,
+        })
+    }
+
+    fn parse(path: &Path, bytes: &Bytes) -> Result<Self> {
+        let metadata = metadata(bytes);
         let text = |key: &str| {
-            metadata
-                .get(key)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
+            let value = metadata.as_ref().and_then(|metadata| metadata.get(key));
+            value.and_then(Value::as_str).unwrap_or_default()
         };
         if text("format") != FORMAT {
-            return Err(not_one());
-        }
-        let tensors = safetensors::parse(path, &bytes)?;
-        let vector = tensors.require("ref_spk_embedding")?;
-        let codes = tensors.require("ref_code")?;
-        let (DType::F32, [_], [_, n_codes]) = (vector.dtype, &vector.shape[..], &codes.shape[..])
-        else {
             return Err(invalid(
                 path,
-                "the tensors of this voice have other shapes than a voice's",
+                "this is no voice file of turaco (`turaco voices create` makes them)",
             ));
+        }
+        let tensors = safetensors::parse(path, bytes)?;
+        let wrong = |name: &str, found: &Tensor, expected: &str| {
+            let message = format!(
+                "tensor `{name}` of this voice is {} {:?} instead of {expected}",
+                found.dtype, found.shape
+            );
+            Err(invalid(path, message))
         };
-        let number = |bytes: &[u8]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-        if codes.bytes.len() != 4 * codes.len() || !vector.is_finite() {
-            return Err(invalid(path, "the values of this voice are no numbers"));
+        let vector = tensors.require("ref_spk_embedding")?;
+        if vector.dtype != DType::F32 || vector.shape.len() != 1 || vector.is_empty() {
+            return wrong("ref_spk_embedding", vector, "F32 [width]");
+        }
+        if !vector.is_finite() {
+            let message =
+                "tensor `ref_spk_embedding` of this voice holds values that are no numbers";
+            return Err(invalid(path, message));
+        }
+        let codes = tensors.require("ref_code")?;
+        let (DType::I32, [_, n_codes]) = (codes.dtype, &codes.shape[..]) else {
+            return wrong("ref_code", codes, "I32 [frames, codes]");
+        };
+        let number = |bytes: &[u8; 4]| i32::from_le_bytes(*bytes);
+        let (codes, _) = codes.bytes.as_chunks::<4>();
+        let codes = codes.iter().map(|bytes| u32::try_from(number(bytes)));
+        let codes: Vec<u32> = codes.collect::<std::result::Result<_, _>>().map_err(|_| {
+            invalid(
+                path,
+                "tensor `ref_code` of this voice holds a negative code",
+            )
+        })?;
+        let said = text("ref_text");
+        if !codes.is_empty() && said.trim().is_empty() {
+            let message = "this voice holds a recording, but not what is said in it (`ref_text`)";
+            return Err(invalid(path, message));
         }
         Ok(Self {
             vector: vector.to_f32(),
-            codes: codes.bytes.chunks_exact(4).map(number).collect(),
+            codes,
             n_codes: *n_codes,
-            text: text("ref_text").to_owned(),
+            text: said.to_owned(),
         })
     }
 }
@@ -191,5 +215,83 @@ mod tests {
             let error = ClonedVoice::open(&path).unwrap_err().to_string();
             assert!(error.contains("anna.safetensors"), "{error}");
         }
+    }
+
+    /// A voice file with these tensors (name, type, shape, data) and this text.
+    fn file(tensors: &[(&str, &str, Vec<usize>, Vec<u8>)], text: &str) -> Vec<u8> {
+        let mut header = json!({"__metadata__": {"format": FORMAT, "ref_text": text}});
+        let mut data = Vec::new();
+        for (name, dtype, shape, bytes) in tensors {
+            let begin = data.len();
+            data.extend(bytes);
+            header[*name] =
+                json!({"dtype": dtype, "shape": shape, "data_offsets": [begin, data.len()]});
+        }
+        let header = header.to_string().into_bytes();
+        let len = (header.len() as u64).to_le_bytes();
+        [&len[..], &header, &data].concat()
+    }
+
+    #[test]
+    fn what_is_no_voice_is_told_by_tensor_and_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("berta.safetensors");
+        let vector = |dtype, shape: &[usize], value: f32| {
+            let data = value.to_le_bytes().repeat(shape.iter().product());
+            ("ref_spk_embedding", dtype, shape.to_vec(), data)
+        };
+        let codes = |dtype, shape: &[usize], value: i32| {
+            let data = value.to_le_bytes().repeat(shape.iter().product());
+            ("ref_code", dtype, shape.to_vec(), data)
+        };
+        let good = vector("F32", &[4], 1.0);
+        for (tensors, text, message) in [
+            (
+                vec![good.clone(), codes("F32", &[2, 3], 0)],
+                "a",
+                "ref_code",
+            ),
+            (vec![good.clone(), codes("I32", &[6], 0)], "a", "[6]"),
+            (
+                vec![good.clone(), codes("I32", &[2, 3], -1)],
+                "a",
+                "negative",
+            ),
+            (
+                vec![good.clone(), codes("I32", &[2, 3], 1)],
+                " ",
+                "ref_text",
+            ),
+            (vec![good.clone()], "a", "ref_code"),
+            (vec![codes("I32", &[2, 3], 1)], "a", "ref_spk_embedding"),
+            (
+                vec![vector("F32", &[2, 2], 1.0), codes("I32", &[2, 3], 1)],
+                "a",
+                "[2, 2]",
+            ),
+            (
+                vec![vector("I32", &[4], 1.0), codes("I32", &[2, 3], 1)],
+                "a",
+                "i32 [4]",
+            ),
+            (
+                vec![vector("F32", &[0], 1.0), codes("I32", &[2, 3], 1)],
+                "a",
+                "[0]",
+            ),
+            (
+                vec![vector("F32", &[4], f32::NAN), codes("I32", &[2, 3], 1)],
+                "a",
+                "no numbers",
+            ),
+        ] {
+            std::fs::write(&path, file(&tensors, text)).unwrap();
+            let error = ClonedVoice::open(&path).unwrap_err();
+            assert!(matches!(error, Error::Voice { .. }), "{error:?}");
+            let told = error.to_string();
+            assert!(told.contains(message) && told.contains("berta"), "{told}");
+        }
+        std::fs::write(&path, file(&[good, codes("I32", &[2, 3], 7)], "a")).unwrap();
+        assert_eq!(ClonedVoice::open(&path).unwrap().codes, [7; 6]);
     }
 }

@@ -19,7 +19,7 @@ use crate::progress::size;
 
 /// Describe a model: from its files alone, nothing is loaded.
 pub fn run(name: Option<&str>, as_json: bool, context: &Context) -> Outcome {
-    let name = name.unwrap_or(&context.global.model);
+    let name = name.unwrap_or(context.global.recogniser());
     let path = engine::find_here(name, context)?;
     let facts = facts(&path)?;
     if as_json {

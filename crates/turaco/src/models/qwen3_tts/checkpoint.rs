@@ -3,9 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use super::config::Qwen3TtsConfig;
-use crate::Result;
 use crate::tokenizer::QwenTokenizer;
 use crate::weights::{self, Checkpoint, Sidecars, Weights, invalid};
+use crate::{Error, Result};
+
+/// Who does what others cannot, for messages.
+pub const SPEAKING: &str = "`qwen3-tts-0.6b-customvoice` speaks in voices by name, `qwen3-tts-0.6b-base` in that of a recording, \
+                            `qwen3-tts-1.7b-voicedesign` in one that is described";
 
 /// An opened checkpoint; the codec in its subfolder `speech_tokenizer` is opened by itself.
 #[derive(Debug)]
@@ -52,12 +56,15 @@ impl Qwen3TtsCheckpoint {
             sidecars,
             ..
         } = checkpoint;
-        let config = Qwen3TtsConfig::read(&sidecars)?.ok_or_else(|| {
-            invalid(
-                &path,
-                "no config.json of a Qwen3-TTS model beside the weights",
-            )
-        })?;
+        let Some(config) = Qwen3TtsConfig::read(&sidecars)? else {
+            return Err(Error::UnsupportedTask {
+                model: crate::models::display_name(&path),
+                task: "speak".into(),
+                message: format!(
+                    "there is no config.json of a Qwen3-TTS model beside its weights; {SPEAKING}"
+                ),
+            });
+        };
         let tokenizer = QwenTokenizer::read(&sidecars)?;
         if tokenizer.len() > config.text_vocab {
             let message = format!(

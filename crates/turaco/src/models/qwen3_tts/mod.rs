@@ -35,7 +35,7 @@ use config::StackConfig;
 use talker::Talker;
 use text_projection::TextProjection;
 
-pub use checkpoint::Qwen3TtsCheckpoint;
+pub use checkpoint::{Qwen3TtsCheckpoint, SPEAKING};
 pub use config::{GenerationDefaults, Qwen3TtsConfig, Speaker, TtsKind};
 pub use prompt::{Prompt, PromptRequest, Reference, Turn, VoicePrompt};
 pub use runner::{Codes, FrameInput, FrameStages, Runner, Sampling, TalkerState};

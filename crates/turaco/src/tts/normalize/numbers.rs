@@ -1,56 +1,37 @@
 //! English numbers in words.
 
-const SMALL: [&str; 20] = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-];
-const TENS: [&str; 10] = [
-    "", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety",
-];
-const THOUSANDS: [&str; 7] = [
-    "",
-    " thousand",
-    " million",
-    " billion",
-    " trillion",
-    " quadrillion",
-    " quintillion",
-];
+use crate::text::number_words::{ONES, POWERS, TENS};
+
 /// Numbers of more digits are read digit by digit.
 const MOST_DIGITS: usize = 15;
+
+/// Below twenty.
+fn small(number: u64) -> &'static str {
+    match number {
+        0 => "zero",
+        _ => ONES[number as usize - 1],
+    }
+}
+
+/// Twenty, thirty and so on.
+fn tens(number: u64) -> &'static str {
+    TENS[number as usize / 10 - 2]
+}
 
 /// 1234: one thousand two hundred thirty-four.
 pub(super) fn cardinal(number: u64) -> String {
     if number == 0 {
-        return SMALL[0].into();
+        return small(0).into();
     }
     let mut parts = Vec::new();
     let (mut rest, mut power) = (number, 0);
     while rest > 0 {
         if rest % 1000 > 0 {
-            parts.push(format!(
-                "{}{}",
-                below_thousand(rest % 1000),
-                THOUSANDS[power]
-            ));
+            parts.push(match power {
+                0 => below_thousand(rest % 1000),
+                // The first power with a name is a hundred.
+                _ => format!("{} {}", below_thousand(rest % 1000), POWERS[power].0),
+            });
         }
         rest /= 1000;
         power += 1;
@@ -61,20 +42,16 @@ pub(super) fn cardinal(number: u64) -> String {
 
 fn below_thousand(number: u64) -> String {
     let rest = number % 100;
-    let small = match rest {
+    let words = match rest {
         0 => String::new(),
-        1..=19 => SMALL[rest as usize].into(),
-        _ if rest.is_multiple_of(10) => TENS[(rest / 10) as usize].into(),
-        _ => format!(
-            "{}-{}",
-            TENS[(rest / 10) as usize],
-            SMALL[(rest % 10) as usize]
-        ),
+        1..=19 => small(rest).into(),
+        _ if rest.is_multiple_of(10) => tens(rest).into(),
+        _ => format!("{}-{}", tens(rest), small(rest % 10)),
     };
     match (number / 100, rest) {
-        (0, _) => small,
-        (hundreds, 0) => format!("{} hundred", SMALL[hundreds as usize]),
-        (hundreds, _) => format!("{} hundred {small}", SMALL[hundreds as usize]),
+        (0, _) => words,
+        (hundreds, 0) => format!("{} hundred", small(hundreds)),
+        (hundreds, _) => format!("{} hundred {words}", small(hundreds)),
     }
 }
 
@@ -125,7 +102,7 @@ pub(super) fn decade(number: u64) -> String {
 /// 007: zero zero seven.
 pub(super) fn digits(text: &str) -> String {
     let words = text.chars().filter_map(|c| c.to_digit(10));
-    let words: Vec<&str> = words.map(|digit| SMALL[digit as usize]).collect();
+    let words: Vec<&str> = words.map(|digit| small(u64::from(digit))).collect();
     words.join(" ")
 }
 
@@ -243,23 +220,21 @@ mod tests {
     /// What words count to.
     fn value(words: &str) -> u64 {
         let (mut total, mut group) = (0, 0);
+        let place = |table: &[&str], word: &str| table.iter().position(|name| *name == word);
         for word in words.split([' ', '-']) {
-            if let Some(power) = THOUSANDS
-                .iter()
-                .position(|name| name.trim() == word && !word.is_empty())
-            {
-                total += group * 1000_u64.pow(power as u32);
-                group = 0;
-            } else if word == "hundred" {
-                group *= 100;
-            } else {
-                let small = SMALL.iter().position(|name| *name == word);
-                let tens = TENS
-                    .iter()
-                    .position(|name| *name == word)
-                    .map(|tens| 10 * tens);
-                group += small.or(tens).expect("a number's word") as u64;
+            if let Some((_, power)) = POWERS.iter().find(|(name, _)| *name == word) {
+                if *power == 2 {
+                    group *= 100;
+                } else {
+                    total += group * 10_u64.pow(*power as u32);
+                    group = 0;
+                }
+                continue;
             }
+            let ones = place(&ONES, word).map(|place| place + 1);
+            let tens = place(&TENS, word).map(|place| 10 * place + 20);
+            let zero = (word == "zero").then_some(0);
+            group += ones.or(tens).or(zero).expect("a number's word") as u64;
         }
         total + group
     }

@@ -116,7 +116,7 @@ impl CodecConfig {
             return Ok(None);
         }
         let decoder = CodecDecoderConfig::read(&json.at("decoder_config"))?;
-        let rate = |key: &str| json.size(key, Some(24_000)).map(|rate| rate as u32);
+        let rate = |key: &str| json.sample_rate(key, Some(24_000));
         let config = Self {
             input_sample_rate: rate("input_sample_rate")?,
             output_sample_rate: rate("output_sample_rate")?,
