@@ -53,27 +53,15 @@ pub fn frames(text: &mut String, report: &Report, speech: &FrameReport) {
     columns(text, &rows, &right);
     if !speech.texts.is_empty() {
         line(text, String::new());
-        texts(text, &speech.texts);
+        texts(text, &speech.texts, speech.weight_bytes);
     }
     if let Some(peak) = report.peak_memory {
-        let weights = speech.weight_bytes;
-        let more = 100.0 * (peak as f64 / weights.max(1) as f64 - 1.0);
-        line(
-            text,
-            match weights {
-                0 => format!("peak memory {:.0} MB", megabytes(peak)),
-                _ => format!(
-                    "peak memory {:.0} MB: {:.0} MB of weights and {more:.0} % more",
-                    megabytes(peak),
-                    megabytes(weights),
-                ),
-            },
-        );
+        line(text, format!("peak memory {:.0} MB", megabytes(peak)));
     }
 }
 
 /// Whole texts: means, and beside them standard deviations.
-fn texts(text: &mut String, texts: &[SpokenText]) {
+fn texts(text: &mut String, texts: &[SpokenText], weight_bytes: u64) {
     let mut rows = vec![row(&[
         "text",
         "words",
@@ -114,4 +102,15 @@ fn texts(text: &mut String, texts: &[SpokenText]) {
     }));
     let right: Vec<usize> = (1..rows[0].len()).collect();
     columns(text, &rows, &right);
+    if let Some(peak) = texts.iter().filter_map(|said| said.peak_memory).max() {
+        let weights = weight_bytes.max(1);
+        line(
+            text,
+            format!(
+                "memory of the texts: {:.0} MB of weights and {:.0} % more; measuring takes more",
+                weights as f64 / 1e6,
+                100.0 * (peak as f64 / weights as f64 - 1.0),
+            ),
+        );
+    }
 }

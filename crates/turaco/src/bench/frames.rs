@@ -116,6 +116,14 @@ pub fn frames(
     let machine = Machine::new(synthesizer.threads(), None);
     let model = synthesizer.model();
     let bytes = model.frame_bytes();
+    // Before the machine is measured, which takes memory of its own.
+    let texts = match protocol.texts {
+        true => {
+            let passes = (protocol.warm_up, protocol.repeats);
+            spoken_texts(synthesizer, passes, control, say)?
+        }
+        false => Vec::new(),
+    };
     let mut batches = Vec::new();
     for &utterances in &protocol.utterances {
         let mut runner = Runner::new(model);
@@ -161,13 +169,6 @@ pub fn frames(
             cached_floor_ms: 1e3 * ((all - again) / memory + again / near),
         });
     }
-    let texts = match protocol.texts {
-        true => {
-            let passes = (protocol.warm_up, protocol.repeats);
-            spoken_texts(synthesizer, passes, control, say)?
-        }
-        false => Vec::new(),
-    };
     let spans = match protocol.trace {
         None => Vec::new(),
         Some(detail) => {
