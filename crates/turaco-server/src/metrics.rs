@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use turaco::engine::Engine;
+use turaco::voice::TurnTimings;
 
 /// Upper bounds in seconds of whole requests and waits.
 const SECONDS: &[f64] = &[
@@ -31,6 +32,8 @@ const COUNTERS: &[(&str, &str)] = &[
         "Work given up because its client went away",
     ),
     ("errors_total", "Failures by code"),
+    ("turns_total", "Answers in conversations"),
+    ("interruptions_total", "Answers that speech ended"),
 ];
 
 /// Distributions, their explanation and bounds.
@@ -49,6 +52,16 @@ const HISTOGRAMS: &[(&str, &str, &[f64])] = &[
     ),
     ("step_seconds", "Duration of one turn on a device", STEPS),
     ("queue_wait_seconds", "Wait for the first turn", SECONDS),
+    (
+        "turn_seconds",
+        "Where the time of a turn in a conversation went, by stage",
+        SECONDS,
+    ),
+    (
+        "transcript_seconds",
+        "From the end of an utterance of a live session to its text",
+        SECONDS,
+    ),
 ];
 
 #[derive(Debug, Default)]
@@ -115,6 +128,32 @@ impl Metrics {
     /// The first sound of a request.
     pub fn first_audio(&self, seconds: f64) {
         self.observe("ttfa_seconds", String::new(), seconds);
+    }
+
+    /// An answer in a conversation.
+    pub fn turn(&self, timings: &TurnTimings) {
+        self.add("turns_total", String::new(), 1.0);
+        for (stage, seconds) in timings.stages() {
+            self.observe("turn_seconds", labels_of("stage", stage), seconds);
+        }
+        timings
+            .first_text
+            .into_iter()
+            .for_each(|seconds| self.first_text(seconds));
+        timings
+            .first_audio
+            .into_iter()
+            .for_each(|seconds| self.first_audio(seconds));
+    }
+
+    /// Speech ended an answer.
+    pub fn interruption(&self) {
+        self.add("interruptions_total", String::new(), 1.0);
+    }
+
+    /// An utterance of a live session is written down, so long after its end.
+    pub fn transcript(&self, seconds: f64) {
+        self.observe("transcript_seconds", String::new(), seconds);
     }
 
     /// A turn on a device.

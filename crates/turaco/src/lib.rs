@@ -7,6 +7,7 @@ pub mod bench;
 pub mod cache;
 pub mod chat;
 pub mod control;
+mod device_queue;
 pub mod diagnostics;
 pub mod engine;
 pub mod error;

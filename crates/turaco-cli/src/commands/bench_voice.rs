@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use turaco::asr::Task;
 use turaco::bench::{GOAL_MS, Percentiles, ReadyMind, VoiceProtocol};
-use turaco::voice::{ChatEndpoint, EndpointOptions, Mind, VoiceModels, VoiceOptions};
+use turaco::chat::ChatOptions;
+use turaco::voice::{ChatEndpoint, ChatMind, EndpointOptions, Mind, VoiceModels, VoiceOptions};
 
 use super::Context;
 use super::bench::clips;
@@ -29,21 +30,24 @@ pub fn run(args: &BenchArgs, context: &Context) -> Outcome {
     let conversation = &args.conversation;
     let printer = &context.printer;
     let clips = clips(args)?;
-    let mind: Box<dyn Mind> = match endpoint(&conversation.endpoint)? {
-        Some(endpoint) => Box::new(endpoint),
-        None => Box::new(ReadyMind {
-            text: conversation.answer.clone(),
-        }),
-    };
     let mut options = VoiceOptions::default();
     options.turns = conversation.turn.options();
     let task = args.language.task.unwrap_or(Task::Transcribe);
     options.recognition = args.recognition().options(task);
 
     let recognizer = engine::load(&engine::load_options(&context.global), context)?;
-    let mut models = VoiceModels::new()
-        .map_err(Failure::from)?
-        .recognizer(Arc::new(recognizer));
+    let mind: Box<dyn Mind> = match (endpoint(&conversation.endpoint)?, recognizer.chat()) {
+        (Some(endpoint), _) => Box::new(endpoint),
+        // A model that hears needs nobody who writes down.
+        (None, Some(model)) => Box::new(ChatMind::new(model, ChatOptions::new())),
+        (None, None) => Box::new(ReadyMind {
+            text: conversation.answer.clone(),
+        }),
+    };
+    let mut models = VoiceModels::new().map_err(Failure::from)?;
+    if !mind.hears() {
+        models = models.recognizer(Arc::new(recognizer));
+    }
     if let Some(name) = &conversation.tts_model {
         let synthesizer = engine::load_synthesizer(name, context)?;
         models = models.synthesizer(Arc::new(synthesizer));

@@ -202,6 +202,9 @@ impl Talk<'_> {
                 _ => {}
             }
         }
+        if let Some(warning) = self.session.take_late_warning() {
+            printer.warning(&warning);
+        }
         if self.args.json {
             let answer = json!({
                 "text": text,

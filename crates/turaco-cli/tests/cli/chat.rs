@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::support::{Home, run, speech};
+use crate::support::{Home, has_graphics, run, speech};
 
 fn model() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/voxtral-mini/mistral")
@@ -158,4 +158,33 @@ fn models_are_made_packed_and_described() {
         home.run(args).succeeds().to_owned()
     };
     assert_eq!(say("tiny", "q8"), say("tiny8", "auto"));
+}
+
+#[test]
+fn the_processor_goes_on_with_an_answer_where_a_graphics_processor_fails() {
+    if !has_graphics() {
+        return;
+    }
+    let home = Home::new();
+    let said = |device: &str, fault: Option<&str>| {
+        let mut command = chat(
+            &home,
+            &["What is said?", "--json", "--device", device, "--audio"],
+        );
+        command.arg(speech()).env("TURACO_GPU_AUTO", "1");
+        if let Some(fault) = fault {
+            command.env("TURACO_GPU_FAULT", fault);
+        }
+        let run = run(&mut command);
+        let answer: Value = serde_json::from_str(run.succeeds()).unwrap();
+        let warnings = run.stderr.matches("the processor is used").count();
+        (answer["text"].clone(), answer["usage"].clone(), warnings)
+    };
+    let (text, usage, _) = said("cpu", None);
+    // While the sound is heard, with the prompt, and between tokens.
+    for fault in ["lost:0", "lost:1", "lost:2", "lost:4", "lost:6"] {
+        let (again, used, warnings) = said("auto", Some(fault));
+        assert_eq!((&again, &used), (&text, &usage), "{fault}");
+        assert_eq!(warnings, 1, "{fault}");
+    }
 }

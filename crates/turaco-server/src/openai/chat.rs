@@ -11,6 +11,7 @@ use turaco::chat::{Delta, Summary, ToolCall};
 use turaco::engine::{ModelKind, Urgency};
 
 use crate::app::{App, blocking};
+use crate::config::LogLevel;
 use crate::error::ApiError;
 use crate::layer::new_id;
 use crate::openai::chat_request::ChatRequest;
@@ -94,7 +95,8 @@ fn model_name(app: &App, named: Option<&str>) -> Result<String, ApiError> {
     }
 }
 
-/// Generate the answer; `on_delta` gets its pieces between turns on the device.
+/// Generate the answer, in turns on the device; answers that are generated at the same time share their steps. `on_delta` gets its
+/// pieces between turns.
 fn answer(
     app: &App,
     model: &str,
@@ -106,19 +108,23 @@ fn answer(
     let messages = asked.messages()?;
     let options = asked.options()?;
     let (lease, chat) = app.engine().chat_model(model, control)?;
-    let mut job = lease.job(Urgency::Normal, control)?;
-    let mut session = chat.session();
+    // What was said to it before is not read again.
+    let mut session = chat.session_for(&messages, &options)?;
+    session.take_turns(lease.queue(), Urgency::Normal);
     let mut generation = session.generate(&messages, &options, control)?;
     let mut is_first = true;
     loop {
-        let turn = job.turn(control)?;
-        let step = Instant::now();
+        let before = generation.timings().work();
         let delta = generation.next();
-        drop(turn);
-        let seconds = step.elapsed().as_secs_f64();
+        let seconds = generation.timings().work() - before;
         app.metrics().step(lease.id(), "token", seconds);
         match delta.transpose()? {
-            Some(Delta::End(summary)) => return Ok(summary),
+            Some(Delta::End(summary)) => {
+                if let Some(warning) = chat.take_late_warning() {
+                    app.log(LogLevel::Warning, &warning);
+                }
+                return Ok(summary);
+            }
             Some(delta) => {
                 if std::mem::take(&mut is_first) {
                     app.metrics().first_text(started.elapsed().as_secs_f64());

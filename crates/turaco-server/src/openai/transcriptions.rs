@@ -162,7 +162,7 @@ fn stream(
 }
 
 /// Probabilities of words, in the form of tokens.
-fn logprobs(segments: &[Segment]) -> Value {
+pub fn logprobs(segments: &[Segment]) -> Value {
     let words = segments.iter().filter_map(|segment| segment.words.as_ref());
     let entry = |word: &Word| {
         json!({

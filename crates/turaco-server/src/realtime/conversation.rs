@@ -3,26 +3,35 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use turaco::Synthesizer;
 use turaco::chat::ChatOptions;
 use turaco::engine::{ModelKind, ModelLease};
 use turaco::voice::{
-    ChatEndpoint, ChatMind, Message, Mind, Role, VoiceEvent, VoiceModels, VoiceSession,
+    AnswerEnd, AnswerRequest, ChatEndpoint, ChatMind, InputPart, Message, Mind, Place, VoiceEvent,
+    VoiceModels, VoiceSession, Which,
 };
 
-use super::answers::{Answers, item};
-use super::protocol::{ClientEvent, ItemContent, NewItem, ServerEvent};
+use super::answers::{Answers, Asked};
+use super::items::{NewItem, ReadItem};
+use super::protocol::{ClientEvent, ServerEvent};
+use super::response::{AskedResponse, ResponseRequest};
 use super::session::Outbox;
 use super::settings::Settings;
 use super::sound::SoundReader;
-use crate::app::{App, blocking};
+use super::talking::Talking;
+use crate::app::{App, SessionPlace, blocking};
+use crate::config::LogLevel;
 use crate::error::ApiError;
 use crate::layer::new_id;
-use crate::upload::SAMPLE_RATE;
 
 /// A client that talks.
 pub struct Conversation {
     app: App,
+    /// For the log.
+    name: String,
     events: mpsc::UnboundedSender<VoiceEvent>,
+    /// Kept until the threads of the session have ended.
+    place: Arc<SessionPlace>,
     /// From the first sound or question on.
     running: Option<Running>,
     answers: Answers,
@@ -34,27 +43,41 @@ pub struct Conversation {
 struct Running {
     /// `None` only while it is dropped.
     session: Option<VoiceSession>,
-    /// Samples per second of the voice, if answers are said.
-    rate: Option<u32>,
+    /// Who says answers, once any are to be said.
+    voice: Option<Arc<Synthesizer>>,
     /// The models stay loaded as long as somebody talks.
-    _leases: Vec<ModelLease>,
+    leases: Vec<ModelLease>,
+    place: Arc<SessionPlace>,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Its threads come to an end at their next step, which nobody here waits for.
+        // Its threads come to an end at their next step, which nobody here waits for; its place is free then.
+        let leases = std::mem::take(&mut self.leases);
+        let place = Arc::clone(&self.place);
         if let Some(session) = self.session.take() {
-            std::thread::spawn(move || drop(session));
+            std::thread::spawn(move || {
+                drop(session);
+                drop(leases);
+                drop(place);
+            });
         }
     }
 }
 
 impl Conversation {
     /// A conversation in which nothing was said; what happens in it goes to `events`.
-    pub fn new(app: &App, beta: bool, events: mpsc::UnboundedSender<VoiceEvent>) -> Self {
+    pub fn new(
+        app: &App,
+        (name, beta): (&str, bool),
+        events: mpsc::UnboundedSender<VoiceEvent>,
+        place: &Arc<SessionPlace>,
+    ) -> Self {
         Self {
             app: app.clone(),
+            name: name.to_owned(),
             events,
+            place: Arc::clone(place),
             running: None,
             answers: Answers::new(beta),
             sound: None,
@@ -88,20 +111,31 @@ impl Conversation {
                 self.session(settings).await?.clear();
                 out.push(ServerEvent::Cleared {}.to_json());
             }
-            ClientEvent::CreateItem { item } => self.create(item, settings, out).await?,
+            ClientEvent::CreateItem {
+                item,
+                previous_item_id,
+            } => self.create(*item, previous_item_id, settings, out).await?,
             ClientEvent::Retrieve { item_id } => {
-                out.push(self.answers.retrieve(&item_id)?.to_json());
+                out.push(self.answers.history().retrieve(&item_id)?.to_json());
             }
-            ClientEvent::Delete { item_id } => out.push(self.answers.delete(item_id)?.to_json()),
+            ClientEvent::Delete { item_id } => {
+                let which = self.answers.history().delete(&item_id)?;
+                self.session(settings).await?.remove(which);
+                out.push(ServerEvent::ItemDeleted { item_id }.to_json());
+            }
             ClientEvent::Truncate {
                 item_id,
                 content_index,
                 audio_end_ms,
             } => {
                 let number = self.answers.number_of(&item_id)?;
-                self.session(settings)
-                    .await?
-                    .truncate(number, audio_end_ms)?;
+                if content_index != 0 {
+                    let message = "an answer has one part, which is 0";
+                    return Err(ApiError::invalid("content_index", message));
+                }
+                let session = self.session(settings).await?;
+                let left = session.truncate(number, audio_end_ms)?;
+                self.answers.history().set_transcript(&item_id, &left);
                 let truncated = ServerEvent::ItemTruncated {
                     item_id,
                     content_index,
@@ -109,28 +143,33 @@ impl Conversation {
                 };
                 out.push(truncated.to_json());
             }
-            ClientEvent::CreateResponse {} if self.answers.is_answering() => {
-                let mut error = ApiError::malformed("an answer is being given already");
-                error.code = "conversation_already_has_active_response";
-                return Err(error);
+            ClientEvent::CreateResponse { response } => {
+                self.respond(
+                    response.map_or_else(Default::default, |asked| *asked),
+                    settings,
+                )
+                .await?;
             }
-            ClientEvent::CreateResponse {} => self.session(settings).await?.respond(),
-            ClientEvent::CancelResponse {} | ClientEvent::ClearOutput {} => {
-                let cancelled = match &self.running {
-                    Some(running) => running.session.as_ref().is_some_and(VoiceSession::cancel),
-                    None => false,
-                };
-                if !cancelled && matches!(event, ClientEvent::CancelResponse {}) {
+            ClientEvent::CancelResponse { response_id } => {
+                let is_other = response_id.is_some_and(|id| !self.answers.is_current(&id));
+                if is_other || !self.cancel() {
                     let mut error = ApiError::malformed("nothing is being answered");
                     error.code = "response_cancel_not_active";
                     return Err(error);
                 }
             }
+            ClientEvent::ClearOutput {} => drop(self.cancel()),
             ClientEvent::Append { .. }
             | ClientEvent::SessionUpdate { .. }
             | ClientEvent::OldSessionUpdate { .. } => {}
         }
         Ok(())
+    }
+
+    fn cancel(&self) -> bool {
+        let running = self.running.as_ref();
+        let session = running.and_then(|running| running.session.as_ref());
+        session.is_some_and(VoiceSession::cancel)
     }
 
     /// More sound.
@@ -149,22 +188,88 @@ impl Conversation {
         Err(error)
     }
 
-    /// New settings; models and the voice stay what they were when the talking began.
-    pub fn change(&mut self, settings: &Settings) {
-        let Some(Running {
-            session: Some(session),
-            ..
-        }) = &self.running
-        else {
-            return;
+    /// New settings in place of `old` ones.
+    ///
+    /// # Errors
+    /// What cannot change any more: who answers and who writes down, from the first sound or question on, and the voice from
+    /// the first answer that was said.
+    pub async fn change(&mut self, old: &Settings, settings: &Settings) -> Result<(), ApiError> {
+        let (before, talking) = (&old.talking, &settings.talking);
+        talking.check_choice(&self.app, "session")?;
+        if talking.voice != before.voice {
+            self.check_voice("session.audio.output.voice")?;
+        }
+        let Some(running) = &self.running else {
+            return Ok(());
+        };
+        let is_fixed = |param| {
+            let message = "this cannot change any more: the conversation has begun";
+            Err(ApiError::invalid(param, message))
+        };
+        if talking.model != before.model {
+            return is_fixed("session.model");
+        }
+        if settings.transcription.model != old.transcription.model {
+            return is_fixed("session.audio.input.transcription.model");
+        }
+        let needs_voice = talking.sound && running.voice.is_none();
+        let is_other = (&talking.voice, talking.speed) != (&before.voice, before.speed);
+        let speech = match needs_voice || (talking.sound && is_other) {
+            true => Some(self.speech(talking).await?),
+            false => None,
         };
         let options = settings.voice_options(&self.app);
-        session.configure(|old| {
-            old.turns = options.turns;
-            old.recognition = options.recognition;
-            old.conversation.instructions = options.conversation.instructions;
-            old.speech.speed = settings.talking.speed;
-        });
+        if let Some(session) = self.running.as_ref().and_then(|one| one.session.as_ref()) {
+            session.configure(|old| {
+                old.turns = options.turns;
+                old.recognition = options.recognition;
+                old.conversation.instructions = options.conversation.instructions;
+                old.answers = options.answers;
+                old.speech = speech.unwrap_or_else(|| old.speech.clone());
+            });
+        }
+        Ok(())
+    }
+
+    /// Voices do not change in the middle of a conversation.
+    fn check_voice(&self, param: &str) -> Result<(), ApiError> {
+        if !self.answers.has_spoken() {
+            return Ok(());
+        }
+        let message = "the voice cannot change any more: it was heard already";
+        let mut error = ApiError::invalid(param, message);
+        error.code = "cannot_update_voice";
+        Err(error)
+    }
+
+    /// How answers are said; the voice is loaded if it is not there yet.
+    async fn speech(&mut self, talking: &Talking) -> Result<turaco::SpeakOptions, ApiError> {
+        let (talking, known) = (talking.clone(), self.running.as_ref());
+        let known = known.and_then(|running| running.voice.clone());
+        let (loaded, speech) = blocking(&self.app, move |app, control| {
+            let (lease, voice) = match known {
+                Some(voice) => (None, voice),
+                None => {
+                    let name = app.synthesizer_name(None);
+                    let (lease, voice) = app.engine().synthesizer(&name, control)?;
+                    (Some(lease), voice)
+                }
+            };
+            let speech = talking.speech(app, &voice, control)?;
+            Ok((lease.map(|lease| (lease, voice)), speech))
+        })
+        .await?;
+        if let (Some((lease, voice)), Some(running)) = (loaded, &mut self.running) {
+            let models = VoiceModels::new()?
+                .synthesizer(Arc::clone(&voice))
+                .speaking_in_turns(lease.queue());
+            if let Some(session) = &running.session {
+                session.set_synthesizer(&models);
+            }
+            running.voice = Some(voice);
+            running.leases.push(lease);
+        }
+        Ok(speech)
     }
 
     /// What happened, as events.
@@ -174,74 +279,137 @@ impl Conversation {
         settings: &Settings,
         out: &mut Outbox,
     ) -> Result<(), ApiError> {
-        if let VoiceEvent::AnswerEnded { timings, .. } = &event {
+        if let VoiceEvent::AnswerEnded { end, timings, .. } = &event {
             let metrics = self.app.metrics();
-            timings
-                .first_text
-                .into_iter()
-                .for_each(|seconds| metrics.first_text(seconds));
-            timings
-                .first_audio
-                .into_iter()
-                .for_each(|seconds| metrics.first_audio(seconds));
+            metrics.turn(timings);
+            if *end == AnswerEnd::Interrupted {
+                metrics.interruption();
+            }
+            let stages = timings.stages();
+            let stages = stages.map(|(stage, seconds)| format!("{stage} {:.0} ms", 1e3 * seconds));
+            let stages: Vec<String> = stages.collect();
+            let line = format!("{}: answer {end:?}: {}", self.name, stages.join(", "));
+            self.app.log(LogLevel::Info, &line);
         }
-        let rate = self.running.as_ref().and_then(|running| running.rate);
-        let sound = rate.map(|rate| (settings.talking.output_format, rate));
-        self.answers.tell(event, sound, out)
+        self.answers.tell(event, &settings.talking, out)
     }
 
-    /// Something that the client writes, or says as a whole.
+    /// Something that the client writes, says as a whole, or has done.
     async fn create(
         &mut self,
         new: NewItem,
+        previous: Option<String>,
         settings: &Settings,
         out: &mut Outbox,
     ) -> Result<(), ApiError> {
-        let role = match new.role.as_str() {
-            "system" => Role::System,
-            "user" => Role::User,
-            "assistant" => Role::Assistant,
-            other => {
-                let message = format!("`{other}` is none of system, user, assistant");
-                return Err(ApiError::invalid("item.role", message));
+        let history = self.answers.history();
+        let place = history.behind(previous.as_deref())?;
+        let id = new.id.clone().unwrap_or_else(|| new_id("item"));
+        if history.which(&id).is_ok() {
+            let message = format!("there is an item `{id}` already");
+            return Err(ApiError::invalid("item.id", message));
+        }
+        let read = new.read("item", settings.format, self.app.config())?;
+        let mut which = Which::Tag(id.clone());
+        let messages = match read {
+            ReadItem::Said(messages) => messages,
+            ReadItem::Call(call) => {
+                which = Which::Call(call.id.clone());
+                vec![Message::of_calls(vec![call])]
+            }
+            ReadItem::Result { call_id, .. } if !history.has_call(&call_id) => {
+                let message = format!("no function was called under the id `{call_id}`");
+                let mut error = ApiError::invalid("item.call_id", message);
+                error.code = "invalid_tool_call_id";
+                return Err(error);
+            }
+            ReadItem::Result { call_id, output } => vec![Message::result(call_id, output)],
+            ReadItem::Reference(_) => {
+                let message = "an item that is there already cannot be added";
+                return Err(ApiError::invalid("item.type", message));
             }
         };
-        let (mut messages, mut characters, mut samples_in_all) = (Vec::new(), 0, 0);
-        for content in &new.content {
-            messages.push(match content {
-                ItemContent::Text { text }
-                | ItemContent::InputText { text }
-                | ItemContent::OutputText { text } => {
-                    characters += text.chars().count();
-                    Message::new(role, text.clone())
-                }
-                ItemContent::InputAudio { audio, transcript } => {
-                    let bytes = super::session::decode_base64(audio)?;
-                    let samples = SoundReader::new(settings.format)?.read(&bytes);
-                    samples_in_all += samples.len();
-                    let text = transcript.clone().unwrap_or_default();
-                    Message::new(role, text).with_sound(Arc::from(samples))
-                }
-            });
-        }
-        let config = self.app.config();
-        let most = config.max_buffer * f64::from(SAMPLE_RATE);
-        if characters > config.max_text || samples_in_all as f64 > most {
-            let message = format!(
-                "more than {} characters or {} seconds of sound",
-                config.max_text, config.max_buffer
-            );
-            return Err(ApiError::invalid("item.content", message));
-        }
         let session = self.session(settings).await?;
-        messages
-            .into_iter()
-            .for_each(|message| session.add(message));
-        let id = new.id.unwrap_or_else(|| new_id("item"));
-        let content = serde_json::to_value(&new.content).unwrap_or_default();
-        self.answers
-            .add_item(item(&id, &new.role, "completed", content), true, out);
+        let mut place = place;
+        for message in messages {
+            session.put(message.tagged(&id), place.clone());
+            if place != Place::End {
+                place = Place::Behind(Which::Tag(id.clone()));
+            }
+        }
+        let previous = previous.filter(|id| id != "root");
+        let item = new.to_json(&id);
+        self.answers.history().add(item, which, previous, out);
         Ok(())
+    }
+
+    /// Answer what the conversation ends with, or what the request brings.
+    async fn respond(
+        &mut self,
+        request: ResponseRequest,
+        settings: &Settings,
+    ) -> Result<(), ApiError> {
+        let asked = request.read(&settings.talking)?;
+        if !asked.aside && self.answers.is_conversing() {
+            let mut error = ApiError::malformed("an answer is being given already");
+            error.code = "conversation_already_has_active_response";
+            return Err(error);
+        }
+        asked.talking.check_choice(&self.app, "response")?;
+        if asked.talking.voice != settings.talking.voice {
+            self.check_voice("response.audio.output.voice")?;
+        }
+        let input = self.input(&asked, settings)?;
+        self.session(settings).await?;
+        let has_voice = self.running.as_ref().is_some_and(|one| one.voice.is_some());
+        let mut answer = AnswerRequest::default();
+        if asked.talking.sound && (asked.own_voice || !has_voice) {
+            answer.speech = Some(self.speech(&asked.talking).await?);
+        }
+        answer.options = Some(asked.talking.answers());
+        answer.instructions = asked.instructions;
+        answer.input = input;
+        answer.aside = asked.aside;
+        let number = self.session(settings).await?.respond_as(answer);
+        let asked = Asked {
+            talking: asked.talking,
+            aside: asked.aside,
+            metadata: asked.metadata,
+        };
+        self.answers.ask(number, asked);
+        Ok(())
+    }
+
+    /// What is answered in place of the conversation.
+    fn input(
+        &mut self,
+        asked: &AskedResponse,
+        settings: &Settings,
+    ) -> Result<Option<Vec<InputPart>>, ApiError> {
+        let Some(items) = &asked.input else {
+            return Ok(None);
+        };
+        let mut parts = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            let place = format!("response.input[{index}]");
+            match item.read(&place, settings.format, self.app.config())? {
+                ReadItem::Said(messages) => {
+                    parts.extend(messages.into_iter().map(InputPart::Message));
+                }
+                ReadItem::Call(call) => {
+                    parts.push(InputPart::Message(Message::of_calls(vec![call])));
+                }
+                ReadItem::Result { call_id, output } => {
+                    parts.push(InputPart::Message(Message::result(call_id, output)));
+                }
+                ReadItem::Reference(id) => {
+                    let which = self.answers.history().which(&id);
+                    let which = which.map_err(|error| error.about(&format!("{place}.id")))?;
+                    parts.push(InputPart::Kept(which));
+                }
+            }
+        }
+        Ok(Some(parts))
     }
 
     /// The voice session, begun if need be.
@@ -258,6 +426,7 @@ impl Conversation {
 
     async fn begin(&self, settings: &Settings) -> Result<Running, ApiError> {
         let (settings, events) = (settings.clone(), self.events.clone());
+        let place = Arc::clone(&self.place);
         blocking(&self.app, move |app, control| {
             let mut leases = Vec::new();
             let mut models = VoiceModels::new()?;
@@ -267,36 +436,44 @@ impl Conversation {
                 None => {
                     let name = chat_model(app, settings.talking.model.as_deref())?;
                     let (lease, model) = app.engine().chat_model(&name, control)?;
+                    let mind = ChatMind::new(&model, ChatOptions::new()).in_turns(lease.queue());
                     leases.push(lease);
-                    let mut options = ChatOptions::new();
-                    options.max_tokens = settings.talking.max_output_tokens;
-                    Box::new(ChatMind::new(&model, options))
+                    Box::new(mind)
                 }
             };
             let wants_text = settings.transcription.model.is_some();
             if !mind.hears() || wants_text {
                 let name = settings.ear(app).model;
                 let (lease, recognizer) = app.engine().recognizer(&name, control)?;
+                if recognizer.realtime().is_some() {
+                    models = models.hearing_together(app.engine(), &name);
+                }
+                models = models
+                    .recognizer(recognizer)
+                    .hearing_in_turns(lease.queue());
                 leases.push(lease);
-                models = models.recognizer(recognizer);
             }
             let mut options = settings.voice_options(app);
+            let mut voice = None;
             if settings.talking.sound {
                 let name = app.synthesizer_name(None);
                 let (lease, synthesizer) = app.engine().synthesizer(&name, control)?;
-                leases.push(lease);
                 options.speech = settings.talking.speech(app, &synthesizer, control)?;
-                models = models.synthesizer(synthesizer);
+                voice = Some(Arc::clone(&synthesizer));
+                models = models
+                    .synthesizer(synthesizer)
+                    .speaking_in_turns(lease.queue());
+                leases.push(lease);
             }
-            let rate = models.sample_rate();
             let session = VoiceSession::start(&models, Some(mind), options, move |event| {
                 // Nobody reads any more when the client is gone.
                 let _ = events.send(event);
             })?;
             Ok(Running {
                 session: Some(session),
-                rate,
-                _leases: leases,
+                voice,
+                leases,
+                place,
             })
         })
         .await

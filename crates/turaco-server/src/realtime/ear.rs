@@ -36,6 +36,8 @@ pub struct EarOptions {
     pub prompt: Option<String>,
     pub keywords: Vec<String>,
     pub delay_ms: Option<u32>,
+    /// Whether words with their probabilities are wanted.
+    pub words: bool,
 }
 
 /// A listener with a loaded model.
@@ -205,6 +207,7 @@ async fn write_down(
             let mut wanted = TranscribeOptions::default();
             wanted.language = options.language;
             wanted.initial_prompt = options.prompt;
+            wanted.word_timestamps = options.words;
             wanted.hotwords = Some(options.keywords.join(", ")).filter(|all| !all.is_empty());
             let work = (Urgency::Normal, control);
             let transcript = recognize(app, &options.model, &audio, &wanted, work, |segment| {

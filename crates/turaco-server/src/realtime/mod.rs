@@ -3,7 +3,11 @@
 mod answers;
 mod conversation;
 mod ear;
+mod history;
+mod items;
 mod protocol;
+mod response;
+mod saying;
 mod session;
 mod settings;
 mod sound;
@@ -109,8 +113,7 @@ async fn run(
     dialect: (Opening, bool),
     place: SessionPlace,
 ) {
-    let _place = place;
-    let (mut session, mut news) = Session::new(&app, settings, dialect);
+    let (mut session, mut news) = Session::new(&app, settings, dialect, place);
     let mut ending = app.ending();
     let mut ping = tokio::time::interval(PING.min(app.config().session_timeout).max(SHORTEST));
     let mut last_word = Instant::now();

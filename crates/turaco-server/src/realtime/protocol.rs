@@ -3,6 +3,9 @@
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+use super::items::NewItem;
+use super::response::ResponseRequest;
+
 /// What a client says. Fields that are not known are ignored.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "type")]
@@ -19,7 +22,7 @@ pub enum ClientEvent {
         timestamp_granularities: Vec<String>,
     },
     #[serde(rename = "transcription_session.update")]
-    OldSessionUpdate { session: OldSessionUpdate },
+    OldSessionUpdate { session: Box<OldSessionUpdate> },
     #[serde(rename = "input_audio_buffer.append")]
     Append { audio: String },
     #[serde(rename = "input_audio_buffer.commit")]
@@ -35,7 +38,11 @@ pub enum ClientEvent {
     #[serde(rename = "conversation.item.delete")]
     Delete { item_id: String },
     #[serde(rename = "conversation.item.create")]
-    CreateItem { item: NewItem },
+    CreateItem {
+        item: Box<NewItem>,
+        #[serde(default)]
+        previous_item_id: Option<String>,
+    },
     #[serde(rename = "conversation.item.truncate")]
     Truncate {
         item_id: String,
@@ -44,47 +51,17 @@ pub enum ClientEvent {
         audio_end_ms: u64,
     },
     #[serde(rename = "response.create")]
-    CreateResponse {},
+    CreateResponse {
+        #[serde(default)]
+        response: Option<Box<ResponseRequest>>,
+    },
     #[serde(rename = "response.cancel")]
-    CancelResponse {},
+    CancelResponse {
+        #[serde(default)]
+        response_id: Option<String>,
+    },
     #[serde(rename = "output_audio_buffer.clear")]
     ClearOutput {},
-}
-
-/// Something that a client adds to a conversation.
-#[derive(Debug, Clone, Deserialize)]
-pub struct NewItem {
-    #[serde(default)]
-    pub id: Option<String>,
-    #[serde(default = "user")]
-    pub role: String,
-    #[serde(default)]
-    pub content: Vec<ItemContent>,
-}
-
-fn user() -> String {
-    "user".into()
-}
-
-/// A part of it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum ItemContent {
-    Text {
-        text: String,
-    },
-    InputText {
-        text: String,
-    },
-    OutputText {
-        text: String,
-    },
-    InputAudio {
-        #[serde(skip_serializing)]
-        audio: String,
-        #[serde(default)]
-        transcript: Option<String>,
-    },
 }
 
 /// Names of all events that a client may send.
@@ -168,6 +145,9 @@ pub struct SessionUpdate {
     pub modalities: Option<Vec<String>>,
     pub max_output_tokens: Option<Value>,
     pub tools: Option<Vec<Value>>,
+    pub tool_choice: Option<Value>,
+    /// The older protocol's.
+    pub temperature: Option<f32>,
 }
 
 impl SessionUpdate {
@@ -441,6 +421,8 @@ pub enum ServerEvent {
         content_index: u32,
         transcript: String,
         usage: Value,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        logprobs: Option<Value>,
     },
     #[serde(rename = "conversation.item.input_audio_transcription.failed")]
     Failed {

@@ -1,5 +1,7 @@
 //! One connection of `/v1/realtime`: from events of the client to utterances, and from what was heard to events.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use tokio::sync::mpsc;
 use turaco::asr::vad_stream::{SpeechDetector, SpeechEvent};
@@ -12,7 +14,7 @@ use super::settings::Settings;
 use super::sound::SoundReader;
 use super::utterances::{Utterances, seconds};
 use super::vllm::Vllm;
-use crate::app::App;
+use crate::app::{App, SessionPlace};
 use crate::error::ApiError;
 use crate::layer::new_id;
 use crate::upload::SAMPLE_RATE;
@@ -61,6 +63,8 @@ pub struct Session {
     utterances: Utterances,
     /// Whether the client wants to know the names of OpenAI's beta.
     beta: bool,
+    /// Free when nobody works for the session any more.
+    place: Arc<SessionPlace>,
     /// Samples heard since the session began.
     n_heard: u64,
     /// Samples that the ear was given.
@@ -80,23 +84,27 @@ impl Session {
         app: &App,
         settings: Settings,
         (opening, beta): (Opening, bool),
+        place: SessionPlace,
     ) -> (Self, Receivers) {
         let (events, heard) = mpsc::unbounded_channel();
         let (voice_events, told) = mpsc::unbounded_channel();
         let mut settings = settings;
         settings.talks = opening == Opening::Conversation;
+        let (id, place) = (new_id("sess"), Arc::new(place));
         let session = Self {
             app: app.clone(),
-            id: new_id("sess"),
             settings,
             dialect: match opening {
                 Opening::Vllm => Dialect::Vllm(Box::default()),
                 Opening::Undecided => Dialect::Undecided(Vec::new()),
                 Opening::Conversation => {
-                    let conversation = Conversation::new(app, beta, voice_events.clone());
+                    let events = voice_events.clone();
+                    let conversation = Conversation::new(app, (&id, beta), events, &place);
                     Dialect::Conversation(Box::new(conversation))
                 }
             },
+            id,
+            place,
             beta,
             sound: None,
             detector: None,
@@ -183,15 +191,15 @@ impl Session {
                 let session = session.ok_or_else(|| ApiError::missing("session"))?;
                 let mut changed = self.settings.clone();
                 changed.update(*session)?;
-                self.change(changed)?;
+                self.change(changed).await?;
                 let session = self.settings.to_json(&self.id);
                 out.push(ServerEvent::SessionUpdated { session }.to_json());
                 Ok(())
             }
             ClientEvent::OldSessionUpdate { session } => {
                 let mut changed = self.settings.clone();
-                changed.update_old(session)?;
-                self.change(changed)?;
+                changed.update_old(*session)?;
+                self.change(changed).await?;
                 let session = self.settings.to_json(&self.id);
                 out.push(
                     ServerEvent::OldSessionUpdated {
@@ -214,8 +222,8 @@ impl Session {
             }
             ClientEvent::CreateItem { .. }
             | ClientEvent::Truncate { .. }
-            | ClientEvent::CreateResponse {}
-            | ClientEvent::CancelResponse {}
+            | ClientEvent::CreateResponse { .. }
+            | ClientEvent::CancelResponse { .. }
             | ClientEvent::ClearOutput {} => Err(ApiError::unsupported(
                 "type",
                 "this is for conversations (session type `realtime`); this session writes down what it hears",
@@ -247,7 +255,7 @@ impl Session {
             ClientEvent::Commit { last } => (last.is_some(), false),
             ClientEvent::Append { .. } => return Ok(()),
             // Only conversations have these.
-            ClientEvent::CreateItem { .. } | ClientEvent::CreateResponse {} => (false, true),
+            ClientEvent::CreateItem { .. } | ClientEvent::CreateResponse { .. } => (false, true),
             _ => (false, false),
         };
         let waiting = std::mem::take(waiting);
@@ -255,7 +263,8 @@ impl Session {
         self.dialect = match (is_vllm, talks) {
             (true, _) => Dialect::Vllm(Box::default()),
             (_, true) => {
-                let talk = Conversation::new(&self.app, self.beta, self.voice_events.clone());
+                let (name, events) = ((self.id.as_str(), self.beta), self.voice_events.clone());
+                let talk = Conversation::new(&self.app, name, events, &self.place);
                 Dialect::Conversation(Box::new(talk))
             }
             _ => Dialect::OpenAi,
@@ -268,7 +277,7 @@ impl Session {
         {
             let mut changed = self.settings.clone();
             changed.update((**session).clone())?;
-            self.change(changed)?;
+            self.change(changed).await?;
         }
         match waiting.is_empty() {
             true => Ok(()),
@@ -277,7 +286,7 @@ impl Session {
     }
 
     /// Take over new settings; sound that was heard already keeps its format and its ear.
-    fn change(&mut self, settings: Settings) -> Result<(), ApiError> {
+    async fn change(&mut self, settings: Settings) -> Result<(), ApiError> {
         let ear_changes = settings.ear(&self.app) != self.settings.ear(&self.app);
         if settings.format != self.settings.format {
             if self.n_heard > 0 {
@@ -285,11 +294,16 @@ impl Session {
                 return Err(ApiError::invalid("session.audio.input.format", message));
             }
             SoundReader::new(settings.format)?;
-            self.sound = None;
         }
         if let Some(options) = settings.detector() {
             // Wrong thresholds are said now, not with the first sound.
             SpeechDetector::built_in(&options)?;
+        }
+        if let Dialect::Conversation(talk) = &mut self.dialect {
+            talk.change(&self.settings, &settings).await?;
+        }
+        if settings.format != self.settings.format {
+            self.sound = None;
         }
         if settings.detector() != self.settings.detector() {
             self.detector = None;
@@ -297,9 +311,6 @@ impl Session {
         if ear_changes && self.utterances.is_idle() {
             self.ear = None;
             self.n_given = 0;
-        }
-        if let Dialect::Conversation(talk) = &mut self.dialect {
-            talk.change(&settings);
         }
         self.settings = settings;
         Ok(())
@@ -416,7 +427,7 @@ impl Session {
                 match opened {
                     Ok(ear) => self.ear.insert(ear),
                     Err(error) => {
-                        self.utterances.forget_open();
+                        self.utterances.forget_current();
                         return Err(error);
                     }
                 }
@@ -431,7 +442,7 @@ impl Session {
     async fn commit(&mut self, out: &mut Outbox) -> Result<(), ApiError> {
         if let Some(mut detector) = self.detector.take() {
             let mut found = Vec::new();
-            detector.detector.finish(|event| found.push(event))?;
+            detector.detector.commit(|event| found.push(event))?;
             let begin = detector.start;
             detector.start = self.n_heard;
             self.detector = Some(detector);
@@ -497,7 +508,7 @@ impl Session {
             EarEvent::Broken(error) => {
                 self.ear = None;
                 self.n_given = 0;
-                self.utterances.forget_open();
+                self.utterances.fail_open(&error, out);
                 self.complain(&error, None, out);
             }
             event => {
@@ -505,7 +516,10 @@ impl Session {
                     self.app.metrics().error(error.code);
                 }
                 let timestamps = self.settings.transcription.timestamps == Some(true);
-                self.utterances.heard(event, timestamps, out);
+                let wanted = (timestamps, self.settings.wants_logprobs());
+                if let Some(seconds) = self.utterances.heard(event, wanted, out) {
+                    self.app.metrics().transcript(seconds);
+                }
             }
         }
     }

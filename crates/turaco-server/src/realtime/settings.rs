@@ -68,9 +68,9 @@ impl Settings {
             }
         }
         let mut changed = self.clone();
-        changed.talking.update(&mut update)?;
-        let tools = update.tools.take().filter(|tools| !tools.is_empty());
-        changed.ignore("tools", tools.map(Value::from).as_ref());
+        changed.talking.update_session(&mut update)?;
+        let offered = !changed.talks && !changed.talking.tools.is_empty();
+        changed.ignore("tools", Some(&Value::Bool(true)).filter(|_| offered));
         if let Some(input) = update.audio.and_then(|audio| audio.input) {
             changed.format = input.format.unwrap_or(changed.format);
             if let Some(transcription) = input.transcription {
@@ -134,6 +134,7 @@ impl Settings {
             idle_timeout_ms: Some(_),
             ..
         }) = turn_detection
+            && !self.talks
         {
             self.ignore("idle_timeout_ms", Some(&Value::Bool(true)));
         }
@@ -142,13 +143,18 @@ impl Settings {
 
     fn include(&mut self, include: Option<Vec<String>>) {
         if let Some(include) = include {
-            let asked = include.iter().any(|name| name.ends_with("logprobs"));
             self.include = include;
+            let asked = self.talks && self.wants_logprobs();
             self.ignore(
                 "include: logprobs",
                 Some(&Value::Bool(true)).filter(|_| asked),
             );
         }
+    }
+
+    /// Whether the client wants to know how probable words are.
+    pub fn wants_logprobs(&self) -> bool {
+        self.include.iter().any(|name| name.ends_with("logprobs"))
     }
 
     fn ignore(&mut self, name: &str, value: Option<&Value>) {
@@ -168,6 +174,7 @@ impl Settings {
             prompt: text(&wanted.prompt),
             keywords: wanted.keywords.clone(),
             delay_ms: wanted.delay_ms.or(wanted.delay.map(|delay| delay.ms())),
+            words: self.wants_logprobs(),
         }
     }
 
@@ -204,6 +211,7 @@ impl Settings {
             .instructions
             .clone_from(&self.talking.instructions);
         options.max_buffer_s = Some(app.config().max_buffer);
+        options.answers = self.talking.answers();
         let ear = self.ear(app);
         options.recognition.language = ear.language;
         options.recognition.initial_prompt = ear.prompt;
@@ -252,15 +260,8 @@ impl Settings {
             json["object"] = "realtime.session".into();
             json["model"] = talking.model.as_deref().into();
             json["instructions"] = talking.instructions.as_deref().unwrap_or_default().into();
-            json["output_modalities"] = match talking.sound {
-                true => json!(["audio"]),
-                false => json!(["text"]),
-            };
-            json["max_output_tokens"] = match talking.max_output_tokens {
-                Some(count) => count.into(),
-                None => "inf".into(),
-            };
-            json["audio"]["output"] = talking.output_json();
+            talking.write(&mut json);
+            talking.write_tools(&mut json);
         }
         json
     }

@@ -1,6 +1,7 @@
 //! The utterances of a session in OpenAI's dialect: what is being said, what is being written down, and what was.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -9,6 +10,7 @@ use super::protocol::ServerEvent;
 use super::session::Outbox;
 use crate::error::ApiError;
 use crate::layer::new_id;
+use crate::openai::transcriptions::logprobs;
 use crate::recognition::usage;
 use crate::upload::SAMPLE_RATE;
 
@@ -38,6 +40,10 @@ struct Utterance {
     start: u64,
     given_start: u64,
     samples: u64,
+    /// Probabilities of its words.
+    logprobs: Vec<Value>,
+    /// When it was over.
+    ended: Option<Instant>,
     /// The client does not want to know.
     discarded: bool,
 }
@@ -61,6 +67,8 @@ impl Utterances {
             start,
             given_start,
             samples: 0,
+            logprobs: Vec::new(),
+            ended: None,
             discarded: false,
         });
         id
@@ -102,17 +110,25 @@ impl Utterances {
         }
     }
 
-    /// Nobody hears any more.
-    pub fn forget_open(&mut self) {
+    /// What is being said is not heard.
+    pub fn forget_current(&mut self) {
         self.current = None;
-        self.open.clear();
+    }
+
+    /// Nobody hears any more: what was to be written down is not.
+    pub fn fail_open(&mut self, error: &ApiError, out: &mut Outbox) {
+        self.current = None;
+        for utterance in self.open.drain(..).filter(|one| !one.discarded) {
+            out.push(failed(utterance.id, error));
+        }
     }
 
     /// What is being said is over; false if there was nothing.
     pub fn end(&mut self, out: &mut Outbox) -> bool {
-        let Some(utterance) = self.current.take() else {
+        let Some(mut utterance) = self.current.take() else {
             return false;
         };
+        utterance.ended = Some(Instant::now());
         if !utterance.discarded {
             let previous_item_id = self.last_item.replace(utterance.id.clone());
             let item = item(&utterance.id, None);
@@ -143,15 +159,27 @@ impl Utterances {
         true
     }
 
-    /// What the ear heard; with stretches of text and their times if `timestamps`.
-    pub fn heard(&mut self, event: EarEvent, timestamps: bool, out: &mut Outbox) {
+    /// What the ear heard; with stretches of text and their times if `timestamps`, and probabilities if `with_logprobs`. How long
+    /// the client waited for the text of an utterance that is over.
+    pub fn heard(
+        &mut self,
+        event: EarEvent,
+        (timestamps, with_logprobs): (bool, bool),
+        out: &mut Outbox,
+    ) -> Option<f64> {
         match event {
             EarEvent::Delta(text) => self.delta(&text, out),
             EarEvent::Segment(segment) => {
                 let utterance = self.open.front_mut().or(self.current.as_mut());
-                let Some(utterance) = utterance.filter(|one| timestamps && !one.discarded) else {
-                    return;
-                };
+                let utterance = utterance.filter(|one| !one.discarded)?;
+                if with_logprobs
+                    && let Value::Array(words) = logprobs(std::slice::from_ref(&*segment))
+                {
+                    utterance.logprobs.extend(words);
+                }
+                if !timestamps {
+                    return None;
+                }
                 // From the time of the ear to that of the session.
                 let shift = seconds(utterance.start) - seconds(utterance.given_start);
                 let segment = ServerEvent::Segment {
@@ -166,10 +194,7 @@ impl Utterances {
                 utterance.n_segments += 1;
             }
             EarEvent::Done { .. } => {
-                let utterance = self.open.pop_front();
-                let Some(utterance) = utterance.filter(|one| !one.discarded) else {
-                    return;
-                };
+                let utterance = self.open.pop_front().filter(|one| !one.discarded)?;
                 let transcript = utterance.text.trim().to_owned();
                 self.remember(&utterance.id, &transcript);
                 let completed = ServerEvent::Completed {
@@ -177,22 +202,17 @@ impl Utterances {
                     content_index: 0,
                     transcript,
                     usage: usage(seconds(utterance.samples)),
+                    logprobs: with_logprobs.then(|| utterance.logprobs.into()),
                 };
                 out.push(completed.to_json());
+                return utterance.ended.map(|ended| ended.elapsed().as_secs_f64());
             }
             EarEvent::Failed(error) | EarEvent::Broken(error) => {
-                let utterance = self.open.pop_front();
-                let Some(utterance) = utterance.filter(|one| !one.discarded) else {
-                    return;
-                };
-                let failed = ServerEvent::Failed {
-                    item_id: utterance.id,
-                    content_index: 0,
-                    error: error.body(),
-                };
-                out.push(failed.to_json());
+                let utterance = self.open.pop_front().filter(|one| !one.discarded)?;
+                out.push(failed(utterance.id, &error));
             }
         }
+        None
     }
 
     fn delta(&mut self, text: &str, out: &mut Outbox) {
@@ -261,6 +281,15 @@ fn item(id: &str, transcript: Option<&str>) -> Value {
     })
 }
 
+fn failed(item_id: String, error: &ApiError) -> Value {
+    let failed = ServerEvent::Failed {
+        item_id,
+        content_index: 0,
+        error: error.body(),
+    };
+    failed.to_json()
+}
+
 fn no_item(id: &str) -> ApiError {
     ApiError::not_found(format!("there is no item `{id}`")).about("item_id")
 }
@@ -268,4 +297,34 @@ fn no_item(id: &str) -> ApiError {
 /// Seconds of so many samples.
 pub fn seconds(samples: u64) -> f64 {
     samples as f64 / f64::from(SAMPLE_RATE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_committed_when_the_ear_breaks_is_told_to_have_failed() {
+        let (mut utterances, mut out) = (Utterances::new(false), Outbox::new());
+        let mut ids = Vec::new();
+        for _ in 0..2 {
+            ids.push(utterances.begin(0, 0));
+            utterances.give(10);
+            assert!(utterances.end(&mut out));
+        }
+        utterances.begin(0, 0);
+        utterances.discard();
+        utterances.end(&mut out);
+        utterances.begin(0, 0);
+        out.clear();
+        utterances.fail_open(&ApiError::internal("it broke"), &mut out);
+        let failed: Vec<&str> = out
+            .iter()
+            .map(|event| event["item_id"].as_str().unwrap_or_default())
+            .collect();
+        assert_eq!(failed, ids);
+        let kind = "conversation.item.input_audio_transcription.failed";
+        assert!(out.iter().all(|event| event["type"] == kind));
+        assert!(utterances.is_idle());
+    }
 }

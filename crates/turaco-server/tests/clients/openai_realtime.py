@@ -62,4 +62,39 @@ for kind in ["input_audio_buffer.speech_started", "input_audio_buffer.speech_sto
     check(kind in kinds, kinds)
 text, kinds = listen("voxtral-realtime", 24000, None)
 check(kinds[-1] == PREFIX + "completed", kinds)
+
+
+def answer(connection, response):
+    """Events of an answer that is asked for."""
+    connection.response.create(response=response)
+    events = []
+    while not events or events[-1].type != "response.done":
+        events.append(connection.recv())
+        check(events[-1].type != "error", events[-1])
+    return events
+
+
+with client.realtime.connect(model="voxtral-mini") as connection:
+    check(connection.recv().type == "session.created", "session.created")
+    tool = {"type": "function", "name": "clock", "description": "The time", "parameters": {"type": "object"}}
+    connection.session.update(session={"type": "realtime", "output_modalities": ["text"], "tools": [tool], "tool_choice": "auto"})
+    updated = connection.recv()
+    check(updated.type == "session.updated" and updated.session.tools[0].name == "clock", updated)
+    question = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "What time is it?"}]}
+    connection.conversation.item.create(item=question)
+    # Called some time ago.
+    connection.conversation.item.create(
+        item={"type": "function_call", "call_id": "call_1", "name": "clock", "arguments": "{}"}
+    )
+    connection.conversation.item.create(item={"type": "function_call_output", "call_id": "call_1", "output": "noon"})
+    events = answer(connection, {"max_output_tokens": 8, "metadata": {"of": "mine"}})
+    done = events[-1].response
+    check(done.status in ("completed", "incomplete") and done.metadata == {"of": "mine"}, done)
+    check(done.usage.output_tokens <= 8, done)
+    done = answer(connection, {"conversation": "none", "input": [question], "max_output_tokens": 8})[-1].response
+    check(done.conversation_id is None, done)
+    connection.response.create(response={"prompt": {"id": "one"}})
+    refused = connection.recv()
+    check(refused.type == "error" and refused.error.param == "response.prompt", refused)
+
 print("openai over WebSocket: all well")

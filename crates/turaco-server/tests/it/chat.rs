@@ -1,10 +1,13 @@
 //! `/v1/chat/completions`, with a small model of random weights: what it says is nonsense, but always the same.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::support::{TestServer, testdata};
+use crate::support::{TestServer, request, testdata, wait_until};
 
 const PATH: &str = "/v1/chat/completions";
 
@@ -50,7 +53,60 @@ fn an_answer_is_the_same_streamed_or_not() {
         .collect();
     assert_eq!(content, choice["message"]["content"].as_str().unwrap());
     assert_eq!(events[0]["choices"][0]["delta"]["role"], "assistant");
-    assert_eq!(events.last().unwrap()["usage"], *usage);
+    let again = &events.last().unwrap()["usage"];
+    assert_eq!(again["completion_tokens"], usage["completion_tokens"]);
+    // What was heard and read is not heard and read again.
+    let known = |usage: &Value| {
+        let known = usage["prompt_tokens_details"]["cached_tokens"].as_u64();
+        known.unwrap()
+    };
+    assert_eq!(known(usage), 0);
+    assert_eq!(known(again) + 1, usage["prompt_tokens"].as_u64().unwrap());
+}
+
+#[test]
+fn answers_side_by_side_are_what_each_is_alone_and_a_client_that_goes_is_gone() {
+    let server = TestServer::start(|_| {});
+    let asked = |index: usize| {
+        let content = format!("Question number {index}");
+        json!({"model": "voxtral-mini", "temperature": 0, "max_tokens": 20,
+            "messages": [{"role": "user", "content": content}]})
+    };
+    let answer = |index: usize| {
+        let body = server.json(PATH, &asked(index)).json();
+        body["choices"][0]["message"]["content"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let alone: Vec<String> = (0..8).map(answer).collect();
+    let together: Vec<String> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8)
+            .map(|index| scope.spawn(move || answer(index)))
+            .collect();
+        let said = threads.into_iter().map(|thread| thread.join().unwrap());
+        said.collect()
+    });
+    assert_eq!(together, alone);
+    let mut long = asked(9);
+    long["max_tokens"] = 3000.into();
+    long["stream"] = true.into();
+    let body = long.to_string();
+    let kind = [("Content-Type", "application/json")];
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    let sent = request("POST", PATH, &kind, body.as_bytes());
+    stream.write_all(&sent).unwrap();
+    stream.read_exact(&mut [0; 200]).unwrap();
+    let queues = server.app.engine().queues();
+    let running = || {
+        queues
+            .iter()
+            .map(|(_, queue)| queue.running())
+            .sum::<usize>()
+    };
+    assert_eq!(running(), 1);
+    drop(stream);
+    wait_until("the place is free", || running() == 0);
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod conversation;
 mod faults;
 mod limits;
 mod realtime;
+mod responses;
 mod speech;
 mod support;
 mod transcriptions;

@@ -343,3 +343,32 @@ fn sessions_have_limits() {
     drop(socket);
     wait_until("the place is free", || server.app.open_sessions() == 0);
 }
+
+#[test]
+fn probabilities_of_words_are_told_where_they_are_asked_for() {
+    let server = TestServer::start(|_| {});
+    let mut socket = Socket::open(&server, "?model=tiny.en&intent=transcription");
+    let input = json!({"format": {"type": "audio/pcm", "rate": 16000}, "turn_detection": null});
+    let session = json!({"type": "transcription", "audio": {"input": input},
+        "include": ["item.input_audio_transcription.logprobs"]});
+    socket.say(json!({"type": "session.update", "session": session}));
+    let updated = socket.until("session.updated").pop().unwrap();
+    assert_eq!(updated["session"]["warnings"], json!([]));
+    socket.append(&speech()[..128_000]);
+    socket.say(json!({"type": "input_audio_buffer.commit"}));
+    let events = socket.until(&format!("{TRANSCRIPTION}completed"));
+    let completed = events.last().unwrap();
+    let words = completed["logprobs"].as_array().unwrap();
+    let text: String = words
+        .iter()
+        .map(|word| word["token"].as_str().unwrap())
+        .collect();
+    assert_eq!(text.trim(), completed["transcript"].as_str().unwrap());
+    assert!(
+        words
+            .iter()
+            .all(|word| word["logprob"].as_f64().unwrap() <= 0.0)
+    );
+    let metrics = server.get("/metrics", &[]);
+    assert!(metrics.text().contains("turaco_transcript_seconds_count 1"));
+}

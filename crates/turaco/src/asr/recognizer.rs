@@ -136,7 +136,11 @@ impl Recognizer {
 
     /// What users should know since the last call, such as a device that failed in the middle of the work.
     pub fn take_late_warning(&self) -> Option<String> {
-        self.whisper()?.take_late_warning()
+        match self {
+            Self::Whisper(transcriber) => transcriber.take_late_warning(),
+            Self::Chat(model) => model.take_late_warning(),
+            Self::Realtime(_) => None,
+        }
     }
 
     /// Sizes, of a Whisper.

@@ -312,10 +312,26 @@ impl SpeechDetector {
     ///
     /// # Errors
     /// A failed device.
-    pub fn finish(&mut self, mut on_event: impl FnMut(SpeechEvent)) -> Result<()> {
+    pub fn finish(&mut self, on_event: impl FnMut(SpeechEvent)) -> Result<()> {
+        self.close(false, on_event)
+    }
+
+    /// The speaker says that this is the end: as [`finish`](Self::finish), and what may have been the beginning of speech is
+    /// speech, however short.
+    ///
+    /// # Errors
+    /// A failed device.
+    pub fn commit(&mut self, on_event: impl FnMut(SpeechEvent)) -> Result<()> {
+        self.close(true, on_event)
+    }
+
+    fn close(&mut self, with_onset: bool, mut on_event: impl FnMut(SpeechEvent)) -> Result<()> {
         let chunk = std::mem::take(&mut self.rest);
         if !chunk.is_empty() {
             self.take_chunk(&chunk, &mut on_event)?;
+        }
+        if let (true, Phase::Onset(_)) = (with_onset, self.phase) {
+            self.begin(&mut on_event);
         }
         if let Phase::Speech {
             start,
@@ -434,14 +450,19 @@ impl SpeechDetector {
         let keep = self.pre_roll.saturating_add(since as usize);
         self.held.drain(..self.held.len().saturating_sub(keep));
         if onset.is_some() && since >= self.min_speech {
-            let start = self.position - self.held.len() as u64;
-            on_event(SpeechEvent::Started { sample: start });
-            on_event(SpeechEvent::Sound(std::mem::take(&mut self.held).into()));
-            self.phase = Phase::Speech {
-                start,
-                silence_start: None,
-            };
+            self.begin(on_event);
         }
+    }
+
+    /// What is held is speech.
+    fn begin(&mut self, on_event: &mut impl FnMut(SpeechEvent)) {
+        let start = self.position - self.held.len() as u64;
+        on_event(SpeechEvent::Started { sample: start });
+        on_event(SpeechEvent::Sound(std::mem::take(&mut self.held).into()));
+        self.phase = Phase::Speech {
+            start,
+            silence_start: None,
+        };
     }
 }
 
@@ -580,6 +601,32 @@ mod tests {
         }
         assert_eq!(n_events, 0);
         assert!(largest <= 4800 + 1600 + 512, "{largest}");
+    }
+
+    #[test]
+    fn speech_too_short_to_count_counts_when_it_is_committed() {
+        let options = DetectorOptions {
+            min_speech_ms: 2000,
+            ..DetectorOptions::default()
+        };
+        let mut detector = SpeechDetector::new(&network(), &options).unwrap();
+        // The clip's first words.
+        let samples = &clip()[..16_000];
+        let found = |detector: &mut SpeechDetector, commit: bool| {
+            let mut events = Vec::new();
+            detector.push(samples, |event| events.push(event)).unwrap();
+            assert!(events.is_empty());
+            match commit {
+                true => detector.commit(|event| events.push(event)).unwrap(),
+                false => detector.finish(|event| events.push(event)).unwrap(),
+            }
+            events
+        };
+        assert!(found(&mut detector, false).is_empty());
+        let events = found(&mut detector, true);
+        let stretches = stretches(&events, samples);
+        assert_eq!(stretches.len(), 1);
+        assert!(stretches[0].1 >= 15_000, "{stretches:?}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::clip::Clip;
 use super::statistics::Percentiles;
 use crate::voice::{
-    AnswerEnd, Answered, LISTENING_RATE, Message, Mind, TurnTimings, VoiceEvent, VoiceModels,
+    AnswerEnd, Answered, Brief, LISTENING_RATE, Mind, TurnTimings, VoiceEvent, VoiceModels,
     VoiceOptions, VoiceSession,
 };
 use crate::{Control, Error, Result};
@@ -67,7 +67,7 @@ pub struct ReadyMind {
 impl Mind for ReadyMind {
     fn answer(
         &mut self,
-        _: &[Message],
+        _: Brief<'_>,
         control: &Control,
         say: &mut dyn FnMut(&str) -> Result<()>,
     ) -> Result<Answered> {
@@ -123,9 +123,12 @@ pub fn voice(
     }
     session.cancel();
     run.collect_ended();
+    // An answer is counted with its question, and is interrupted by the next one.
     let skip = protocol.warm_up.min(run.timings.len());
-    let (timings, interruptions) = (&run.timings[skip..], &run.interruptions);
-    Ok(report(timings, interruptions))
+    let interruptions = run.interruptions.iter();
+    let interruptions = interruptions.filter(|(answer, _)| *answer >= skip);
+    let interruptions: Vec<f64> = interruptions.map(|(_, took)| *took).collect();
+    Ok(report(&run.timings[skip..], &interruptions))
 }
 
 /// The sound of the first turn in `clips`, at [`LISTENING_RATE`].
@@ -151,7 +154,8 @@ struct Run<'a> {
     events: &'a Receiver<(Instant, VoiceEvent)>,
     control: &'a Control,
     last_push: Instant,
-    interruptions: Vec<f64>,
+    /// Which answers were interrupted, and how long that took.
+    interruptions: Vec<(usize, f64)>,
     timings: Vec<TurnTimings>,
 }
 
@@ -199,7 +203,8 @@ impl Run<'_> {
                 self.timings.push(timings);
                 if end == AnswerEnd::Interrupted {
                     let took = at.saturating_duration_since(self.last_push);
-                    self.interruptions.push(1e3 * took.as_secs_f64());
+                    let answer = self.timings.len() - 1;
+                    self.interruptions.push((answer, 1e3 * took.as_secs_f64()));
                 }
                 Ok(())
             }

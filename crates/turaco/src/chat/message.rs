@@ -201,7 +201,7 @@ impl Tool {
     }
 
     /// As the model reads it.
-    fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         json!({
             "type": "function",
             "function": {

@@ -26,6 +26,7 @@
 //! those.
 
 mod generation;
+mod memories;
 mod message;
 mod model;
 mod options;
@@ -37,9 +38,11 @@ mod token_stream;
 mod tool_calls;
 
 pub use generation::{Delta, FinishReason, Generation, Summary, Usage};
+pub use memories::KeptSession;
 pub use message::{AudioClip, Message, Part, Tool, ToolCall};
 pub use model::ChatModel;
 pub use options::ChatOptions;
 pub use prompt::{PromptLayout, PromptOptions, PromptPart};
 pub use session::ChatSession;
 pub use token_stream::ChatTimings;
+pub(crate) use tool_calls::call_id_like;

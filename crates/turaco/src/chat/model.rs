@@ -1,20 +1,24 @@
 //! The loaded model that conversations share.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use turaco_compute::WeightType;
 
-use super::prompt::PromptLayout;
-use super::session::ChatSession;
+use super::memories::{KeptSession, Memories};
+use super::message::Message;
+use super::options::ChatOptions;
+use super::prompt::{PromptLayout, PromptOptions};
+use super::session::{ChatSession, Memory};
 use super::shared_steps::SharedSteps;
 use crate::features::LogMel;
 use crate::load::device_choice::Devices;
 use crate::load::memory::check_weights;
+use crate::load::rescue::{Rescue, is_device_failure};
 use crate::models::voxtral_mini::{Runner, VoxtralMini, VoxtralMiniCheckpoint, VoxtralMiniConfig};
 use crate::tokenizer::Tekken;
-use crate::{Control, LoadOptions, Result};
+use crate::{Control, Error, LoadOptions, Result};
 
 /// A loaded Voxtral Mini or Small; any number of conversations share its weights.
 #[derive(Debug)]
@@ -27,6 +31,11 @@ pub struct ChatModel {
     steps: SharedSteps,
     /// Compiled steps that no conversation uses at the moment.
     idle: Mutex<Vec<Runner>>,
+    /// What conversations that are over knew.
+    memories: Memories,
+    /// Where the model's files are.
+    path: PathBuf,
+    rescue: Option<Rescue<Self>>,
     load_seconds: f64,
     threads: usize,
     warnings: Vec<String>,
@@ -77,6 +86,9 @@ impl ChatModel {
             steps: SharedSteps::new(&model),
             model,
             idle: Mutex::default(),
+            memories: Memories::default(),
+            path: checkpoint.path.clone(),
+            rescue: Rescue::new(devices, options),
             load_seconds: started.elapsed().as_secs_f64(),
             threads: options.n_threads(),
             warnings: devices.note.iter().cloned().collect(),
@@ -86,7 +98,73 @@ impl ChatModel {
     /// A conversation that nothing was said in. What it has heard and read is kept in it: messages that begin as those
     /// before are not computed again.
     pub fn session(self: &Arc<Self>) -> ChatSession {
-        ChatSession::new(Arc::clone(self))
+        ChatSession::new(self)
+    }
+
+    /// A conversation that knows what one that is over knew, if that began like `messages`. What it knows is kept when it is
+    /// dropped, for the next one.
+    ///
+    /// # Errors
+    /// As [`ChatSession::generate`].
+    pub fn session_for(
+        self: &Arc<Self>,
+        messages: &[Message],
+        options: &ChatOptions,
+    ) -> Result<KeptSession> {
+        let mut session = ChatSession::new(self);
+        let model = Arc::clone(session.model());
+        let layout = PromptOptions {
+            tools: &options.tools,
+            system_as_text: options.system_as_text,
+        };
+        let prompt = model.layout.chat(&model.tokenizer, messages, layout)?;
+        if let Some(memory) = model.memories.take(&prompt) {
+            session.recall(memory);
+        }
+        Ok(KeptSession::new(session))
+    }
+
+    /// The model, or where its work went on when its device failed.
+    pub(super) fn active(self: &Arc<Self>) -> Arc<Self> {
+        let instead = self.rescue.as_ref().and_then(Rescue::model);
+        instead.unwrap_or_else(|| Arc::clone(self))
+    }
+
+    /// Where to go on after `error`; the error itself if there is nowhere.
+    pub(super) fn rescue(&self, error: Error, control: &Control) -> Result<Arc<Self>> {
+        let Some(rescue) = self.rescue.as_ref().filter(|_| is_device_failure(&error)) else {
+            return Err(error);
+        };
+        // Cancelling works; the progress is that of the conversation.
+        let control = control.without_progress();
+        let model = rescue.load(&error, |devices, options| {
+            let checkpoint = VoxtralMiniCheckpoint::open(&self.path)?;
+            Self::load_on(devices, &checkpoint, options, &control)
+        })?;
+        // What is left of the failed device is of no use.
+        self.memories.forget();
+        self.idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+        Ok(model)
+    }
+
+    /// What happened since the last call that users should know: a graphics processor that failed, whose work the processor
+    /// goes on with.
+    pub fn take_late_warning(&self) -> Option<String> {
+        self.rescue.as_ref()?.take_warning()
+    }
+
+    /// Keep what a conversation knew.
+    pub(super) fn keep(&self, memory: Memory) {
+        let is_failed = self.rescue.as_ref().and_then(Rescue::model).is_some();
+        if !is_failed && memory.len() > 0 {
+            let runner = self.take_runner();
+            let bytes = |memory: &Memory| runner.state_bytes(memory.capacity());
+            self.memories.keep(memory, &bytes);
+            self.give_back(runner);
+        }
     }
 
     /// The model's name, for people.

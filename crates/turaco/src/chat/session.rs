@@ -8,6 +8,7 @@ use super::model::ChatModel;
 use super::options::ChatOptions;
 use super::prompt::{PromptOptions, PromptPart};
 use super::token_stream::TokenStream;
+use crate::device_queue::{DeviceQueue, Urgency};
 use crate::load::memory::{available, refuse};
 use crate::models::voxtral_mini::{DecoderState, Draw, Runner};
 use crate::{Control, Error, Result};
@@ -18,12 +19,70 @@ use crate::{Control, Error, Result};
 #[derive(Debug)]
 pub struct ChatSession {
     model: Arc<ChatModel>,
+    /// The model that was asked for; another one goes on when its device fails.
+    original: Arc<ChatModel>,
+    /// Whose turns it takes, and how urgently.
+    turns: Option<(Arc<DeviceQueue>, Urgency)>,
     pub(super) state: Option<DecoderState>,
     /// What stands at each position of the state.
     pub(super) rows: Vec<Row>,
     /// Sound that rows are about.
     clips: Vec<(u32, AudioClip)>,
     next_clip: u32,
+}
+
+/// What a conversation knows: kept, so that another one that begins alike need not hear and read it again.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    state: Option<DecoderState>,
+    rows: Vec<Row>,
+    clips: Vec<(u32, AudioClip)>,
+    next_clip: u32,
+}
+
+impl Memory {
+    /// Positions that are known.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Positions that there is memory for.
+    pub fn capacity(&self) -> usize {
+        self.state.as_ref().map_or(0, DecoderState::capacity)
+    }
+
+    /// Positions at which a prompt is the same.
+    pub fn common(&self, prompt: &[PromptPart]) -> usize {
+        let mut rows = self.rows.iter().peekable();
+        let mut common = 0;
+        for part in prompt {
+            match part {
+                PromptPart::Tokens(ids) => {
+                    for id in ids {
+                        if rows.next() != Some(&Row::Token(*id)) {
+                            return common;
+                        }
+                        common += 1;
+                    }
+                }
+                PromptPart::Audio(clip) => {
+                    let Some(&&Row::Audio { clip: number, .. }) = rows.peek() else {
+                        return common;
+                    };
+                    let mut clips = self.clips.iter();
+                    if !clips.any(|(known, heard)| *known == number && heard == clip) {
+                        return common;
+                    }
+                    let is_of =
+                        |row: &&Row| matches!(row, Row::Audio { clip, .. } if *clip == number);
+                    while rows.next_if(is_of).is_some() {
+                        common += 1;
+                    }
+                }
+            }
+        }
+        common
+    }
 }
 
 /// What stands at a position.
@@ -38,9 +97,11 @@ pub(super) enum Row {
 }
 
 impl ChatSession {
-    pub(super) fn new(model: Arc<ChatModel>) -> Self {
+    pub(super) fn new(original: &Arc<ChatModel>) -> Self {
         Self {
-            model,
+            model: original.active(),
+            original: Arc::clone(original),
+            turns: None,
             state: None,
             rows: Vec::new(),
             clips: Vec::new(),
@@ -53,6 +114,11 @@ impl ChatSession {
         &self.model
     }
 
+    /// As [`ChatModel::take_late_warning`], of the model that was asked for.
+    pub fn take_late_warning(&self) -> Option<String> {
+        self.original.take_late_warning()
+    }
+
     /// Tokens that are kept from the last turn.
     pub fn cached_tokens(&self) -> usize {
         self.rows.len()
@@ -60,7 +126,38 @@ impl ChatSession {
 
     /// Forget everything that was said, and free its memory.
     pub fn clear(&mut self) {
-        *self = Self::new(Arc::clone(&self.model));
+        self.recall(Memory::default());
+    }
+
+    /// From now on it uses the device in turns with whoever else takes turns of `queue`.
+    pub fn take_turns(&mut self, queue: &Arc<DeviceQueue>, urgency: Urgency) {
+        self.turns = Some((Arc::clone(queue), urgency));
+    }
+
+    /// What it knows, which it forgets.
+    pub(super) fn take_memory(&mut self) -> Memory {
+        self.settle();
+        Memory {
+            state: self.state.take(),
+            rows: std::mem::take(&mut self.rows),
+            clips: std::mem::take(&mut self.clips),
+            next_clip: self.next_clip,
+        }
+    }
+
+    /// Know what another conversation with the same model knew.
+    pub(super) fn recall(&mut self, memory: Memory) {
+        self.state = memory.state;
+        self.rows = memory.rows;
+        self.clips = memory.clips;
+        self.next_clip = memory.next_clip;
+    }
+
+    /// Go on with another loaded model, which has heard and read nothing yet.
+    pub(super) fn move_to(&mut self, model: &Arc<ChatModel>) {
+        self.model = Arc::clone(model);
+        self.state = None;
+        self.rows.clear();
     }
 
     /// Generate the model's next turn. `messages` is the whole conversation; what it shares with the one before is not computed
@@ -69,7 +166,7 @@ impl ChatSession {
     ///
     /// # Errors
     /// Messages that are no conversation, a system prompt beside sound where the model has none, options outside of their
-    /// ranges, or a prompt that is longer than the model's positions.
+    /// ranges, a prompt that is longer than the model's positions, or too many who wait for turns.
     pub fn generate(
         &mut self,
         messages: &[Message],
@@ -99,6 +196,10 @@ impl ChatSession {
         max_tokens: usize,
         control: &Control,
     ) -> Result<TokenStream<'_>> {
+        let job = match &self.turns {
+            Some((queue, urgency)) => Some(queue.enter(*urgency, control)?),
+            None => None,
+        };
         let rows = self.lay_out(prompt);
         let positions = self.model.config().max_positions;
         if rows.len() >= positions {
@@ -119,7 +220,7 @@ impl ChatSession {
         self.truncate(shared);
         self.drop_clips(&rows);
         let most = max_tokens.min(positions - rows.len());
-        Ok(TokenStream::new(self, rows, (draw, most), control))
+        Ok(TokenStream::new(self, rows, (draw, most), (job, control)))
     }
 
     /// The rows of a prompt. Sound that was heard before keeps its number.

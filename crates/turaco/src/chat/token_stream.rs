@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::model::ChatModel;
 use super::session::{ChatSession, Row};
+use crate::device_queue::Job;
 use crate::features::Mel;
 use crate::models::voxtral_mini::{Draw, Runner};
 use crate::{Control, Error, Result, trace};
@@ -33,19 +34,30 @@ pub struct ChatTimings {
     pub chunks: usize,
 }
 
+impl ChatTimings {
+    /// Seconds of work so far; waiting for the device is none.
+    pub fn work(&self) -> f64 {
+        self.features + self.encoder + self.prefill + self.decode
+    }
+}
+
 /// Tokens on their way.
 #[derive(Debug)]
 pub(crate) struct TokenStream<'a> {
     session: &'a mut ChatSession,
     model: Arc<ChatModel>,
     runner: Option<Runner>,
-    /// The whole prompt.
+    /// Its turns on the device.
+    job: Option<Job>,
+    /// The whole prompt, and what was generated on a device that has failed since.
     prompt: Vec<Row>,
+    n_prompt: usize,
     /// Rows of it that were there already.
     n_shared: usize,
     draw: Draw,
     max_tokens: usize,
-    n_tokens: usize,
+    /// What was generated.
+    said: Vec<u32>,
     last: Option<u32>,
     /// Whether other conversations wait for this one before a step.
     has_joined: bool,
@@ -72,7 +84,7 @@ impl<'a> TokenStream<'a> {
         session: &'a mut ChatSession,
         prompt: Vec<Row>,
         (draw, max_tokens): (Draw, usize),
-        control: &Control,
+        (job, control): (Option<Job>, &Control),
     ) -> Self {
         let model = Arc::clone(session.model());
         Self {
@@ -80,10 +92,12 @@ impl<'a> TokenStream<'a> {
             runner: Some(model.take_runner()),
             model,
             session,
+            job,
+            n_prompt: prompt.len(),
             prompt,
             draw,
             max_tokens,
-            n_tokens: 0,
+            said: Vec::new(),
             last: None,
             has_joined: false,
             hearing: Hearing::default(),
@@ -99,12 +113,12 @@ impl<'a> TokenStream<'a> {
 
     /// Tokens of the prompt, and how many of them were there already.
     pub fn prompt_tokens(&self) -> (usize, usize) {
-        (self.prompt.len(), self.n_shared)
+        (self.n_prompt, self.n_shared)
     }
 
     /// Tokens that were chosen.
     pub fn n_tokens(&self) -> usize {
-        self.n_tokens
+        self.said.len()
     }
 
     /// Where the time went so far.
@@ -115,11 +129,21 @@ impl<'a> TokenStream<'a> {
     /// Take some more of the prompt in, all but the last rows. Chunks of sound that are heard by now, or `None` if the rest goes
     /// with the first token.
     pub fn prefill(&mut self) -> Result<Option<usize>> {
+        match self.prefill_block() {
+            Err(error) => {
+                self.rescue(error)?;
+                self.prefill_block()
+            }
+            done => done,
+        }
+    }
+
+    fn prefill_block(&mut self) -> Result<Option<usize>> {
         let done = self.session.rows.len();
         if self.last.is_some() || self.prompt.len().saturating_sub(done) <= BLOCK {
             return Ok(None);
         }
-        self.with_runner(|stream, runner| {
+        self.in_turn(|stream, runner| {
             let x = stream.embed(runner, done..done + BLOCK)?;
             let started = Instant::now();
             let state = stream.session.reserve(runner, stream.room())?;
@@ -133,14 +157,16 @@ impl<'a> TokenStream<'a> {
 
     /// The next token and its log-probability; `None` if there have been as many as there may be.
     pub fn next_token(&mut self) -> Result<Option<(u32, f32)>> {
-        if self.n_tokens >= self.max_tokens {
+        if self.said.len() >= self.max_tokens {
             self.leave();
             return Ok(None);
         }
-        while self.prefill()?.is_some() {}
-        let chosen = match self.last {
-            None => self.first_token()?,
-            Some(last) => self.token_behind(last)?,
+        let chosen = match self.choose() {
+            Err(error) => {
+                self.rescue(error)?;
+                self.choose()?
+            }
+            chosen => chosen?,
         };
         let Some((token, _)) = chosen else {
             return Ok(None);
@@ -153,7 +179,7 @@ impl<'a> TokenStream<'a> {
             }
             .into());
         }
-        self.n_tokens += 1;
+        self.said.push(token);
         self.last = Some(token);
         Ok(chosen)
     }
@@ -165,9 +191,32 @@ impl<'a> TokenStream<'a> {
         }
     }
 
+    fn choose(&mut self) -> Result<Option<(u32, f32)>> {
+        while self.prefill()?.is_some() {}
+        match self.last {
+            None => self.first_token(),
+            Some(last) => self.token_behind(last),
+        }
+    }
+
+    /// Go on where the model is loaded once more, after a device has failed: what was generated is read there like the prompt.
+    fn rescue(&mut self, error: Error) -> Result<()> {
+        let model = self.model.rescue(error, &self.control)?;
+        self.leave();
+        self.session.move_to(&model);
+        self.prompt.truncate(self.n_prompt);
+        self.prompt
+            .extend(self.said.iter().map(|&id| Row::Token(id)));
+        self.n_shared = 0;
+        self.last = None;
+        self.runner = Some(model.take_runner());
+        self.model = model;
+        Ok(())
+    }
+
     /// The last rows of the prompt, and the token behind them.
     fn first_token(&mut self) -> Result<Option<(u32, f32)>> {
-        self.with_runner(|stream, runner| {
+        self.in_turn(|stream, runner| {
             let done = stream.session.rows.len();
             let x = stream.embed(runner, done..stream.prompt.len())?;
             let started = Instant::now();
@@ -182,7 +231,7 @@ impl<'a> TokenStream<'a> {
                 .rows
                 .extend_from_slice(&stream.prompt[done..]);
             stream.timings.prefill += started.elapsed().as_secs_f64();
-            if let Some(started) = stream.started {
+            if let Some(started) = stream.started.filter(|_| stream.said.is_empty()) {
                 stream.timings.first_token = started.elapsed().as_secs_f64();
             }
             stream.model.steps().join();
@@ -194,7 +243,6 @@ impl<'a> TokenStream<'a> {
     /// A step, maybe together with other conversations.
     fn token_behind(&mut self, last: u32) -> Result<Option<(u32, f32)>> {
         self.with_runner(|stream, runner| {
-            let started = Instant::now();
             let _span = trace::span("step");
             let mut row = Vec::new();
             stream.model.model().embed(last, &mut row);
@@ -205,28 +253,38 @@ impl<'a> TokenStream<'a> {
             let Some(state) = stream.session.state.take() else {
                 return Ok(None);
             };
-            let (mut state, chosen) = stream.model.steps().step(state, row.clone(), draw);
+            let turns = stream.job.as_mut().map(|job| (job, &stream.control));
+            let steps = stream.model.steps();
+            let (mut state, chosen) = steps.step(state, row.clone(), draw, turns);
             let chosen = match chosen {
                 // What failed for others need not fail here.
-                Ok(None) => runner
-                    .next_tokens(&mut [&mut state], &row, &[draw])
-                    .map(|chosen| {
+                Ok(None) => {
+                    let job = stream.job.as_mut();
+                    let turn = job.map(|job| job.turn(&stream.control)).transpose();
+                    turn.and_then(|_turn| {
+                        let started = Instant::now();
+                        let chosen = runner.next_tokens(&mut [&mut state], &row, &[draw])?;
                         let (token, logprob) = (chosen.tokens.first(), chosen.logprobs.first());
-                        token.copied().zip(logprob.copied())
-                    }),
-                chosen => chosen,
+                        stream.timings.decode += started.elapsed().as_secs_f64();
+                        Ok(token.copied().zip(logprob.copied()))
+                    })
+                }
+                chosen => chosen.map(|chosen| {
+                    let chosen = chosen?;
+                    stream.timings.decode += chosen.time.as_secs_f64();
+                    Some((chosen.token, chosen.logprob))
+                }),
             };
             stream.session.state = Some(state);
             let chosen = chosen?;
             stream.session.rows.push(Row::Token(last));
-            stream.timings.decode += started.elapsed().as_secs_f64();
             Ok(chosen)
         })
     }
 
     /// Every token is drawn with noise of its own.
     fn next_draw(&self) -> Draw {
-        let number = self.n_tokens as u64;
+        let number = self.said.len() as u64;
         Draw {
             seed: (self.draw.seed).wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
             ..self.draw
@@ -236,6 +294,19 @@ impl<'a> TokenStream<'a> {
     /// Positions that the prompt and the beginning of the answer take.
     fn room(&self) -> usize {
         self.prompt.len() + self.max_tokens.min(ROOM)
+    }
+
+    /// Work while the device belongs to this conversation.
+    fn in_turn<T>(&mut self, work: impl FnOnce(&mut Self, &mut Runner) -> Result<T>) -> Result<T> {
+        let Some(mut job) = self.job.take() else {
+            return self.with_runner(work);
+        };
+        let done = match job.turn(&self.control) {
+            Ok(_turn) => self.with_runner(work),
+            Err(error) => Err(error),
+        };
+        self.job = Some(job);
+        done
     }
 
     fn with_runner<T>(

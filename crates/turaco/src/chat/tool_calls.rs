@@ -68,6 +68,18 @@ fn call(name: &str, id: Option<&str>, arguments: &Value) -> Option<ToolCall> {
     })
 }
 
+/// An id that prompts can have: `id` itself, or what always stands for it.
+pub(crate) fn call_id_like(id: &str) -> String {
+    if is_call_id(id) {
+        return id.to_owned();
+    }
+    // FNV-1a (Fowler, Noll, Vo 1991).
+    let mut state = id.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    new_id(&mut state)
+}
+
 fn new_id(state: &mut u64) -> String {
     let mut next = || {
         // SplitMix64 (Steele et al. 2014).
@@ -129,6 +141,12 @@ mod tests {
             (calls[0].name.as_str(), calls[0].id.as_str()),
             ("weather", "a1B2c3D4e")
         );
+
+        let stands = call_id_like("call_12345678901234567890");
+        assert!(is_call_id(&stands));
+        assert_eq!(stands, call_id_like("call_12345678901234567890"));
+        assert_ne!(stands, call_id_like("call_12345678901234567891"));
+        assert_eq!(call_id_like("a1B2c3D4e"), "a1B2c3D4e");
 
         for broken in [
             "[{\"name\": \"x\"",

@@ -13,10 +13,10 @@ use std::time::Duration;
 use crate::asr::realtime::{
     RealtimeBatch, RealtimeEvent, RealtimeOptions, RealtimeRecognizer, RealtimeSession,
 };
+use crate::device_queue::{DeviceQueue, Job, Urgency};
 use crate::{Control, Error, Result};
 
 use super::models::ModelLease;
-use super::queue::{DeviceQueue, Job, Urgency};
 
 /// Seconds of sound that a stream gives in a round.
 const ROUND: f64 = 2.0;

@@ -8,9 +8,8 @@
 mod catalog;
 mod live;
 mod models;
-mod queue;
 
+pub use crate::device_queue::{DeviceQueue, Job, QueueLimits, Turn, Urgency};
 pub use catalog::{Catalog, KnownModel, ModelKind};
 pub use live::{LiveEvent, LiveSession};
 pub use models::{Engine, EngineOptions, LoadedFacts, LoadedModel, ModelLease};
-pub use queue::{DeviceQueue, Job, QueueLimits, Turn, Urgency};

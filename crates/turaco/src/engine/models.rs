@@ -6,11 +6,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::asr::RealtimeOptions;
+use crate::device_queue::{DeviceQueue, Job, QueueLimits, Urgency};
 use crate::{ChatModel, Control, Error, LoadOptions, Recognizer, Result, Synthesizer};
 
 use super::catalog::{Catalog, KnownModel, ModelKind};
 use super::live::{LiveEvent, LiveSession, LiveSessions};
-use super::queue::{DeviceQueue, Job, QueueLimits, Urgency};
 
 /// How models are loaded and kept.
 #[derive(Debug, Clone)]
@@ -474,6 +474,11 @@ impl ModelLease {
     /// The name that it was loaded under.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// The turns of the model's device.
+    pub fn queue(&self) -> &Arc<DeviceQueue> {
+        &self.queue
     }
 
     /// Begin a job on the model's device.

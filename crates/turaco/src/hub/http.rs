@@ -238,6 +238,14 @@ impl Client {
         })
     }
 
+    /// Break all connections off: whoever waits for something on one of them waits no longer, and nothing can be asked any more.
+    pub fn shut_down(&self) {
+        let proxied = [&self.http_proxy, &self.https_proxy].into_iter().flatten();
+        for agent in proxied.chain([&self.direct]) {
+            agent.clone().shutdown();
+        }
+    }
+
     fn agent_for(&self, origin: &Origin) -> &Agent {
         let proxied = match origin.scheme.as_str() {
             "https" => self.https_proxy.as_ref(),

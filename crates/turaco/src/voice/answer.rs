@@ -3,6 +3,7 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use crate::chat::ToolCall;
 use crate::{Control, Error, Result};
 
 use super::events::{AnswerEnd, VoiceEvent};
@@ -19,6 +20,8 @@ pub(super) struct TurnClock {
     pub last_sound: Instant,
     /// The turn was taken to be over.
     pub decided: Instant,
+    /// Seconds of looking for speech.
+    pub detection: f64,
 }
 
 impl TurnClock {
@@ -28,6 +31,7 @@ impl TurnClock {
         Self {
             last_sound: now,
             decided: now,
+            detection: 0.0,
         }
     }
 }
@@ -38,6 +42,8 @@ pub(super) struct Answer {
     pub number: u64,
     /// The message that it is about.
     question: Option<u64>,
+    /// It is no part of the conversation.
+    pub aside: bool,
     /// Ends the work on it.
     pub control: Control,
     clock: TurnClock,
@@ -66,6 +72,7 @@ struct State {
 pub(super) struct Outcome {
     pub question: Option<u64>,
     pub text: String,
+    pub calls: Vec<ToolCall>,
     pub interrupted: bool,
     pub latency_ms: Option<u64>,
 }
@@ -74,11 +81,12 @@ impl Answer {
     pub fn new(
         number: u64,
         clock: TurnClock,
-        question: Option<u64>,
+        (question, aside): (Option<u64>, bool),
         sample_rate: Option<u32>,
         (transcript, recognition): (Option<f64>, f64),
     ) -> Self {
         let timings = TurnTimings {
+            detection: clock.detection,
             turn_end: (clock.decided - clock.last_sound).as_secs_f64(),
             transcript,
             recognition,
@@ -87,6 +95,7 @@ impl Answer {
         Self {
             number,
             question,
+            aside,
             control: Control::new(),
             clock,
             sample_rate,
@@ -132,9 +141,19 @@ impl Answer {
         Ok(())
     }
 
-    /// All text was written.
-    pub fn answered(&self, answered: Answered) {
-        self.lock().answered = answered;
+    /// All text was written; functions that are to be called are told of.
+    pub fn answered(&self, answered: Answered, sink: &Sink) {
+        let mut state = self.lock();
+        if state.ended {
+            return;
+        }
+        for call in &answered.calls {
+            sink(VoiceEvent::AnswerCall {
+                answer: self.number,
+                call: call.clone(),
+            });
+        }
+        state.answered = answered;
     }
 
     /// The next sound belongs to the text up to byte `end`.
@@ -198,11 +217,12 @@ impl Answer {
             false => state.text.clone(),
         };
         state.timings.total = self.elapsed();
-        let answered = state.answered;
+        let answered = std::mem::take(&mut state.answered);
         let latency = state.timings.first_text;
         remember(Outcome {
             question: self.question,
             text: text.clone(),
+            calls: answered.calls,
             interrupted,
             latency_ms: latency.map(|seconds| (1000.0 * seconds).round() as u64),
         });
@@ -306,7 +326,7 @@ mod tests {
         let events = std::sync::Arc::new(events);
         let seen = std::sync::Arc::clone(&events);
         let sink = move |event| seen.lock().unwrap().push(event);
-        let answer = Answer::new(1, TurnClock::now(), None, Some(1000), (None, 0.0));
+        let answer = Answer::new(1, TurnClock::now(), (None, false), Some(1000), (None, 0.0));
         answer.text("One two three. ", 0.0, &sink).unwrap();
         answer.text("Four five six.", 0.0, &sink).unwrap();
         answer.piece(15);

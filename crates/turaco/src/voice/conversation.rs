@@ -5,6 +5,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use crate::chat::ToolCall;
+
+use super::request::{AnswerRequest, InputPart};
+
 /// Who said something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -15,6 +19,8 @@ pub enum Role {
     User,
     /// The one who answers.
     Assistant,
+    /// What a function came to that the one who answers called.
+    Tool,
 }
 
 /// Something that was said.
@@ -33,6 +39,15 @@ pub struct Message {
     /// Of an answer: milliseconds from the end of the question to its first text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_ms: Option<u64>,
+    /// Functions that the one who answers called.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<ToolCall>,
+    /// The call whose result this is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub call_id: Option<String>,
+    /// What the caller knows it by.
+    #[serde(skip)]
+    pub tag: Option<String>,
     /// Its place among all that was ever said.
     #[serde(skip)]
     pub(super) id: u64,
@@ -62,6 +77,9 @@ impl Message {
             sound: None,
             time: now.map_or(0.0, |now| now.as_secs_f64()),
             latency_ms: None,
+            calls: Vec::new(),
+            call_id: None,
+            tag: None,
             id: 0,
             answer: None,
             utterance: None,
@@ -75,6 +93,63 @@ impl Message {
         self.sound = Some(sound);
         self
     }
+
+    /// What a function came to.
+    pub fn result(call_id: impl Into<String>, output: impl Into<String>) -> Self {
+        Self {
+            call_id: Some(call_id.into()),
+            ..Self::new(Role::Tool, output)
+        }
+    }
+
+    /// Functions that the one who answers called.
+    pub fn of_calls(calls: Vec<ToolCall>) -> Self {
+        Self {
+            calls,
+            ..Self::new(Role::Assistant, "")
+        }
+    }
+
+    /// With a name by which the caller will know it.
+    #[must_use]
+    pub fn tagged(mut self, tag: impl Into<String>) -> Self {
+        self.tag = Some(tag.into());
+        self
+    }
+
+    fn is(&self, which: &Which) -> bool {
+        match which {
+            Which::Utterance(number) => self.utterance == Some(*number),
+            Which::Answer(number) => self.answer == Some(*number),
+            Which::Call(id) => self.calls.iter().any(|call| call.id == *id),
+            Which::Tag(tag) => self.tag.as_ref() == Some(tag),
+        }
+    }
+}
+
+/// Something that was said, by what is known of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    /// What the user said, by its number.
+    Utterance(u64),
+    /// An answer, by its number.
+    Answer(u64),
+    /// A call of a function, by its id.
+    Call(String),
+    /// What the caller added under this name.
+    Tag(String),
+}
+
+/// Where something is added.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Place {
+    /// Behind everything.
+    #[default]
+    End,
+    /// Before everything but the instructions.
+    Start,
+    /// Behind this; behind everything if it is not there any more.
+    Behind(Which),
 }
 
 /// What a session keeps.
@@ -147,6 +222,38 @@ impl Conversation {
         self.insert(self.messages.len(), message);
     }
 
+    /// Something is put in somewhere.
+    pub fn put(&mut self, message: Message, place: &Place) {
+        let at = match place {
+            Place::End => None,
+            Place::Start => Some(0),
+            Place::Behind(which) => {
+                let found = self.messages.iter().rposition(|known| known.is(which));
+                found.map(|at| at + 1)
+            }
+        };
+        self.insert(at.unwrap_or(self.messages.len()), message);
+    }
+
+    /// Something was never said; whether it was there.
+    pub fn remove(&mut self, which: &Which) -> bool {
+        let before = self.messages.len();
+        let mut found = false;
+        self.messages.retain_mut(|message| {
+            if !message.is(which) {
+                return true;
+            }
+            found = true;
+            match which {
+                Which::Utterance(_) | Which::Tag(_) => return false,
+                Which::Answer(_) => message.text.clear(),
+                Which::Call(id) => message.calls.retain(|call| call.id != *id),
+            }
+            !message.text.is_empty() || !message.calls.is_empty()
+        });
+        found || self.messages.len() < before
+    }
+
     /// Something was said about message `question`, behind which others may have come meanwhile.
     pub(super) fn push_behind(&mut self, question: Option<u64>, message: Message) {
         let at = self
@@ -195,24 +302,25 @@ impl Conversation {
 
     /// Less was heard of an answer than was thought.
     pub(super) fn correct_answer(&mut self, number: u64, text: &str) {
-        match text.trim().is_empty() {
-            true => self
-                .messages
-                .retain(|message| message.answer != Some(number)),
-            false => {
-                let messages = self.messages.iter_mut();
-                for message in messages.filter(|message| message.answer == Some(number)) {
-                    message.text = text.to_owned();
-                    message.interrupted = true;
-                }
+        self.messages.retain_mut(|message| {
+            if message.answer == Some(number) {
+                text.trim().clone_into(&mut message.text);
+                message.interrupted = true;
+                return !message.text.is_empty() || !message.calls.is_empty();
             }
-        }
+            true
+        });
     }
 
-    /// Whether the user has said something that nobody answered.
+    /// Whether the user, or a function, has said something that nobody answered.
     pub(super) fn is_open(&self) -> bool {
         let last = self.messages.last();
-        last.is_some_and(|message| message.role == Role::User)
+        last.is_some_and(|message| matches!(message.role, Role::User | Role::Tool))
+    }
+
+    /// The number of what was said last.
+    pub(super) fn last_id(&self) -> Option<u64> {
+        self.messages.last().map(|message| message.id)
     }
 
     /// Forget everything but the instructions.
@@ -222,10 +330,41 @@ impl Conversation {
 
     /// What the mind is given: the instructions, then whole turns, the last of which is the question.
     pub fn context(&self) -> Vec<Message> {
-        let instructions = self.options.instructions.iter();
+        self.context_for(&AnswerRequest::default())
+    }
+
+    /// What the mind is given for an answer that was asked for.
+    pub(super) fn context_for(&self, request: &AnswerRequest) -> Vec<Message> {
+        let instructions = request.instructions.as_ref();
+        let instructions = instructions.or(self.options.instructions.as_ref());
+        let instructions = instructions.filter(|text| !text.trim().is_empty());
         let instructions = instructions.map(|text| Message::new(Role::System, text.clone()));
-        let turns = self.messages[self.first_in_context()..].iter().cloned();
-        instructions.chain(turns).collect()
+        let said: Vec<Message> = match &request.input {
+            None => self.messages[self.first_in_context()..].to_vec(),
+            Some(parts) => parts.iter().flat_map(|part| self.part(part)).collect(),
+        };
+        instructions.into_iter().chain(with_results(said)).collect()
+    }
+
+    fn part(&self, part: &InputPart) -> Vec<Message> {
+        let which = match part {
+            InputPart::Message(message) => return vec![message.clone()],
+            InputPart::Kept(which) => which,
+        };
+        let found = self.messages.iter().filter(|message| message.is(which));
+        let mut found: Vec<Message> = found.cloned().collect();
+        // Of an answer only the words, of a call only that one.
+        for message in &mut found {
+            match which {
+                Which::Call(id) => {
+                    message.text.clear();
+                    message.calls.retain(|call| call.id == *id);
+                }
+                Which::Answer(_) => message.calls.clear(),
+                Which::Utterance(_) | Which::Tag(_) => {}
+            }
+        }
+        found
     }
 
     /// Where the context begins: at a message of the user, unless there is none.
@@ -284,6 +423,30 @@ impl Conversation {
     pub fn to_json(&self) -> String {
         serde_json::json!({ "messages": self.messages, "summary": self.summary() }).to_string()
     }
+}
+
+/// Every call with its result right behind it: minds know no other order, and no calls without results.
+fn with_results(said: Vec<Message>) -> Vec<Message> {
+    let is_result = |message: &Message| message.role == Role::Tool;
+    let (mut results, said): (Vec<Message>, Vec<Message>) = said.into_iter().partition(is_result);
+    let mut settled = Vec::with_capacity(said.len() + results.len());
+    for mut message in said {
+        let mut behind = Vec::new();
+        message.calls.retain(|call| {
+            let of_call = |result: &Message| result.call_id.as_ref() == Some(&call.id);
+            let place = results.iter().position(of_call);
+            behind.extend(place.map(|place| results.remove(place)));
+            place.is_some()
+        });
+        let is_empty = message.role == Role::Assistant
+            && message.text.trim().is_empty()
+            && message.calls.is_empty();
+        if !is_empty {
+            settled.push(message);
+        }
+        settled.append(&mut behind);
+    }
+    settled
 }
 
 #[cfg(test)]
@@ -355,6 +518,64 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&conversation.to_json()).unwrap();
         assert_eq!(json["messages"][4]["role"], "assistant");
         assert_eq!(json["summary"]["user_messages"], 2);
+    }
+
+    fn call(id: &str) -> ToolCall {
+        ToolCall {
+            id: id.into(),
+            name: "clock".into(),
+            arguments: "{}".into(),
+        }
+    }
+
+    #[test]
+    fn results_stand_behind_their_calls_and_calls_without_one_are_left_out() {
+        let mut conversation = Conversation::new(ConversationOptions::default());
+        conversation.push(Message::new(Role::User, "What time is it?"));
+        // The result comes before the answer that asked for it is over.
+        conversation.push(Message::result("one", "noon"));
+        assert!(conversation.is_open());
+        conversation.push(Message::new(Role::User, "And where?"));
+        let question = conversation.messages()[0].id;
+        let mut answer = Message::of_calls(vec![call("one"), call("two")]);
+        answer.answer = Some(1);
+        conversation.push_behind(Some(question), answer);
+        conversation.push(Message::result("three", "nobody asked"));
+        let context = conversation.context();
+        let roles: Vec<Role> = context.iter().map(|message| message.role).collect();
+        assert_eq!(roles, [Role::User, Role::Assistant, Role::Tool, Role::User]);
+        assert_eq!(context[1].calls, [call("one")]);
+        // What was not heard of an answer is no reason to forget its calls.
+        conversation.correct_answer(1, "");
+        assert_eq!(conversation.context().len(), 4);
+        assert!(conversation.remove(&Which::Call("one".into())));
+        assert_eq!(conversation.context().len(), 2);
+    }
+
+    #[test]
+    fn messages_are_put_in_and_taken_out_by_name() {
+        let mut conversation = conversation(ConversationOptions::default(), 1);
+        conversation.push(Message::new(Role::User, "b").tagged("b"));
+        let behind = Place::Behind(Which::Tag("b".into()));
+        conversation.push(Message::new(Role::User, "d"));
+        conversation.put(Message::new(Role::User, "c").tagged("c"), &behind);
+        conversation.put(Message::new(Role::System, "a"), &Place::Start);
+        let all = texts(conversation.messages()).join(" ");
+        assert_eq!(all, "a question 0 answer 0 b c d");
+        assert!(conversation.remove(&Which::Tag("c".into())));
+        assert!(!conversation.remove(&Which::Tag("c".into())));
+        let mut request = AnswerRequest {
+            instructions: Some("Be short.".into()),
+            input: Some(vec![
+                InputPart::Kept(Which::Tag("b".into())),
+                InputPart::Message(Message::new(Role::User, "x")),
+            ]),
+            ..AnswerRequest::default()
+        };
+        let context = conversation.context_for(&request);
+        assert_eq!(texts(&context), ["Be short.", "b", "x"]);
+        request.input = Some(Vec::new());
+        assert_eq!(conversation.context_for(&request).len(), 1);
     }
 
     #[test]

@@ -6,14 +6,16 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
 
 use crate::Result;
-use crate::asr::realtime::{RealtimeEvent, TrackKind};
-use crate::asr::{RealtimeSession, Recognizer};
+use crate::asr::Recognizer;
 use crate::audio::Audio;
+use crate::engine::{DeviceQueue, Engine, Urgency};
 
 use super::answer::TurnClock;
-use super::conversation::{Message, Role};
+use super::conversation::{Message, Place, Role, Which};
 use super::events::VoiceEvent;
 use super::listener::LISTENING_RATE;
+use super::live_ear::{LiveEar, turn};
+use super::request::InputPart;
 use super::shared::Shared;
 use super::thinker::Question;
 
@@ -28,7 +30,9 @@ pub(super) enum EarMessage {
     /// It is forgotten; so many samples were to be written down.
     Forget(usize),
     /// Something that was written, which comes behind what was said before.
-    Add(Message),
+    Add(Message, Place),
+    /// Something that was never said.
+    Remove(Which),
     /// Something to be answered when all that was said before is written down.
     Ask(Question),
 }
@@ -49,6 +53,10 @@ pub(super) struct Utterance {
 /// Writes down utterances in the order in which they come.
 pub(super) struct Ear {
     pub recognizer: Arc<Recognizer>,
+    /// The turns in which it works.
+    pub queue: Option<Arc<DeviceQueue>>,
+    /// An engine, and what it calls the recogniser, that hears all streams together.
+    pub together: Option<(Engine, String)>,
     pub shared: Arc<Shared>,
     /// Where questions go whose text is awaited; `None` = nobody answers, or the mind hears for itself.
     pub questions: Option<Sender<Question>>,
@@ -70,7 +78,7 @@ impl Ear {
                     self.shared
                         .unwritten
                         .fetch_sub(sound.len(), Ordering::Relaxed);
-                    if let Some(Err(error)) = live.as_mut().map(|live| live.push(&sound, self)) {
+                    if let Some(Err(error)) = live.as_mut().map(|live| live.push(&sound)) {
                         self.shared.fail(&error);
                         live = None;
                     }
@@ -89,33 +97,30 @@ impl Ear {
                     live = None;
                     self.shared.unwritten.fetch_sub(samples, Ordering::Relaxed);
                 }
-                EarMessage::Add(message) => self.shared.conversation().push(message),
+                EarMessage::Add(message, place) => self.add(message, &place),
+                EarMessage::Remove(which) => drop(self.shared.conversation().remove(&which)),
                 EarMessage::Ask(question) => self.ask(question),
             }
         }
     }
 
-    fn begin(&self, utterance: u64) -> Option<Live> {
+    fn begin(&self, utterance: u64) -> Option<LiveEar> {
         self.shared.live_text().clear();
         let recognizer = self.recognizer.realtime()?;
-        let options = self.shared.options().recognition.realtime.clone();
-        match recognizer.session(&options) {
-            Ok(session) => Some(Live {
-                utterance,
-                session,
-                text: String::new(),
-            }),
-            Err(error) => {
-                self.shared.fail(&error);
-                None
+        let live = match &self.together {
+            Some(together) => LiveEar::together(&self.shared, utterance, together),
+            None => {
+                let queue = self.queue.as_ref();
+                LiveEar::alone(&self.shared, utterance, recognizer, queue)
             }
-        }
+        };
+        live.map_err(|error| self.shared.fail(&error)).ok()
     }
 
-    fn end(&self, utterance: &Utterance, live: Option<Live>) {
+    fn end(&self, utterance: &Utterance, live: Option<LiveEar>) {
         let started = Instant::now();
         let text = match live {
-            Some(live) => live.finish(self),
+            Some(live) => live.finish(),
             None => self.transcribe(&utterance.sound),
         };
         self.shared.live_text().clear();
@@ -142,7 +147,8 @@ impl Ear {
             return;
         }
         if !text.is_empty() {
-            let message = Message::new(Role::User, text);
+            let mut message = Message::new(Role::User, text);
+            message.utterance = Some(number);
             self.shared.conversation().push(message);
         }
         // Noise is no question, but the one before it may have been interrupted by it.
@@ -156,11 +162,45 @@ impl Ear {
                     started.elapsed().as_secs_f64(),
                 ),
                 epoch: utterance.epoch,
+                request: None,
             });
         }
     }
 
-    fn ask(&self, question: Question) {
+    /// Sound that somebody adds is written down like sound that is heard.
+    fn add(&self, mut message: Message, place: &Place) {
+        if let Err(error) = self.read(&mut message) {
+            return self.shared.fail(&error);
+        }
+        // Sound without words says nothing.
+        if !message.text.is_empty() || message.sound.is_none() || self.mind_hears {
+            self.shared.conversation().put(message, place);
+        }
+    }
+
+    fn read(&self, message: &mut Message) -> Result<()> {
+        let Some(sound) = message.sound.clone().filter(|_| message.text.is_empty()) else {
+            return Ok(());
+        };
+        message.text = self.transcribe(&sound)?;
+        self.shared.tell(VoiceEvent::Read {
+            tag: message.tag.clone(),
+            text: message.text.clone(),
+            seconds: sound.len() as f64 / f64::from(LISTENING_RATE),
+        });
+        Ok(())
+    }
+
+    fn ask(&self, mut question: Question) {
+        let request = question.request.as_mut();
+        let parts = request.and_then(|(_, request)| Arc::make_mut(request).input.as_mut());
+        for part in parts.into_iter().flatten() {
+            if let InputPart::Message(message) = part
+                && let Err(error) = self.read(message)
+            {
+                self.shared.fail(&error);
+            }
+        }
         if let Some(questions) = &self.questions {
             // The thinker is gone only when the session ends.
             let _ = questions.send(question);
@@ -170,51 +210,22 @@ impl Ear {
     fn transcribe(&self, sound: &[f32]) -> Result<String> {
         let audio = Audio::from_samples(sound.to_vec(), LISTENING_RATE)?;
         let options = self.shared.options().recognition.clone();
-        let running = self
-            .recognizer
-            .transcribe(&audio, &options, &self.shared.control)?;
+        let control = &self.shared.control;
+        let queue = self.queue.as_ref();
+        let mut job = queue
+            .map(|queue| queue.enter(Urgency::Live, control))
+            .transpose()?;
+        let turn = turn(&mut job, control)?;
+        let mut running = self.recognizer.transcribe(&audio, &options, control)?;
+        drop(turn);
         let mut text = String::new();
-        for segment in running {
-            text.push_str(&segment?.text);
-        }
-        Ok(text.trim().to_owned())
-    }
-}
-
-/// An utterance that is written down while it is spoken.
-struct Live {
-    utterance: u64,
-    session: RealtimeSession,
-    text: String,
-}
-
-impl Live {
-    fn push(&mut self, sound: &[f32], ear: &Ear) -> Result<()> {
-        let events = self.session.push(sound, LISTENING_RATE)?;
-        self.take(events, ear);
-        Ok(())
-    }
-
-    fn finish(mut self, ear: &Ear) -> Result<String> {
-        let events = self.session.finish()?;
-        self.take(events, ear);
-        Ok(self.text.trim().to_owned())
-    }
-
-    fn take(&mut self, events: Vec<RealtimeEvent>, ear: &Ear) {
-        for event in events {
-            if let RealtimeEvent::Text {
-                track: TrackKind::Settled,
-                text,
-                ..
-            } = event
-            {
-                self.text.push_str(&text);
-                ear.shared.live_text().push_str(&text);
-                ear.shared.tell(VoiceEvent::Hearing {
-                    utterance: self.utterance,
-                    text,
-                });
+        loop {
+            let turn = self::turn(&mut job, control)?;
+            let segment = running.next();
+            drop(turn);
+            match segment.transpose()? {
+                Some(segment) => text.push_str(&segment.text),
+                None => return Ok(text.trim().to_owned()),
             }
         }
     }

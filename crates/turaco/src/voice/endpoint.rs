@@ -6,13 +6,15 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::chat::{Tool, ToolCall};
 use crate::hub::http::{Client, Failure};
 use crate::{Control, Error, Result};
 
 use super::conversation::{Message, Role};
-use super::mind::{Answered, Mind};
+use super::mind::{Answered, Brief, Mind};
+use super::request::ToolChoice;
 
 /// Which endpoint answers, and how.
 #[derive(Debug, Clone)]
@@ -55,6 +57,7 @@ pub struct ChatEndpoint {
     client: Arc<Client>,
     url: String,
     options: EndpointOptions,
+    n_answers: u64,
 }
 
 /// A line of an answer is not longer, nor is an error.
@@ -67,24 +70,11 @@ impl ChatEndpoint {
     /// An address that is none.
     pub fn new(options: EndpointOptions) -> Result<Self> {
         let url = completions_url(&options.url);
-        let client = Client::new(&url, options.key.clone(), &|name| std::env::var_os(name));
-        let client = client.map_err(|error| match error {
-            Error::InvalidOption {
-                option: "HF_ENDPOINT",
-                ..
-            } => Error::InvalidOption {
-                option: "llm_url",
-                message: format!(
-                    "`{}` is no address of the form http://host:port/v1",
-                    options.url
-                ),
-            },
-            error => error,
-        })?;
         Ok(Self {
-            client: Arc::new(client),
+            client: Arc::new(client(&url, &options)?),
             url,
             options,
+            n_answers: 0,
         })
     }
 
@@ -93,28 +83,31 @@ impl ChatEndpoint {
         &self.url
     }
 
-    fn body(&self, context: &[Message]) -> String {
-        let messages: Vec<_> = context
-            .iter()
-            .map(|message| {
-                let role = match message.role {
-                    Role::System => "system",
-                    Role::User => "user",
-                    Role::Assistant => "assistant",
-                };
-                json!({"role": role, "content": message.text})
-            })
-            .collect();
+    fn body(&self, brief: Brief<'_>) -> String {
+        let messages: Vec<Value> = brief.context.iter().map(message).collect();
+        let options = brief.options;
         let mut body = json!({
             "model": self.options.model,
             "messages": messages,
             "stream": true,
             "stream_options": {"include_usage": true},
         });
-        if let Some(most) = self.options.max_tokens {
+        if !options.tools.is_empty() {
+            body["tools"] = options.tools.iter().map(Tool::to_json).collect();
+            match &options.tool_choice {
+                ToolChoice::Auto => {}
+                ToolChoice::None => body["tool_choice"] = "none".into(),
+                ToolChoice::Required => body["tool_choice"] = "required".into(),
+                ToolChoice::Named(name) => {
+                    body["tool_choice"] = json!({"type": "function", "function": {"name": name}});
+                }
+            }
+        }
+        if let Some(most) = options.max_tokens.or(self.options.max_tokens) {
             body["max_tokens"] = most.into();
         }
-        if let Some(temperature) = self.options.temperature {
+        let temperature = options.temperature.map(f64::from);
+        if let Some(temperature) = temperature.or(self.options.temperature) {
             body["temperature"] = temperature.into();
         }
         body.to_string()
@@ -181,11 +174,35 @@ const GLANCE: Duration = Duration::from_millis(10);
 impl Mind for ChatEndpoint {
     fn answer(
         &mut self,
-        context: &[Message],
+        brief: Brief<'_>,
         control: &Control,
         say: &mut dyn FnMut(&str) -> Result<()>,
     ) -> Result<Answered> {
-        let lines = self.lines(self.body(context))?;
+        self.n_answers += 1;
+        let answered = self.read(brief, control, say);
+        if answered.is_err() {
+            // Whoever still reads the answer waits no longer.
+            self.client.shut_down();
+            self.client = Arc::new(client(&self.url, &self.options)?);
+        }
+        answered
+    }
+}
+
+impl Drop for ChatEndpoint {
+    fn drop(&mut self) {
+        self.client.shut_down();
+    }
+}
+
+impl ChatEndpoint {
+    fn read(
+        &self,
+        brief: Brief<'_>,
+        control: &Control,
+        say: &mut dyn FnMut(&str) -> Result<()>,
+    ) -> Result<Answered> {
+        let lines = self.lines(self.body(brief))?;
         let mut answered = Answered::default();
         let mut is_complete = false;
         loop {
@@ -193,7 +210,9 @@ impl Mind for ChatEndpoint {
             let line = match lines.recv_timeout(GLANCE) {
                 Ok(line) => line?,
                 Err(RecvTimeoutError::Timeout) => continue,
-                Err(RecvTimeoutError::Disconnected) if is_complete => return Ok(answered),
+                Err(RecvTimeoutError::Disconnected) if is_complete => {
+                    return Ok(self.with_ids(answered));
+                }
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(self.failed("the answer ended in the middle"));
                 }
@@ -203,7 +222,7 @@ impl Mind for ChatEndpoint {
             };
             let data = data.trim();
             if data == "[DONE]" {
-                return Ok(answered);
+                return Ok(self.with_ids(answered));
             }
             let event: Event = serde_json::from_str(data)
                 .map_err(|error| self.failed(&format!("an event that is none: {error}")))?;
@@ -220,6 +239,15 @@ impl Mind for ChatEndpoint {
                 if let Some(text) = choice.delta.content.filter(|text| !text.is_empty()) {
                     say(&text)?;
                 }
+                for (place, piece) in choice
+                    .delta
+                    .tool_calls
+                    .unwrap_or_default()
+                    .into_iter()
+                    .enumerate()
+                {
+                    self.take_call(&mut answered.calls, place, piece)?;
+                }
                 if let Some(reason) = choice.finish_reason {
                     is_complete = true;
                     answered.cut |= reason == "length";
@@ -230,6 +258,44 @@ impl Mind for ChatEndpoint {
 }
 
 impl ChatEndpoint {
+    /// A piece of a call, which is one of several.
+    fn take_call(&self, calls: &mut Vec<ToolCall>, place: usize, piece: CallPiece) -> Result<()> {
+        let index = piece.index.unwrap_or(place);
+        if index > calls.len() {
+            return Err(self.failed("a call of a function comes before the one in front of it"));
+        }
+        if index == calls.len() {
+            calls.push(ToolCall {
+                id: String::new(),
+                name: String::new(),
+                arguments: String::new(),
+            });
+        }
+        let call = &mut calls[index];
+        let function = piece.function.unwrap_or_default();
+        call.id.push_str(&piece.id.unwrap_or_default());
+        call.name.push_str(&function.name.unwrap_or_default());
+        let arguments = function.arguments.unwrap_or_default();
+        call.arguments.push_str(&arguments);
+        match call.arguments.len() as u64 > MAX_LINE {
+            true => Err(self.failed("the arguments of a call are too long")),
+            false => Ok(()),
+        }
+    }
+
+    /// Results are told apart by the ids of their calls, which some endpoints leave out.
+    fn with_ids(&self, mut answered: Answered) -> Answered {
+        for (index, call) in answered.calls.iter_mut().enumerate() {
+            if call.id.is_empty() {
+                call.id = format!("call_{}_{index}", self.n_answers);
+            }
+            if call.arguments.trim().is_empty() {
+                "{}".clone_into(&mut call.arguments);
+            }
+        }
+        answered
+    }
+
     fn failed(&self, message: &str) -> Error {
         Error::Network {
             url: self.url.clone(),
@@ -256,6 +322,20 @@ struct Choice {
 #[derive(Deserialize, Default)]
 struct Delta {
     content: Option<String>,
+    tool_calls: Option<Vec<CallPiece>>,
+}
+
+#[derive(Deserialize)]
+struct CallPiece {
+    index: Option<usize>,
+    id: Option<String>,
+    function: Option<FunctionPiece>,
+}
+
+#[derive(Deserialize, Default)]
+struct FunctionPiece {
+    name: Option<String>,
+    arguments: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -270,6 +350,48 @@ struct Usage {
 struct ErrorBody {
     #[serde(default)]
     message: String,
+}
+
+fn client(url: &str, options: &EndpointOptions) -> Result<Client> {
+    let client = Client::new(url, options.key.clone(), &|name| std::env::var_os(name));
+    client.map_err(|error| match error {
+        Error::InvalidOption {
+            option: "HF_ENDPOINT",
+            ..
+        } => Error::InvalidOption {
+            option: "llm_url",
+            message: format!(
+                "`{}` is no address of the form http://host:port/v1",
+                options.url
+            ),
+        },
+        error => error,
+    })
+}
+
+/// A message as endpoints read it.
+fn message(message: &Message) -> Value {
+    let role = match message.role {
+        Role::System => "system",
+        Role::User => "user",
+        Role::Assistant => "assistant",
+        Role::Tool => "tool",
+    };
+    let mut json = json!({"role": role, "content": message.text});
+    if let Some(id) = &message.call_id {
+        json["tool_call_id"] = id.as_str().into();
+    }
+    if !message.calls.is_empty() {
+        let calls = message.calls.iter().map(|call| {
+            json!({
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            })
+        });
+        json["tool_calls"] = calls.collect();
+    }
+    json
 }
 
 /// What an error page says.

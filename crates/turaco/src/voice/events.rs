@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::chat::ToolCall;
+
 use super::timings::TurnTimings;
 
 /// Why an answer is over.
@@ -75,12 +77,27 @@ pub enum VoiceEvent {
         /// Why.
         message: String,
     },
+    /// The sound of something that was added is written down.
+    Read {
+        /// The name under which it was added.
+        tag: Option<String>,
+        /// All of it.
+        text: String,
+        /// Of sound, in seconds.
+        seconds: f64,
+    },
     /// Somebody begins to answer.
     AnswerStarted {
         /// Number of the answer.
         answer: u64,
         /// The question.
         utterance: u64,
+        /// Number of the request, for answers that were asked for in so many words.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        request: Option<u64>,
+        /// Samples per second, of answers that are said.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sample_rate: Option<u32>,
     },
     /// More text of an answer.
     AnswerText {
@@ -96,6 +113,13 @@ pub enum VoiceEvent {
         /// Mono samples.
         #[serde(skip)]
         samples: Vec<f32>,
+    },
+    /// The mind waits for the result of a function; the answer ends without it, and another one follows it.
+    AnswerCall {
+        /// Number of the answer.
+        answer: u64,
+        /// The call.
+        call: ToolCall,
     },
     /// An answer is over. Nothing of it comes after this.
     AnswerEnded {

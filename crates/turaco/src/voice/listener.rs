@@ -4,17 +4,18 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::Result;
 use crate::asr::vad_stream::{SpeechDetector, SpeechEvent};
 use crate::models::silero_vad::SileroVad;
 
 use super::answer::TurnClock;
-use super::conversation::{Message, Role};
+use super::conversation::{Message, Place, Role, Which};
 use super::ear::{EarMessage, Utterance};
 use super::events::{AnswerEnd, VoiceEvent};
 use super::options::Detection;
+use super::request::AnswerRequest;
 use super::shared::Shared;
 use super::thinker::Question;
 
@@ -31,10 +32,12 @@ pub(super) enum Input {
     Clear,
     /// Options have changed that say how speech is found.
     Reconfigure,
-    /// Something that was written.
-    Add(Message),
-    /// Answer what the conversation ends with.
-    Respond,
+    /// Something that was written, and where.
+    Add(Message, Place),
+    /// Something that was never said.
+    Remove(Which),
+    /// Answer what the conversation ends with, or as it was asked for.
+    Respond(Option<(u64, Arc<AnswerRequest>)>),
 }
 
 /// Listens until nobody sends any more.
@@ -71,6 +74,8 @@ struct Hearing {
     /// Where speech or an answer was last.
     active_until: u64,
     idle_told: bool,
+    /// Time in the detector since the last turn.
+    detecting: Duration,
 }
 
 struct Open {
@@ -101,15 +106,22 @@ impl Listener {
                 Input::Commit { answer } => self.commit(&mut hearing, answer),
                 Input::Clear => self.clear(&mut hearing),
                 Input::Reconfigure => self.reconfigure(&mut hearing),
-                Input::Add(message) => {
+                Input::Add(message, place) => {
                     match self.writes() {
-                        true => self.tell_ear(|| EarMessage::Add(message)),
-                        false => self.shared.conversation().push(message),
+                        true => self.tell_ear(|| EarMessage::Add(message, place)),
+                        false => self.shared.conversation().put(message, &place),
                     }
                     Ok(())
                 }
-                Input::Respond => {
-                    self.ask(hearing.n_utterances, TurnClock::now());
+                Input::Remove(which) => {
+                    match self.writes() {
+                        true => self.tell_ear(|| EarMessage::Remove(which)),
+                        false => drop(self.shared.conversation().remove(&which)),
+                    }
+                    Ok(())
+                }
+                Input::Respond(request) => {
+                    self.ask(hearing.n_utterances, TurnClock::now(), request);
                     Ok(())
                 }
             };
@@ -143,6 +155,7 @@ impl Listener {
             n_utterances: 0,
             active_until: position,
             idle_told: false,
+            detecting: Duration::ZERO,
         })
     }
 
@@ -176,7 +189,17 @@ impl Listener {
             detector.set_onset(threshold, min_speech_ms);
         }
         let base = hearing.base;
-        let pushed = detector.push(samples, |event| self.heed(hearing, base, event));
+        let (started, before) = (Instant::now(), hearing.detecting);
+        let pushed = detector.push(samples, |event| {
+            if matches!(event, SpeechEvent::Ended { .. }) {
+                hearing.detecting = before + started.elapsed();
+            }
+            self.heed(hearing, base, event, None);
+        });
+        hearing.detecting = match hearing.utterance {
+            Some(_) => before + started.elapsed(),
+            None => Duration::ZERO,
+        };
         hearing.detector = Some(detector);
         pushed?;
         self.watch_idleness(hearing, answering);
@@ -199,7 +222,8 @@ impl Listener {
         Ok(())
     }
 
-    fn heed(&self, hearing: &mut Hearing, base: u64, event: SpeechEvent) {
+    /// What the detector found; a turn that the caller ends is answered as it says.
+    fn heed(&self, hearing: &mut Hearing, base: u64, event: SpeechEvent, committed: Option<bool>) {
         match event {
             SpeechEvent::Started { sample } => {
                 let at = base + sample;
@@ -221,8 +245,8 @@ impl Listener {
                     utterance: number,
                     at_ms: milliseconds(at),
                 });
-                let last_sound = hearing.came(at);
-                let answer = self.shared.options().turns.answer && !cut;
+                let last_sound = hearing.came(at).filter(|_| committed.is_none());
+                let answer = committed.unwrap_or(self.shared.options().turns.answer && !cut);
                 self.end_utterance(hearing, last_sound, answer);
             }
         }
@@ -269,6 +293,7 @@ impl Listener {
         };
         let mut clock = TurnClock::now();
         clock.last_sound = last_sound.unwrap_or(clock.last_sound).min(clock.decided);
+        clock.detection = std::mem::take(&mut hearing.detecting).as_secs_f64();
         let sound: Arc<[f32]> = open.sound.into();
         let number = open.number;
         self.shared.tell(VoiceEvent::Committed {
@@ -281,7 +306,7 @@ impl Listener {
             message.utterance = Some(number);
             self.shared.conversation().push(message);
             if answer {
-                self.ask(number, clock);
+                self.ask(number, clock, None);
             }
         }
         self.tell_ear(|| {
@@ -295,7 +320,7 @@ impl Listener {
         });
     }
 
-    fn ask(&self, utterance: u64, clock: TurnClock) {
+    fn ask(&self, utterance: u64, clock: TurnClock, request: Option<(u64, Arc<AnswerRequest>)>) {
         let Some(thinker) = &self.thinker else {
             return;
         };
@@ -304,6 +329,7 @@ impl Listener {
             clock,
             heard: (None, 0.0),
             epoch: self.shared.epoch(),
+            request,
         };
         self.shared.asked();
         match self.writes() {
@@ -318,10 +344,16 @@ impl Listener {
         self.ear.is_some() && !self.mind_hears
     }
 
+    /// The turn is over by word: what may have been the beginning of speech is speech.
     fn commit(&self, hearing: &mut Hearing, answer: bool) -> Result<()> {
-        self.restart_detector(hearing)?;
-        self.end_utterance(hearing, None, answer);
-        Ok(())
+        let Some(mut detector) = hearing.detector.take() else {
+            self.end_utterance(hearing, None, answer);
+            return Ok(());
+        };
+        let base = std::mem::replace(&mut hearing.base, hearing.position);
+        let done = detector.commit(|event| self.heed(hearing, base, event, Some(answer)));
+        hearing.detector = Some(detector);
+        done
     }
 
     fn clear(&self, hearing: &mut Hearing) -> Result<()> {
@@ -351,7 +383,7 @@ impl Listener {
             return Ok(());
         };
         let base = hearing.base;
-        detector.finish(|event| self.heed(hearing, base, event))
+        detector.finish(|event| self.heed(hearing, base, event, None))
     }
 
     fn watch_idleness(&self, hearing: &mut Hearing, answering: bool) {

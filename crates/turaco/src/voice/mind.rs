@@ -1,11 +1,30 @@
 //! Who answers: something that is given a conversation and writes.
 
+use crate::chat::ToolCall;
 use crate::{Control, Result};
 
 use super::conversation::Message;
+use super::request::AnswerOptions;
+
+/// What is to be answered.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Brief<'a> {
+    /// Instructions, then the conversation; the last messages are the user's, or results of functions.
+    pub context: &'a [Message],
+    /// What the answer may be.
+    pub options: &'a AnswerOptions,
+}
+
+impl<'a> Brief<'a> {
+    /// An answer to the end of `context`.
+    pub fn new(context: &'a [Message], options: &'a AnswerOptions) -> Self {
+        Self { context, options }
+    }
+}
 
 /// What an answer took.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Answered {
     /// Tokens of what was read, if known.
@@ -14,6 +33,8 @@ pub struct Answered {
     pub completion_tokens: Option<usize>,
     /// The answer was ended by a limit.
     pub cut: bool,
+    /// Functions whose results the mind waits for.
+    pub calls: Vec<ToolCall>,
 }
 
 impl Answered {
@@ -22,6 +43,13 @@ impl Answered {
     pub fn tokens(mut self, prompt: usize, completion: usize) -> Self {
         self.prompt_tokens = Some(prompt);
         self.completion_tokens = Some(completion);
+        self
+    }
+
+    /// With functions that are to be called.
+    #[must_use]
+    pub fn calls(mut self, calls: Vec<ToolCall>) -> Self {
+        self.calls = calls;
         self
     }
 }
@@ -33,14 +61,19 @@ pub trait Mind: Send {
         false
     }
 
-    /// Answer the last messages, which are the user's; `say` takes the text bit by bit, and fails when nobody listens any more.
+    /// Answer the end of a conversation; `say` takes the text bit by bit, and fails when nobody listens any more.
     ///
     /// # Errors
     /// Whatever keeps it from answering; what was said until then counts.
     fn answer(
         &mut self,
-        context: &[Message],
+        brief: Brief<'_>,
         control: &Control,
         say: &mut dyn FnMut(&str) -> Result<()>,
     ) -> Result<Answered>;
+
+    /// What happened since the last call that users should know, such as a device that failed.
+    fn take_warning(&mut self) -> Option<String> {
+        None
+    }
 }

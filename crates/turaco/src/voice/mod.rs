@@ -17,8 +17,10 @@ mod ear;
 mod endpoint;
 pub mod events;
 mod listener;
+mod live_ear;
 pub mod mind;
 pub mod options;
+pub mod request;
 pub mod session;
 mod shared;
 mod speaker;
@@ -27,12 +29,13 @@ pub mod timings;
 
 pub use chat_mind::ChatMind;
 pub use clauses::ClauseSplitter;
-pub use conversation::{Conversation, ConversationOptions, Message, Role, Summary};
+pub use conversation::{Conversation, ConversationOptions, Message, Place, Role, Summary, Which};
 #[cfg(feature = "hub")]
 pub use endpoint::{ChatEndpoint, EndpointOptions};
 pub use events::{AnswerEnd, VoiceEvent};
 pub use listener::LISTENING_RATE;
-pub use mind::{Answered, Mind};
+pub use mind::{Answered, Brief, Mind};
 pub use options::{Detection, Eagerness, TurnOptions, VoiceOptions};
+pub use request::{AnswerOptions, AnswerRequest, InputPart, ToolChoice};
 pub use session::{VoiceModels, VoiceSession};
 pub use timings::TurnTimings;

@@ -7,6 +7,7 @@ use crate::tts::SpeakOptions;
 use crate::{Error, Result};
 
 use super::conversation::ConversationOptions;
+use super::request::AnswerOptions;
 
 /// What tells speech from other sound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -192,6 +193,8 @@ pub struct VoiceOptions {
     pub turns: TurnOptions,
     /// How questions are written down.
     pub recognition: TranscribeOptions,
+    /// What answers may be.
+    pub answers: AnswerOptions,
     /// How answers are said.
     pub speech: SpeakOptions,
     /// What the mind is reminded of.

@@ -1,7 +1,7 @@
 //! A conversation by voice: sound in, events out.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -10,17 +10,19 @@ use turaco_compute::{CpuOptions, Device};
 
 use crate::asr::Recognizer;
 use crate::asr::vad_stream::{SpeechDetector, SpeechEvent};
+use crate::engine::{DeviceQueue, Engine};
 use crate::models::silero_vad::SileroVad;
 use crate::{Result, Synthesizer};
 
-use super::conversation::{Conversation, Message};
+use super::conversation::{Conversation, Message, Place, Which};
 use super::ear::{Ear, EarMessage};
 use super::events::{AnswerEnd, VoiceEvent};
 use super::listener::{Input, LISTENING_RATE, Listener};
 use super::mind::Mind;
 use super::options::{TurnOptions, VoiceOptions};
-use super::shared::Shared;
-use super::speaker::{Speaker, SpeakerMessage};
+use super::request::AnswerRequest;
+use super::shared::{Shared, VoiceModel};
+use super::speaker::Speaker;
 use super::thinker::{Question, Thinker};
 
 /// The loaded models of conversations; any number of sessions share them.
@@ -28,7 +30,11 @@ use super::thinker::{Question, Thinker};
 pub struct VoiceModels {
     network: Arc<SileroVad>,
     recognizer: Option<Arc<Recognizer>>,
-    synthesizer: Option<Arc<Synthesizer>>,
+    /// The turns in which it hears.
+    hearing_turns: Option<Arc<DeviceQueue>>,
+    /// Who hears all streams together.
+    together: Option<(Engine, String)>,
+    voice: Option<VoiceModel>,
 }
 
 impl VoiceModels {
@@ -45,7 +51,9 @@ impl VoiceModels {
         Ok(Self {
             network: Arc::new(SileroVad::new(&processor, LISTENING_RATE)?),
             recognizer: None,
-            synthesizer: None,
+            hearing_turns: None,
+            together: None,
+            voice: None,
         })
     }
 
@@ -56,10 +64,37 @@ impl VoiceModels {
         self
     }
 
+    /// The recogniser works in turns with whatever else uses its device.
+    #[must_use]
+    pub fn hearing_in_turns(mut self, queue: &Arc<DeviceQueue>) -> Self {
+        self.hearing_turns = Some(Arc::clone(queue));
+        self
+    }
+
+    /// The recogniser, which is what `engine` calls `name`, hears all streams of sound together: they share the steps of the
+    /// decoder. For recognisers that write while they listen.
+    #[must_use]
+    pub fn hearing_together(mut self, engine: &Engine, name: &str) -> Self {
+        self.together = Some((engine.clone(), name.to_owned()));
+        self
+    }
+
     /// With a voice for answers.
     #[must_use]
     pub fn synthesizer(mut self, synthesizer: Arc<Synthesizer>) -> Self {
-        self.synthesizer = Some(synthesizer);
+        self.voice = Some(VoiceModel {
+            synthesizer,
+            queue: None,
+        });
+        self
+    }
+
+    /// The voice works in turns with whatever else uses its device.
+    #[must_use]
+    pub fn speaking_in_turns(mut self, queue: &Arc<DeviceQueue>) -> Self {
+        if let Some(voice) = &mut self.voice {
+            voice.queue = Some(Arc::clone(queue));
+        }
         self
     }
 
@@ -82,9 +117,8 @@ impl VoiceModels {
 
     /// Samples per second of answers; `None` without a voice.
     pub fn sample_rate(&self) -> Option<u32> {
-        self.synthesizer
-            .as_ref()
-            .map(|synthesizer| synthesizer.sample_rate())
+        let voice = self.voice.as_ref();
+        voice.map(|voice| voice.synthesizer.sample_rate())
     }
 }
 
@@ -98,6 +132,7 @@ pub struct VoiceSession {
     inputs: Option<Sender<Input>>,
     waiting: Arc<AtomicUsize>,
     max_waiting: usize,
+    n_requests: AtomicU64,
     /// In the order in which they come to an end when the sound does.
     threads: Vec<JoinHandle<()>>,
 }
@@ -121,27 +156,25 @@ impl VoiceSession {
         let max_waiting = (max_buffer.max(1.0) * f64::from(LISTENING_RATE)) as usize;
         // Options that cannot be used are found now, not in the thread.
         SpeechDetector::new(&models.network, &options.turns.detector())?;
-        let voice = models.synthesizer.clone().filter(|_| mind.is_some());
-        let sample_rate = voice.as_ref().map(|voice| voice.sample_rate());
-        let shared = Arc::new(Shared::new(Box::new(on_event), options, sample_rate));
+        let voice = models.voice.clone();
+        let shared = Arc::new(Shared::new(Box::new(on_event), options, voice));
         let mut session = Self {
             shared: Arc::clone(&shared),
             inputs: None,
             waiting: Arc::default(),
             max_waiting,
+            n_requests: AtomicU64::new(0),
             threads: Vec::new(),
         };
         let mind_hears = mind.as_ref().is_some_and(|mind| mind.hears());
 
-        let mut speaker: Option<Sender<SpeakerMessage>> = None;
-        if let Some(voice) = voice {
-            let (sender, messages) = mpsc::channel();
-            let shared = Arc::clone(&shared);
-            session.spawn("speaker", move || Speaker { voice, shared }.run(&messages))?;
-            speaker = Some(sender);
-        }
         let mut thinker: Option<Sender<Question>> = None;
         if let Some(mind) = mind {
+            let (speaker, messages) = mpsc::channel();
+            let voice = Speaker {
+                shared: Arc::clone(&shared),
+            };
+            session.spawn("speaker", move || voice.run(&messages))?;
             let (sender, questions) = mpsc::channel();
             let shared = Arc::clone(&shared);
             session.spawn("thinker", move || {
@@ -161,6 +194,8 @@ impl VoiceSession {
             let (sender, messages) = mpsc::channel();
             let worker = Ear {
                 recognizer,
+                queue: models.hearing_turns.clone(),
+                together: models.together.clone(),
                 shared: Arc::clone(&shared),
                 questions: thinker.clone().filter(|_| !mind_hears),
                 mind_hears,
@@ -234,12 +269,35 @@ impl VoiceSession {
 
     /// Answer what the conversation ends with.
     pub fn respond(&self) {
-        self.send(Input::Respond);
+        self.send(Input::Respond(None));
     }
 
-    /// Something was written, not said; it comes behind what was said until now.
+    /// Answer as `request` says; the number by which [`VoiceEvent::AnswerStarted`] tells of it.
+    pub fn respond_as(&self, request: AnswerRequest) -> u64 {
+        let number = 1 + self.n_requests.fetch_add(1, Ordering::Relaxed);
+        self.send(Input::Respond(Some((number, Arc::new(request)))));
+        number
+    }
+
+    /// Something was written, not said; it comes behind what was said until now. Sound without words is written down first, where the
+    /// mind does not hear for itself.
     pub fn add(&self, message: Message) {
-        self.send(Input::Add(message));
+        self.put(message, Place::End);
+    }
+
+    /// Something is added in its place, as the conversation is when all that was said until now is in it.
+    pub fn put(&self, message: Message, place: Place) {
+        self.send(Input::Add(message, place));
+    }
+
+    /// Something was never said.
+    pub fn remove(&self, which: Which) {
+        self.send(Input::Remove(which));
+    }
+
+    /// Answers that begin from now on are said by this voice.
+    pub fn set_synthesizer(&self, models: &VoiceModels) {
+        self.shared.set_voice(models.voice.clone());
     }
 
     /// Stop the answer that is going on; whether there was one.

@@ -3,13 +3,22 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::{Control, Error, Result};
+use crate::engine::DeviceQueue;
+use crate::{Control, Error, Result, Synthesizer};
 
 use super::answer::{Answer, Outcome, Sink};
 use super::conversation::{Conversation, Message, Role};
 use super::events::{AnswerEnd, VoiceEvent};
 use super::options::VoiceOptions;
 use super::thinker::Question;
+
+/// Who says answers.
+#[derive(Debug, Clone)]
+pub(super) struct VoiceModel {
+    pub synthesizer: Arc<Synthesizer>,
+    /// The turns in which it speaks.
+    pub queue: Option<Arc<DeviceQueue>>,
+}
 
 /// What the threads of a session share.
 pub(super) struct Shared {
@@ -27,14 +36,14 @@ pub(super) struct Shared {
     pub unwritten: AtomicUsize,
     /// What was heard of the turn that is going on.
     live_text: Mutex<String>,
-    /// Samples per second of answers, if they are spoken.
-    pub sample_rate: Option<u32>,
+    /// Who says answers, if anybody.
+    voice: Mutex<Option<VoiceModel>>,
     /// Ends the session.
     pub control: Control,
 }
 
 impl Shared {
-    pub fn new(sink: Box<Sink>, options: VoiceOptions, sample_rate: Option<u32>) -> Self {
+    pub fn new(sink: Box<Sink>, options: VoiceOptions, voice: Option<VoiceModel>) -> Self {
         Self {
             sink,
             conversation: Mutex::new(Conversation::new(options.conversation.clone())),
@@ -45,7 +54,7 @@ impl Shared {
             n_asked: AtomicU64::new(0),
             unwritten: AtomicUsize::new(0),
             live_text: Mutex::default(),
-            sample_rate,
+            voice: Mutex::new(voice),
             control: Control::new(),
         }
     }
@@ -67,6 +76,15 @@ impl Shared {
         lock(&self.options)
     }
 
+    pub fn voice(&self) -> Option<VoiceModel> {
+        lock(&self.voice).clone()
+    }
+
+    /// Answers that begin from now on are said by `voice`.
+    pub fn set_voice(&self, voice: Option<VoiceModel>) {
+        *lock(&self.voice) = voice;
+    }
+
     pub fn conversation(&self) -> MutexGuard<'_, Conversation> {
         lock(&self.conversation)
     }
@@ -86,27 +104,42 @@ impl Shared {
     }
 
     /// A new answer, the one before being over; `None` if nobody waits for it any more.
-    pub fn begin_answer(&self, question: &Question, about: Option<u64>) -> Option<Arc<Answer>> {
+    pub fn begin_answer(
+        &self,
+        question: &Question,
+        about: (Option<u64>, bool),
+        sample_rate: Option<u32>,
+    ) -> Option<Arc<Answer>> {
         self.n_asked.fetch_sub(1, Ordering::SeqCst);
         self.end_answer(AnswerEnd::Cancelled);
-        let answer = {
+        let (answer, is_void) = {
             let mut newest = lock(&self.answer);
-            if question.epoch != self.epoch() {
+            let is_void = question.epoch != self.epoch();
+            if is_void && question.request.is_none() {
                 return None;
             }
             let number = 1 + self.n_answers.fetch_add(1, Ordering::Relaxed);
             let (clock, heard) = (question.clock, question.heard);
-            let answer = Arc::new(Answer::new(number, clock, about, self.sample_rate, heard));
-            *newest = Some(Arc::clone(&answer));
-            answer
+            let answer = Arc::new(Answer::new(number, clock, about, sample_rate, heard));
+            if !is_void {
+                *newest = Some(Arc::clone(&answer));
+            }
+            (answer, is_void)
         };
         let (number, utterance) = (answer.number, question.utterance);
         answer.announce(|| {
             self.tell(VoiceEvent::AnswerStarted {
                 answer: number,
                 utterance,
+                request: question.request.as_ref().map(|(number, _)| *number),
+                sample_rate,
             });
         });
+        if is_void {
+            // Who asked for it in so many words is told.
+            self.end(&answer, AnswerEnd::Cancelled);
+            return None;
+        }
         if self.control.is_cancelled() {
             self.end(&answer, AnswerEnd::Cancelled);
         }
@@ -155,15 +188,20 @@ impl Shared {
 
     /// End an answer; `false` if it was over. What was said of it goes into the conversation.
     pub fn end(&self, answer: &Answer, end: AnswerEnd) -> bool {
-        let number = answer.number;
-        answer.end(end, &*self.sink, |outcome| self.remember(number, outcome))
+        let (number, aside) = (answer.number, answer.aside);
+        answer.end(end, &*self.sink, |outcome| {
+            if !aside {
+                self.remember(number, outcome);
+            }
+        })
     }
 
     fn remember(&self, number: u64, outcome: Outcome) {
-        if outcome.text.trim().is_empty() {
+        if outcome.text.trim().is_empty() && outcome.calls.is_empty() {
             return;
         }
         let mut message = Message::new(Role::Assistant, outcome.text);
+        message.calls = outcome.calls;
         message.interrupted = outcome.interrupted;
         message.latency_ms = outcome.latency_ms;
         message.answer = Some(number);

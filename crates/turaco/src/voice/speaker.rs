@@ -4,22 +4,30 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use crate::tts::{SpeechStream, plain_text};
-use crate::{Result, Synthesizer};
+use crate::Result;
+use crate::engine::{Job, Urgency};
+use crate::tts::{SpeakOptions, SpeechStream, plain_text};
 
 use super::answer::Answer;
 use super::clauses::ClauseSplitter;
 use super::events::{AnswerEnd, VoiceEvent};
-use super::shared::Shared;
+use super::shared::{Shared, VoiceModel};
 
 /// What the speaker is told.
 pub(super) enum SpeakerMessage {
     /// An answer begins.
-    Begin(Arc<Answer>),
+    Begin(Box<Saying>),
     /// More of its text.
     Text(String),
     /// There is no more text.
     End,
+}
+
+/// An answer that is to be said, and how.
+pub(super) struct Saying {
+    pub answer: Arc<Answer>,
+    pub voice: VoiceModel,
+    pub options: SpeakOptions,
 }
 
 /// Without new text for so long, what is there is said.
@@ -27,7 +35,6 @@ const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Says one answer after the other.
 pub(super) struct Speaker {
-    pub voice: Arc<Synthesizer>,
     pub shared: Arc<Shared>,
 }
 
@@ -36,26 +43,26 @@ impl Speaker {
     pub fn run(&self, messages: &Receiver<SpeakerMessage>) {
         let mut next = None;
         loop {
-            let answer = match next.take() {
-                Some(answer) => answer,
+            let saying = match next.take() {
+                Some(saying) => saying,
                 None => match messages.recv() {
-                    Ok(SpeakerMessage::Begin(answer)) => answer,
+                    Ok(SpeakerMessage::Begin(saying)) => saying,
                     // What is left of an answer that was ended is passed over.
                     Ok(_) => continue,
                     Err(_) => break,
                 },
             };
-            let said = self.say(&answer, messages, &mut next);
-            if let Some(message) = self.voice.take_late_warning() {
+            let said = self.say(&saying, messages, &mut next);
+            if let Some(message) = saying.voice.synthesizer.take_late_warning() {
                 self.shared.tell(VoiceEvent::Warning { message });
             }
             match said {
-                Ok(()) => self.shared.end(&answer, AnswerEnd::Completed),
+                Ok(()) => self.shared.end(&saying.answer, AnswerEnd::Completed),
                 Err(error) => {
-                    if !answer.is_over() {
+                    if !saying.answer.is_over() {
                         self.shared.fail(&error);
                     }
-                    self.shared.end(&answer, AnswerEnd::Failed)
+                    self.shared.end(&saying.answer, AnswerEnd::Failed)
                 }
             };
         }
@@ -64,15 +71,20 @@ impl Speaker {
     /// Say an answer; `next` is one that began before it was known that this one is over.
     fn say(
         &self,
-        answer: &Answer,
+        what: &Saying,
         messages: &Receiver<SpeakerMessage>,
-        next: &mut Option<Arc<Answer>>,
+        next: &mut Option<Box<Saying>>,
     ) -> Result<()> {
-        let options = self.shared.options().speech.clone();
-        let mut saying = Saying {
+        let (answer, voice) = (&*what.answer, &what.voice);
+        let queue = voice.queue.as_ref();
+        let job = queue.map(|queue| queue.enter(Urgency::Talk, &answer.control));
+        let mut saying = Voicing {
             answer,
             shared: &self.shared,
-            stream: self.voice.open_stream(&options, &answer.control)?,
+            stream: voice
+                .synthesizer
+                .open_stream(&what.options, &answer.control)?,
+            job: job.transpose()?,
             clauses: ClauseSplitter::new(),
             piece_ends: Vec::new(),
             begun: 0,
@@ -120,10 +132,12 @@ impl Speaker {
 }
 
 /// An answer that is being said.
-struct Saying<'a> {
+struct Voicing<'a> {
     answer: &'a Answer,
     shared: &'a Shared,
     stream: SpeechStream<'a>,
+    /// Its turns on the device.
+    job: Option<Job>,
     clauses: ClauseSplitter,
     /// Where each piece that was given to the voice ends in the text, in bytes.
     piece_ends: Vec<usize>,
@@ -137,7 +151,7 @@ struct Saying<'a> {
     speaking: f64,
 }
 
-impl Saying<'_> {
+impl Voicing<'_> {
     fn has_work(&self) -> bool {
         self.piece_ends.len() > self.stream.said().len()
     }
@@ -180,8 +194,13 @@ impl Saying<'_> {
     /// Make more sound; whether there was any.
     fn chunk(&mut self) -> Result<bool> {
         let started = Instant::now();
-        let chunk = self.stream.next_chunk()?;
+        let has_work = self.has_work();
+        let job = self.job.as_mut().filter(|_| has_work);
+        let turn = job.map(|job| job.turn(&self.answer.control)).transpose()?;
+        let chunk = self.stream.next_chunk();
+        drop(turn);
         self.speaking += started.elapsed().as_secs_f64();
+        let chunk = chunk?;
         let Some(chunk) = chunk else {
             return Ok(false);
         };

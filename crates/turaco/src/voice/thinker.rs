@@ -5,13 +5,14 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
 
 use super::answer::TurnClock;
-use super::events::AnswerEnd;
-use super::mind::Mind;
+use super::events::{AnswerEnd, VoiceEvent};
+use super::mind::{Brief, Mind};
+use super::request::AnswerRequest;
 use super::shared::Shared;
-use super::speaker::SpeakerMessage;
+use super::speaker::{Saying, SpeakerMessage};
 
 /// Something to be answered: what the conversation ends with.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Question {
     pub utterance: u64,
     pub clock: TurnClock,
@@ -19,6 +20,8 @@ pub(super) struct Question {
     pub heard: (Option<f64>, f64),
     /// The moment in which it was asked; later ones make it void.
     pub epoch: u64,
+    /// How it was asked for, and the number of that, if it was in so many words.
+    pub request: Option<(u64, Arc<AnswerRequest>)>,
 }
 
 /// Answers one question after the other.
@@ -26,7 +29,7 @@ pub(super) struct Thinker {
     pub mind: Box<dyn Mind>,
     pub shared: Arc<Shared>,
     /// Where text goes that is to be said.
-    pub speaker: Option<Sender<SpeakerMessage>>,
+    pub speaker: Sender<SpeakerMessage>,
 }
 
 impl Thinker {
@@ -36,35 +39,61 @@ impl Thinker {
             if self.shared.control.is_cancelled() {
                 break;
             }
-            self.answer(question);
+            self.answer(&question);
         }
     }
 
-    fn answer(&mut self, question: Question) {
+    fn answer(&mut self, question: &Question) {
         let shared = &self.shared;
-        let context = shared.conversation().context();
-        let about = context.last().map(|message| message.id);
-        let Some(answer) = shared.begin_answer(&question, about) else {
+        let usual = AnswerRequest::default();
+        let request = question.request.as_ref();
+        let request = request.map_or(&usual, |(_, request)| &**request);
+        let (context, about) = {
+            let conversation = shared.conversation();
+            (conversation.context_for(request), conversation.last_id())
+        };
+        let (options, speech) = {
+            let session = shared.options();
+            let options = request.options.as_ref().unwrap_or(&session.answers);
+            let speech = request.speech.as_ref().unwrap_or(&session.speech);
+            (options.clone(), speech.clone())
+        };
+        let voice = shared.voice().filter(|_| options.speak);
+        let sample_rate = voice.as_ref().map(|voice| voice.synthesizer.sample_rate());
+        let about = (about, request.aside);
+        let Some(answer) = shared.begin_answer(question, about, sample_rate) else {
             return;
         };
+        let is_said = voice.is_some();
         let send = |message| {
-            if let Some(speaker) = &self.speaker {
+            if is_said {
                 // The speaker is gone only when the session ends.
-                let _ = speaker.send(message);
+                let _ = self.speaker.send(message);
             }
         };
-        send(SpeakerMessage::Begin(Arc::clone(&answer)));
+        if let Some(voice) = voice {
+            send(SpeakerMessage::Begin(Box::new(Saying {
+                answer: Arc::clone(&answer),
+                voice,
+                options: speech,
+            })));
+        }
         let started = Instant::now();
         let mut say = |text: &str| {
             answer.text(text, started.elapsed().as_secs_f64(), shared.sink())?;
             send(SpeakerMessage::Text(text.to_owned()));
             Ok(())
         };
-        match self.mind.answer(&context, &answer.control, &mut say) {
+        let brief = Brief::new(&context, &options);
+        let answered = self.mind.answer(brief, &answer.control, &mut say);
+        if let Some(message) = self.mind.take_warning() {
+            shared.tell(VoiceEvent::Warning { message });
+        }
+        match answered {
             Ok(answered) => {
-                answer.answered(answered);
+                answer.answered(answered, shared.sink());
                 send(SpeakerMessage::End);
-                if self.speaker.is_none() {
+                if !is_said {
                     shared.end(&answer, AnswerEnd::Completed);
                 }
             }

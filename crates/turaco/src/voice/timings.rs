@@ -19,6 +19,8 @@ pub struct TurnTimings {
     pub first_audio: Option<f64>,
     /// From that decision until the answer was complete.
     pub total: f64,
+    /// While the user spoke: seconds in the detector of speech.
+    pub detection: f64,
     /// Inside `transcript`: seconds in the recogniser.
     pub recognition: f64,
     /// Inside `first_text`: seconds in the mind before its first text.
@@ -30,6 +32,29 @@ pub struct TurnTimings {
 }
 
 impl TurnTimings {
+    /// All times that were measured, by name.
+    pub fn stages(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        let heard = self.transcript.map(|_| self.recognition);
+        let read = self.first_text.map(|_| self.thinking);
+        let said = self.first_audio.map(|_| self.speaking);
+        let all = [
+            ("turn_end", Some(self.turn_end)),
+            ("detection", Some(self.detection)),
+            ("transcript", self.transcript),
+            ("recognition", heard),
+            ("first_text", self.first_text),
+            ("thinking", read),
+            ("first_audio", self.first_audio),
+            ("writing", self.first_audio.map(|_| self.writing)),
+            ("speaking", said),
+            ("text_overhead", self.text_overhead()),
+            ("audio_overhead", self.audio_overhead()),
+            ("total", Some(self.total)),
+        ];
+        all.into_iter()
+            .filter_map(|(name, seconds)| Some((name, seconds?)))
+    }
+
     /// What the pipeline itself adds to the models' work until the first text.
     pub fn text_overhead(&self) -> Option<f64> {
         let before_mind = self.transcript.map_or(0.0, |_| self.recognition);

@@ -404,3 +404,89 @@ fn conversations_side_by_side_say_what_each_says_alone() {
     );
     drop(turn);
 }
+
+/// Turns of one device: who takes part in a step of others pays his share, and everybody says what he says alone.
+#[test]
+fn conversations_that_take_turns_share_steps() {
+    use turaco::engine::{DeviceQueue, QueueLimits, Urgency};
+    let queue = DeviceQueue::new(QueueLimits {
+        running: 4,
+        waiting: 64,
+    });
+    let prompt = |index: usize| [Message::user(format!("Question number {index}"))];
+    let said = |index: usize, in_turns: bool| {
+        let mut session = model().session();
+        if in_turns {
+            let urgency = [Urgency::Normal, Urgency::Talk][index % 2];
+            session.take_turns(&queue, urgency);
+        }
+        say(&mut session, &prompt(index), &greedy(20)).0
+    };
+    let alone: Vec<String> = (0..8).map(|index| said(index, false)).collect();
+    // One that takes no turns, but holds one, as a transcription does.
+    let mut outsider = queue.enter(Urgency::Normal, &Control::new()).unwrap();
+    let together: Vec<String> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8)
+            .map(|index| scope.spawn(move || said(index, true)))
+            .collect();
+        for (index, expected) in alone.iter().enumerate() {
+            let _turn = outsider.turn(&Control::new()).unwrap();
+            assert_eq!(said(index, false), *expected);
+        }
+        drop(outsider);
+        let said = threads.into_iter().map(|thread| thread.join().unwrap());
+        said.collect()
+    });
+    assert_eq!(together, alone);
+    assert_eq!((queue.running(), queue.depth()), (0, 0));
+    // A conversation that is given up is out of the way at its next step.
+    let control = Control::new();
+    let mut session = model().session();
+    session.take_turns(&queue, Urgency::Normal);
+    let mut turn = session
+        .generate(&prompt(0), &greedy(1000), &control)
+        .unwrap();
+    turn.next().unwrap().unwrap();
+    assert_eq!(queue.running(), 1);
+    control.cancel();
+    assert!(turn.any(|delta| matches!(delta, Err(Error::Cancelled))));
+    drop(turn);
+    assert_eq!(queue.running(), 0);
+}
+
+#[test]
+fn what_was_said_to_one_client_is_not_read_again_for_another() {
+    let path = testdata("voxtral-mini/mistral");
+    let model = load(&path, ComputeType::F32);
+    let ask = |messages: &[Message]| {
+        let options = greedy(8);
+        let mut session = model.session_for(messages, &options).unwrap();
+        say(&mut session, messages, &options)
+    };
+    let question = Message::User(vec![speech().into(), Part::from("What is said?")]);
+    let (answer, first) = ask(std::slice::from_ref(&question));
+    assert_eq!(first.usage.cached_tokens, 0);
+    let (again, second) = ask(std::slice::from_ref(&question));
+    assert_eq!(again, answer);
+    // All but the last row, and no sound is encoded again.
+    assert_eq!(second.usage.cached_tokens, second.usage.prompt_tokens - 1);
+    assert_eq!(second.timings.chunks, 0);
+    let longer = [
+        question.clone(),
+        Message::assistant(&answer),
+        Message::user("And then?"),
+    ];
+    let (said, third) = ask(&longer);
+    assert!(third.usage.cached_tokens >= first.usage.prompt_tokens);
+    let mut fresh = model.session();
+    assert_eq!(say(&mut fresh, &longer, &greedy(8)).0, said);
+    // Somebody else begins otherwise: nothing of it is known, and nothing is lost by it.
+    let (_, other) = ask(&[Message::user("Something else altogether")]);
+    assert!(other.usage.cached_tokens < 4, "{other:?}");
+    assert!(ask(&longer).1.usage.cached_tokens > first.usage.prompt_tokens);
+    // Not more are kept than may be.
+    for index in 0..20 {
+        ask(&[Message::user(format!("{index} is another question"))]);
+    }
+    assert!(ask(&longer).1.usage.cached_tokens < 4);
+}

@@ -6,9 +6,11 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use turaco::asr::Recognizer;
+use turaco::chat::{Tool, ToolCall};
 use turaco::voice::{
-    AnswerEnd, Answered, ChatEndpoint, Detection, EndpointOptions, LISTENING_RATE, Message, Mind,
-    Role, VoiceEvent, VoiceModels, VoiceOptions, VoiceSession,
+    AnswerEnd, AnswerOptions, AnswerRequest, Answered, Brief, ChatEndpoint, Detection,
+    EndpointOptions, InputPart, LISTENING_RATE, Message, Mind, Place, Role, ToolChoice, VoiceEvent,
+    VoiceModels, VoiceOptions, VoiceSession, Which,
 };
 use turaco::{Audio, ComputeType, Control, Error, LoadOptions, Result};
 
@@ -74,6 +76,9 @@ struct Script {
     hears: bool,
     /// What it was given, for the test to look at.
     contexts: Arc<Mutex<Vec<Vec<Message>>>>,
+    options: Arc<Mutex<Vec<AnswerOptions>>>,
+    /// What it calls, once.
+    calls: Vec<ToolCall>,
 }
 
 impl Script {
@@ -83,6 +88,8 @@ impl Script {
             pause: Duration::ZERO,
             hears: false,
             contexts: Arc::default(),
+            options: Arc::default(),
+            calls: Vec::new(),
         }
     }
 }
@@ -94,17 +101,19 @@ impl Mind for Script {
 
     fn answer(
         &mut self,
-        context: &[Message],
+        brief: Brief<'_>,
         control: &Control,
         say: &mut dyn FnMut(&str) -> Result<()>,
     ) -> Result<Answered> {
-        self.contexts.lock().unwrap().push(context.to_vec());
+        self.contexts.lock().unwrap().push(brief.context.to_vec());
+        self.options.lock().unwrap().push(brief.options.clone());
         for word in self.text.split_inclusive(' ') {
             control.check()?;
             std::thread::sleep(self.pause);
             say(word)?;
         }
-        Ok(Answered::default().tokens(3, 5))
+        let calls = std::mem::take(&mut self.calls);
+        Ok(Answered::default().tokens(3, 5).calls(calls))
     }
 }
 
@@ -316,7 +325,7 @@ fn a_failing_mind_ends_its_answer_and_the_session_goes_on() {
         }
         fn answer(
             &mut self,
-            _: &[Message],
+            _: Brief<'_>,
             _: &Control,
             say: &mut dyn FnMut(&str) -> Result<()>,
         ) -> Result<Answered> {
@@ -411,7 +420,8 @@ fn ask(url: &str, control: &Control) -> (Result<Answered>, String) {
         Message::new(Role::System, "Be brief."),
         Message::new(Role::User, "How?"),
     ];
-    let answered = mind.answer(&context, control, &mut |delta| {
+    let usual = AnswerOptions::default();
+    let answered = mind.answer(Brief::new(&context, &usual), control, &mut |delta| {
         text.push_str(delta);
         Ok(())
     });
@@ -588,4 +598,307 @@ fn a_question_that_goes_on_before_its_answer_begins_is_answered_as_one() {
         (newest.role, newest.text.as_str()),
         (Role::Assistant, "I see.")
     );
+}
+
+fn written(mind: Script, change: impl FnOnce(&mut VoiceOptions)) -> (VoiceSession, Recorder) {
+    let recorder = Recorder::default();
+    let mut options = options();
+    options.turns.detection = Detection::None;
+    change(&mut options);
+    let models = models(false, false);
+    let session =
+        VoiceSession::start(&models, Some(Box::new(mind)), options, recorder.sink()).unwrap();
+    (session, recorder)
+}
+
+fn clock() -> Tool {
+    Tool::new("clock", "What time it is", r#"{"type": "object"}"#).unwrap()
+}
+
+fn call(id: &str) -> ToolCall {
+    ToolCall {
+        id: id.into(),
+        name: "clock".into(),
+        arguments: r#"{"zone": "UTC"}"#.into(),
+    }
+}
+
+fn ended(number: u64) -> impl Fn(&VoiceEvent) -> bool {
+    move |event| matches!(event, VoiceEvent::AnswerEnded { answer, .. } if *answer == number)
+}
+
+#[test]
+fn functions_are_called_and_their_results_answered() {
+    let mut mind = Script::new("Wait. ");
+    mind.calls = vec![call("one")];
+    let (contexts, asked) = (Arc::clone(&mind.contexts), Arc::clone(&mind.options));
+    let (session, recorder) = written(mind, |options| options.answers.tools = vec![clock()]);
+    session.add(Message::new(Role::User, "What time is it?").tagged("q"));
+    session.respond();
+    let (_, told) = recorder.wait_for("call", |event| {
+        matches!(event, VoiceEvent::AnswerCall { .. })
+    });
+    let VoiceEvent::AnswerCall {
+        answer: 1,
+        call: told,
+    } = told
+    else {
+        panic!("{told:?}")
+    };
+    assert_eq!(told, call("one"));
+    recorder.wait_for("end", ended(1));
+    session.add(Message::result("one", "noon"));
+    session.respond();
+    recorder.wait_for("end", ended(2));
+    // What is taken out is not read again, and a result without its call means nothing.
+    session.remove(Which::Call("one".into()));
+    session.put(Message::new(Role::User, "Hello?"), Place::Start);
+    session.respond();
+    recorder.wait_for("end", ended(3));
+    let contexts = contexts.lock().unwrap();
+    let roles = |index: usize| -> Vec<Role> {
+        contexts[index].iter().map(|message| message.role).collect()
+    };
+    assert_eq!(roles(0), [Role::User]);
+    assert_eq!(roles(1), [Role::User, Role::Assistant, Role::Tool]);
+    assert_eq!(contexts[1][1].calls, [call("one")]);
+    let words: Vec<&str> = contexts[2].iter().map(|said| said.text.as_str()).collect();
+    assert_eq!(words, ["Hello?", "What time is it?", "Wait. ", "Wait. "]);
+    assert_eq!(asked.lock().unwrap()[0].tools, [clock()]);
+}
+
+#[test]
+fn an_answer_may_be_asked_for_in_so_many_words() {
+    let mind = Script::new("So it is.");
+    let (contexts, asked) = (Arc::clone(&mind.contexts), Arc::clone(&mind.options));
+    let (session, recorder) = written(mind, |options| {
+        options.conversation.instructions = Some("Be brief.".into());
+    });
+    session.add(Message::new(Role::User, "a").tagged("a"));
+    session.add(Message::new(Role::User, "b").tagged("b"));
+    let mut request = AnswerRequest::default();
+    request.instructions = Some("Be loud.".into());
+    let mut answer = AnswerOptions::default();
+    answer.max_tokens = Some(3);
+    answer.tool_choice = ToolChoice::Required;
+    request.options = Some(answer.clone());
+    request.input = Some(vec![
+        InputPart::Kept(Which::Tag("b".into())),
+        InputPart::Message(Message::new(Role::User, "c")),
+    ]);
+    request.aside = true;
+    let number = session.respond_as(request);
+    let (_, started) = recorder.wait_for("start", |event| {
+        matches!(event, VoiceEvent::AnswerStarted { .. })
+    });
+    assert!(
+        matches!(started, VoiceEvent::AnswerStarted { request, .. } if request == Some(number)),
+        "{started:?}"
+    );
+    recorder.wait_for("end", ended(1));
+    session.respond();
+    recorder.wait_for("end", ended(2));
+    let contexts = contexts.lock().unwrap();
+    let words = |index: usize| -> Vec<&str> {
+        contexts[index]
+            .iter()
+            .map(|said| said.text.as_str())
+            .collect()
+    };
+    assert_eq!(words(0), ["Be loud.", "b", "c"]);
+    // The first answer was no part of the conversation.
+    assert_eq!(words(1), ["Be brief.", "a", "b"]);
+    assert_eq!(asked.lock().unwrap()[0], answer);
+    assert_eq!(session.finish().summary().assistant_messages, 1);
+}
+
+#[test]
+fn an_answer_that_is_interrupted_before_it_begins_is_told_to_who_asked() {
+    let mut mind = Script::new(&"word ".repeat(1000));
+    mind.pause = Duration::from_millis(5);
+    let (session, recorder) = written(mind, |_| {});
+    session.add(Message::new(Role::User, "a"));
+    session.respond();
+    recorder.wait_for("text", |event| {
+        matches!(event, VoiceEvent::AnswerText { .. })
+    });
+    session.respond_as(AnswerRequest::default());
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(session.cancel());
+    let (_, event) = recorder.wait_for("end", ended(2));
+    assert!(
+        matches!(
+            event,
+            VoiceEvent::AnswerEnded {
+                end: AnswerEnd::Cancelled,
+                ..
+            }
+        ),
+        "{event:?}"
+    );
+    session.finish();
+}
+
+#[test]
+fn sound_that_is_added_is_written_down_for_minds_that_read() {
+    let recorder = Recorder::default();
+    let mind = Script::new("I see.");
+    let contexts = Arc::clone(&mind.contexts);
+    let models = models(true, false);
+    let session =
+        VoiceSession::start(&models, Some(Box::new(mind)), options(), recorder.sink()).unwrap();
+    let sound: Arc<[f32]> = clip(0.0).into();
+    let message = Message::new(Role::User, "").with_sound(Arc::clone(&sound));
+    session.add(message.clone().tagged("spoken"));
+    session.respond();
+    let (_, read) = recorder.wait_for("text", |event| matches!(event, VoiceEvent::Read { .. }));
+    let VoiceEvent::Read { tag, text, seconds } = read else {
+        panic!("{read:?}")
+    };
+    assert_eq!((tag.as_deref(), seconds), (Some("spoken"), 11.0));
+    assert!(text.contains("fellow Americans"), "{text}");
+    recorder.wait_for("end", ended(1));
+    let mut request = AnswerRequest::default();
+    request.input = Some(vec![InputPart::Message(message)]);
+    session.respond_as(request);
+    recorder.wait_for("end", ended(2));
+    session.finish();
+    for context in &*contexts.lock().unwrap() {
+        assert!(context[0].text.contains("fellow Americans"), "{context:?}");
+    }
+}
+
+#[test]
+fn a_turn_that_is_committed_early_keeps_what_was_said() {
+    let recorder = Recorder::default();
+    let mut options = options();
+    options.turns.min_speech_ms = 2000;
+    let models = models(true, false);
+    let session = VoiceSession::start(
+        &models,
+        Some(Box::new(Script::new("Yes."))),
+        options,
+        recorder.sink(),
+    )
+    .unwrap();
+    push(&session, &clip(0.0)[..24_000]);
+    session.commit(true);
+    recorder.wait_for("end", ended(1));
+    let events = recorder.events();
+    let kinds: Vec<String> = events.iter().map(kind).collect();
+    assert_eq!(
+        kinds[..3],
+        ["speech_started", "speech_stopped", "committed"],
+        "{kinds:?}"
+    );
+    let timings = events.iter().find_map(|event| match event {
+        VoiceEvent::AnswerEnded { timings, .. } => Some(*timings),
+        _ => None,
+    });
+    let timings = timings.unwrap();
+    assert!(timings.recognition > 0.0 && timings.first_text.is_some());
+    session.finish();
+}
+
+#[test]
+fn answers_with_and_without_sound_follow_each_other() {
+    let recorder = Recorder::default();
+    let mut options = options();
+    options.answers.speak = false;
+    let session = VoiceSession::start(
+        &models(false, false),
+        Some(Box::new(Script::new("So it is."))),
+        options,
+        recorder.sink(),
+    )
+    .unwrap();
+    session.add(Message::new(Role::User, "a"));
+    session.respond();
+    recorder.wait_for("end", ended(1));
+    // The voice comes later, and one answer wants none.
+    session.set_synthesizer(&models(false, true));
+    session.configure(|options| options.answers.speak = true);
+    session.respond();
+    recorder.wait_for("end", ended(2));
+    let mut request = AnswerRequest::default();
+    let mut quiet = AnswerOptions::default();
+    quiet.speak = false;
+    request.options = Some(quiet);
+    session.respond_as(request);
+    recorder.wait_for("end", ended(3));
+    session.finish();
+    let sounds: Vec<u64> = recorder
+        .events()
+        .iter()
+        .filter_map(|event| match event {
+            VoiceEvent::AnswerAudio { answer, .. } => Some(*answer),
+            _ => None,
+        })
+        .collect();
+    assert!(
+        !sounds.is_empty() && sounds.iter().all(|answer| *answer == 2),
+        "{sounds:?}"
+    );
+}
+
+#[test]
+fn a_chat_endpoint_is_offered_functions_and_calls_them() {
+    let lines = [
+        r#"data: {"choices":[{"delta":{"tool_calls":[{"index":0,"id":"call_1","function":{"name":"clock","arguments":""}}]}}]}"#,
+        r#"data: {"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{\"zone\": "}}]}}]}"#,
+        r#"data: {"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"\"UTC\"}"}},{"index":1,"function":{"name":"clock"}}]}}]}"#,
+        r#"data: {"choices":[{"delta":{},"finish_reason":"tool_calls"}]}"#,
+        "data: [DONE]",
+    ];
+    let (url, requests) = endpoint("200 OK", &lines, false);
+    let mut mind = ChatEndpoint::new(EndpointOptions::new(url, "m")).unwrap();
+    let mut options = AnswerOptions::default();
+    options.tools = vec![clock()];
+    options.tool_choice = ToolChoice::Named("clock".into());
+    options.max_tokens = Some(9);
+    let mut calls = Message::of_calls(vec![call("zero")]);
+    calls.text = "Wait.".into();
+    let context = [
+        Message::new(Role::User, "When?"),
+        calls,
+        Message::result("zero", "noon"),
+    ];
+    let control = Control::new();
+    let brief = Brief::new(&context, &options);
+    let answered = mind.answer(brief, &control, &mut |_| Ok(())).unwrap();
+    assert_eq!(answered.calls[0], call("call_1"));
+    assert_eq!(answered.calls[1].arguments, "{}");
+    assert!(!answered.calls[1].id.is_empty());
+    let request = requests.lock().unwrap()[0].clone();
+    let body = format!("{{{}", request.split_once('{').unwrap().1);
+    let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(body["tools"][0]["function"]["name"], "clock");
+    assert_eq!(body["tool_choice"]["function"]["name"], "clock");
+    assert_eq!(body["max_tokens"], 9);
+    assert_eq!(body["messages"][1]["tool_calls"][0]["id"], "zero");
+    assert_eq!(body["messages"][2]["tool_call_id"], "zero");
+}
+
+/// Nobody reads on when the answer is not wanted any more: the endpoint sees its connection end.
+#[test]
+fn a_cancelled_endpoint_is_left_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let waited = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let started = Instant::now();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut bytes = [0; 4096];
+        // The request, then the end of the connection; no answer at all.
+        while !matches!(stream.read(&mut bytes), Ok(0) | Err(_)) {}
+        started.elapsed()
+    });
+    let control = Control::new();
+    let stopper = control.clone();
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        stopper.cancel();
+    });
+    assert!(matches!(ask(&url, &control).0, Err(Error::Cancelled)));
+    assert!(waited.join().unwrap() < Duration::from_secs(10));
 }

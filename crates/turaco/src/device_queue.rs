@@ -34,6 +34,8 @@ impl Default for QueueLimits {
 pub enum Urgency {
     /// A whole file.
     Normal,
+    /// An answer in a conversation: it need not wait until others have ended, and has no other privilege.
+    Talk,
     /// Live sound.
     Live,
 }
@@ -185,8 +187,14 @@ impl Job {
         drop(state);
         Ok(Turn {
             started: Instant::now(),
+            jobs: 1,
             job: self,
         })
+    }
+
+    /// The device was somebody else's for so long, who did this job's work beside his own.
+    pub(crate) fn charge(&mut self, time: Duration) {
+        self.served += time;
     }
 
     /// How long the job had the device.
@@ -209,11 +217,20 @@ impl Drop for Job {
 pub struct Turn<'a> {
     job: &'a mut Job,
     started: Instant,
+    /// Jobs whose work is done in it.
+    jobs: u32,
+}
+
+impl Turn<'_> {
+    /// The work of so many jobs is done in it, each of which bears its share.
+    pub(crate) fn share(&mut self, jobs: usize) {
+        self.jobs = u32::try_from(jobs).unwrap_or(u32::MAX).max(1);
+    }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.job.served += self.started.elapsed();
+        self.job.served += self.started.elapsed() / self.jobs;
         self.job.queue.lock().busy = false;
         self.job.queue.changed.notify_all();
     }
