@@ -1,98 +1,157 @@
 #!/usr/bin/env bash
-# Everything that wants a real NVIDIA card, in one call on a machine that has nothing but its driver.
+# Everything that wants a real NVIDIA card, on a machine that has nothing but its driver.
 #
-#   benches/cuda.sh prepare DIR [CAPABILITY]   here: the program, its kernels and small models to DIR (under 64 MB)
-#   DIR/cuda.sh run OUT [small]                there: checks and benchmarks, as JSON in OUT; `small`: without models of full size
-set -euo pipefail
+#   benches/cuda.sh prepare DIR [CAPABILITY]    here: the program, its kernels and small models to DIR (under 64 MB)
+#   DIR/cuda.sh run OUT [PART...]               there: checks and benchmarks; OUT/results.tgz has everything as JSON
+#
+# Parts: checks, realtime, live, speak, chat; all of them unless some are named. WORK (a folder, else a temporary one) holds models
+# of full size with random weights, which are made there; LIMIT is the seconds that one measurement may take (240).
+set -uo pipefail
 
 say() { printf '\n== %s (%ss)\n' "$1" "$SECONDS" >&2; }
 
 prepare() {
+    set -e
     local to=$1 capability=${2:-9.0} source
     source=$(cd "$(dirname "$0")/.." && pwd)
-    mkdir -p "$to"
+    mkdir -p "$to/models"
     to=$(cd "$to" && pwd)
     (cd "$source" && cargo build --release -p turaco-cli)
     cp "${CARGO_TARGET_DIR:-$source/target}/release/turaco" "$to/turaco"
     strip "$to/turaco" 2>/dev/null || true
     XDG_CACHE_HOME="$to/cache" "$to/turaco" doctor --compile-kernels "$capability"
     for name in voxtral-realtime-tiny voxtral-mini-tiny qwen3-tts-tiny; do
-        [ -e "$to/models/$name" ] || "$to/turaco" -q models random "$name" "$to/models/$name"
+        [ -e "$to/models/$name" ] || "$to/turaco" -q models random "$name" "$to/models/$name" >&2
     done
     cp -r "$source/testdata/whisper/tiny-random" "$to/models/"
     cp "$source/testdata/audio/jfk.wav" "$to/speech.wav"
+    cp "$source/testdata/audio/5s_dont_worry_about_him.wav" "$to/short.wav"
     cp "$source/benches/cuda.sh" "$to/cuda.sh"
     du -sh "$to"
 }
 
-# The same work on the card and on the processor must give the same results.
+# What is there so far in one file: a run may be ended from outside.
+keep() { tar -C "$all" -czf "$out/results.tgz.new" . && mv "$out/results.tgz.new" "$out/results.tgz"; }
+
+# The same work on the card and on the processor must give the same text; samples of sound may be rounded to their neighbours.
 compare() {
-    local name=$1
+    local name=$1 device works=true bytes other
     shift
     for device in cuda cpu; do
-        "$here/turaco" -q --device "$device" --compute-type f32 "$@" >"$out/$name.$device.txt" || echo "exit code $?" >>"$out/$name.$device.txt"
+        timeout "$limit" "$here/turaco" -q --device "$device" --compute-type f32 "$@" >"$all/$name.$device" 2>"$all/$name.$device.err" ||
+            works=false
+        [ -s "$all/$name.$device" ] || works=false
     done
-    local same=false
-    cmp -s "$out/$name.cuda.txt" "$out/$name.cpu.txt" && same=true
-    echo "{\"comparison\": \"$name\", \"same\": $same}" | tee -a "$out/comparisons.jsonl"
+    bytes=$(wc -c <"$all/$name.cpu")
+    other=$(cmp -l "$all/$name.cuda" "$all/$name.cpu" 2>&1 | wc -l)
+    echo "{\"comparison\": \"$name\", \"works\": $works, \"bytes\": $bytes, \"that_differ\": $other}" | tee -a "$all/comparisons.jsonl"
+    keep
 }
 
 # A benchmark whose failure does not end the others.
 measure() {
-    local name=$1
+    local name=$1 code
     shift
     say "$name"
-    "$here/turaco" -q --device cuda "$@" --json >"$out/$name.json" || echo "{\"failed\": \"$name\", \"code\": $?}" | tee "$out/$name.json"
+    timeout "$limit" "$here/turaco" -q --device cuda "$@" --json >"$all/$name.json" 2>"$all/$name.err"
+    code=$?
+    [ $code = 0 ] || echo "{\"failed\": \"$name\", \"code\": $code}" | tee -a "$all/failed.jsonl"
+    keep
 }
 
-# A model of full size with random weights, once.
+# A model of full size with random weights, once; its path is in `path`.
 model() {
-    [ -e "$out/models/$1" ] || "$here/turaco" -q models random "$1" "$out/models/$1"
-    echo "$out/models/$1"
+    path=$work/$1
+    [ -e "$path/done" ] && return
+    say "random weights: $1"
+    rm -rf "$path"
+    "$here/turaco" -q models random "$1" "$path" >&2 && touch "$path/done"
+}
+
+checks() {
+    say "every operation beside the processor"
+    "$here/turaco" doctor --json >"$all/doctor.json" 2>"$all/doctor.err" || echo '{"failed": "doctor"}' | tee -a "$all/failed.jsonl"
+    keep
+    say "models beside the processor"
+    local models=$here/models
+    compare whisper transcribe -m "$models/tiny-random" --language en --beam-size 1 --temperature 0 "$here/speech.wav"
+    compare voxtral-realtime transcribe -m "$models/voxtral-realtime-tiny" "$here/speech.wav"
+    compare voxtral-mini transcribe -m "$models/voxtral-mini-tiny" "$here/speech.wav"
+    compare qwen3-tts speak -m "$models/qwen3-tts-tiny" --temperature 0 --format pcm -o - "One, two, three."
+}
+
+realtime() {
+    local weights
+    model voxtral-realtime || return
+    for weights in bf16 q8 q4; do
+        measure "voxtral-realtime-$weights" --compute-type "$weights" bench -m "$path" -n 5 "$here/speech.wav"
+    done
+    measure voxtral-realtime-long --compute-type bf16 bench -m "$path" --positions 100,8000
+}
+
+live() {
+    local sessions
+    model voxtral-realtime || return
+    for sessions in 1 8 32 64 128; do
+        measure "voxtral-realtime-live-$sessions" --compute-type q8 bench -m "$path" -n 1 --warm-up 0 --live --sessions "$sessions" "$here/speech.wav"
+    done
+}
+
+speak() {
+    local size weights
+    for size in 0.6b 1.7b; do
+        model "qwen3-tts-$size-customvoice" || continue
+        for weights in bf16 q8; do
+            measure "qwen3-tts-$size-$weights" --compute-type "$weights" bench -m "$path" -n 5
+        done
+    done
+}
+
+chat() {
+    local weights
+    model voxtral-mini || return
+    for weights in bf16 q4; do
+        measure "voxtral-mini-$weights" --compute-type "$weights" bench -m "$path" -n 5 "$here/short.wav"
+    done
 }
 
 run() {
     here=$(cd "$(dirname "$0")" && pwd)
-    out=$1
-    mkdir -p "$out/models"
+    mkdir -p "$1"
+    out=$(cd "$1" && pwd)
+    shift
+    limit=${LIMIT:-240}
+    work=${WORK:-$(mktemp -d)}
+    all=$(mktemp -d)
     export XDG_CACHE_HOME="$here/cache"
-    command -v nvidia-smi >/dev/null && nvidia-smi --query-gpu=name,memory.total,driver_version,clocks.max.mem --format=csv | tee "$out/card.csv"
-
-    say "every operation beside the processor"
-    "$here/turaco" doctor --json >"$out/doctor.json" || echo "{\"failed\": \"doctor\", \"code\": $?}" | tee -a "$out/comparisons.jsonl"
-
-    say "models beside the processor"
-    compare whisper transcribe -m "$here/models/tiny-random" --language en --beam-size 1 --temperature 0 "$here/speech.wav"
-    compare voxtral-realtime transcribe -m "$here/models/voxtral-realtime-tiny" "$here/speech.wav"
-    compare voxtral-mini transcribe -m "$here/models/voxtral-mini-tiny" "$here/speech.wav"
-    [ "${2:-}" = small ] && return
-
-    local weights path
-    path=$(model voxtral-realtime)
-    for weights in bf16 q8 q4; do
-        measure "voxtral-realtime-$weights" --compute-type "$weights" bench -m "$path" -n 5 "$here/speech.wav"
+    "$here/turaco" --version || {
+        ldd "$here/turaco"
+        exit 3
+    }
+    if [ -z "${TURACO_NVRTC:-}" ]; then
+        TURACO_NVRTC=$(find /usr/local /usr/lib /opt -name 'libnvrtc.so.1[23]' 2>/dev/null | head -n 1)
+        [ -z "$TURACO_NVRTC" ] || export TURACO_NVRTC
+    fi
+    nvidia-smi --query-gpu=name,memory.total,driver_version,clocks.max.mem --format=csv >"$all/card.csv" 2>&1 || true
+    local part
+    for part in ${@:-checks realtime live speak chat}; do
+        case $part in
+            checks | realtime | live | speak | chat) "$part" ;;
+            *) echo "no part $part" >&2 ;;
+        esac
     done
-    measure voxtral-realtime-live --compute-type q8 bench -m "$path" --live --sessions 1,8,32,64,128,200 "$here/speech.wav"
-    measure voxtral-realtime-long --compute-type bf16 bench -m "$path" --positions 100,8000
-    rm -rf "$path"
-    for weights in 0.6b 1.7b; do
-        path=$(model "qwen3-tts-$weights-customvoice")
-        measure "qwen3-tts-$weights-bf16" --compute-type bf16 bench -m "$path" -n 5
-        measure "qwen3-tts-$weights-q8" --compute-type q8 bench -m "$path" -n 5
-        rm -rf "$path"
-    done
-    path=$(model voxtral-mini)
-    measure voxtral-mini-bf16 --compute-type bf16 bench -m "$path" -n 5 "$here/speech.wav"
-    measure voxtral-mini-q4 --compute-type q4 bench -m "$path" -n 5 "$here/speech.wav"
-    rm -rf "$path"
-    say "done"
+    keep
+    say "done: $out/results.tgz"
 }
 
 case "${1:-}" in
     prepare) prepare "${2:?where to}" "${3:-}" ;;
-    run) run "${2:?where to write}" "${3:-}" ;;
+    run)
+        shift
+        run "${1:?where to write}" "${@:2}"
+        ;;
     *)
-        sed -n '2,6s/^# \{0,1\}//p' "$0"
+        sed -n '2,8s/^# \{0,1\}//p' "$0"
         exit 2
         ;;
 esac

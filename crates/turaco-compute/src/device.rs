@@ -362,6 +362,10 @@ pub(crate) trait Backend: Send + Sync {
     /// Prepare a graph for replay: plan scratch memory, build the flat list of calls. The scopes of the graph are
     /// measured by the device while [`crate::trace`] records.
     fn compile(&self, graph: Graph) -> Result<Box<dyn Executable>>;
+    /// See [`Device::rows_at_once`].
+    fn rows_at_once(&self) -> usize {
+        8
+    }
     /// See [`Device::side_by_side`].
     fn side_by_side(&self, _first: Task<'_>, _second: Task<'_>) -> bool {
         false
@@ -452,6 +456,11 @@ impl Device {
     /// Name for people.
     pub fn description(&self) -> String {
         self.0.description()
+    }
+
+    /// Rows of a step up to which reading the weights is what takes the time: so many sequences cost little more than one.
+    pub fn rows_at_once(&self) -> usize {
+        self.0.rows_at_once()
     }
 
     /// Which of several kernels this device uses for what; nothing where [`description`](Self::description) says it.

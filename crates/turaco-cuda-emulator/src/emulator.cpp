@@ -37,12 +37,12 @@ static std::recursive_mutex everything;
 enum Count { KERNELS, GRAPHS, UPLOADS, UPLOADED, DOWNLOADS, DOWNLOADED, ALLOCATIONS, CAPTURES, COMPILATIONS, COUNTS };
 static uint64_t counts[COUNTS];
 static uint64_t memory_total = 1ull << 34, memory_used = 0;
-static int devices = 1, capability = 90;
+static int devices = 1, capability = 90, processors = 132;
 static int64_t fail_launch_in = -1, hang_in = -1;
 static bool lost = false, hanging = false;
 
 EXPORT void turaco_emulator_counts(uint64_t *to) { LOCK; std::memcpy(to, counts, sizeof(counts)); }
-// 0: bytes of memory; 1: devices; 2: capability (90 = 9.0); 3: a launch fails after so many; 4: one hangs; 5: all is well again.
+// 0: bytes of memory; 1: devices; 2: capability (90 = 9.0); 3: a launch fails after so many; 4: one hangs; 5: all is well again; 6: processors.
 EXPORT void turaco_emulator_set(int what, int64_t value) {
     LOCK;
     switch (what) {
@@ -51,6 +51,7 @@ EXPORT void turaco_emulator_set(int what, int64_t value) {
         case 2: capability = (int)value; break;
         case 3: fail_launch_in = value; break;
         case 4: hang_in = value; break;
+        case 6: processors = (int)value; break;
         case 5: lost = hanging = false; fail_launch_in = hang_in = -1; break;
     }
 }
@@ -473,7 +474,7 @@ EXPORT CUresult cuDeviceTotalMem_v2(size_t *out, int) { LOCK; *out = memory_tota
 EXPORT CUresult cuDeviceGetAttribute(int *out, int what, int) {
     LOCK;
     switch (what) {
-        case 16: *out = 4; return SUCCESS;                  // multiprocessors
+        case 16: *out = processors; return SUCCESS;
         case 75: *out = capability / 10; return SUCCESS;    // capability, major and minor
         case 76: *out = capability % 10; return SUCCESS;
         default: *out = 0; return SUCCESS;

@@ -63,6 +63,8 @@ pub enum Behaviour {
     Cards(u32),
     /// They have this compute capability: 90 for 9.0.
     Capability(u32),
+    /// They have so many multiprocessors; an H200's 132 at first.
+    Processors(u32),
     /// The card is lost at a launch, after so many that go well.
     Lost(u32),
     /// A kernel never ends, after so many that do.
@@ -115,6 +117,7 @@ impl Emulator {
             Behaviour::Lost(after) => (3, i64::from(after)),
             Behaviour::Hanging(after) => (4, i64::from(after)),
             Behaviour::Well => (5, 0),
+            Behaviour::Processors(count) => (6, i64::from(count)),
         };
         // SAFETY: the function takes two numbers.
         unsafe {

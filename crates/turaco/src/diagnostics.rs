@@ -127,6 +127,7 @@ fn test_cards() -> Vec<GraphicsTest> {
     let test = |(index, card): (usize, turaco_compute::cuda::CardSummary)| {
         let options = turaco_compute::CudaOptions {
             index: Some(index),
+            kernel_cache: crate::load::kernel_cache(),
             ..turaco_compute::CudaOptions::default()
         };
         graphics_test(Device::cuda(&options), format!("cuda {}", card.name))

@@ -9,6 +9,9 @@ use super::compiler::{self, Program};
 use super::kernels::Module;
 use crate::error::Result;
 
+/// Processors of the cards that kernels are cut for: an H200's, a third more or less changes little.
+const PROCESSORS: usize = 132;
+
 /// Compile the kernels that models of common sizes call, for cards of a compute capability (90 for 9.0), into `folder`, where
 /// [`CudaOptions::kernel_cache`](super::CudaOptions::kernel_cache) finds them. `done` is told how many of how many there are.
 /// Others are compiled when they are first called.
@@ -20,7 +23,7 @@ pub fn compile_ahead(
     folder: &Path,
     done: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<usize> {
-    let modules = Module::common();
+    let modules = Module::common(PROCESSORS);
     let next = AtomicUsize::new(0);
     let finished = AtomicUsize::new(0);
     let failure = Mutex::new(None);

@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 use libloading::Library;
 
@@ -136,11 +136,13 @@ impl Program<'_> {
 
 impl Nvrtc {
     fn get() -> Result<&'static Self> {
-        static NVRTC: OnceLock<std::result::Result<Nvrtc, String>> = OnceLock::new();
-        NVRTC
-            .get_or_init(Self::load)
-            .as_ref()
-            .map_err(|reason| device_error("cuda", reason.clone()))
+        static NVRTC: Mutex<Option<&'static Nvrtc>> = Mutex::new(None);
+        let mut nvrtc = NVRTC.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(nvrtc) = *nvrtc {
+            return Ok(nvrtc);
+        }
+        let loaded = Self::load().map_err(|reason| device_error("cuda", reason))?;
+        Ok(nvrtc.insert(Box::leak(Box::new(loaded))))
     }
 
     fn load() -> std::result::Result<Self, String> {

@@ -12,7 +12,7 @@ use super::compiler::{self, Program};
 use super::driver::{Address, Driver, Handle, device_error};
 use super::kernels::Module;
 use crate::device::Activity;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// How long a run may take before it is given up.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -101,6 +101,17 @@ pub struct CardSummary {
     pub capability: u32,
     /// Processors that run blocks of threads.
     pub multiprocessors: u32,
+}
+
+/// Whether the system shows traces of a card; false where looking for one is a waste of time.
+pub fn is_likely() -> bool {
+    if !cfg!(target_os = "linux") {
+        return true;
+    }
+    // NVIDIA's driver, and Windows' in its Linux subsystem.
+    ["/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg"]
+        .iter()
+        .any(|path| std::path::Path::new(path).exists())
 }
 
 /// All cards that the driver shows; none where there is no driver.
@@ -462,12 +473,10 @@ impl HostMemory {
         let bytes = 4 * words.max(1);
         // SAFETY: the pointer is written.
         let status = unsafe { (context.driver.functions.host_alloc)(&raw mut at, bytes, 0) };
-        if status != 0 {
-            return Err(Error::OutOfMemory {
-                bytes,
-                what: format!("memory that {} shares", context.name),
-            });
-        }
+        let what = "memory of the host that it shares";
+        context
+            .driver
+            .check_memory(status, &context.name, (bytes, what))?;
         // SAFETY: as many bytes were allocated.
         unsafe { std::ptr::write_bytes(at.cast::<u8>(), 0, bytes) };
         Ok(Self {

@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use libloading::Library;
 
@@ -178,11 +178,14 @@ impl Driver {
     /// # Errors
     /// [`Error::Device`] if there is none, or no card that it can use.
     pub fn get(device: &str) -> Result<&'static Self> {
-        static DRIVER: OnceLock<std::result::Result<Driver, String>> = OnceLock::new();
-        DRIVER
-            .get_or_init(Self::load)
-            .as_ref()
-            .map_err(|reason| device_error(device, reason.clone()))
+        static DRIVER: Mutex<Option<&'static Driver>> = Mutex::new(None);
+        let mut driver = DRIVER.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(driver) = *driver {
+            return Ok(driver);
+        }
+        // What failed may go well later, with other libraries.
+        let loaded = Self::load().map_err(|reason| device_error(device, reason))?;
+        Ok(driver.insert(Box::leak(Box::new(loaded))))
     }
 
     fn load() -> std::result::Result<Self, String> {

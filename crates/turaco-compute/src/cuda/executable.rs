@@ -29,6 +29,10 @@ pub(super) struct CudaExecutable {
     given: HostMemory,
     results: HostMemory,
     recording: Option<Recording>,
+    /// Lists of numbers that differ from those of the run before, by where they begin.
+    moved: Vec<usize>,
+    /// Whether there are angles for the positions that were given last.
+    has_angles: bool,
     /// Outputs that stay on the card, once they were asked for.
     fetched: Vec<OnceCell<Vec<u32>>>,
 }
@@ -51,6 +55,8 @@ impl CudaExecutable {
             given: plan.staging(context)?,
             results: HostMemory::new(context, plan.result_words)?,
             recording: None,
+            moved: Vec::new(),
+            has_angles: false,
             fetched: plan.outputs.iter().map(|_| OnceCell::new()).collect(),
             work: Arc::new(graph.work(WeightType::F32)),
             ops: graph.ops,
@@ -69,8 +75,14 @@ impl CudaExecutable {
         for (&(at, len), input) in plan.float_inputs.iter().zip(bindings.inputs) {
             words[at..at + len].copy_from_slice(bytemuck::cast_slice(input));
         }
+        // Until they are made again, should something be wrong with what was given.
+        let had_angles = std::mem::take(&mut self.has_angles);
+        self.moved.clear();
         for (&(at, len), input) in plan.id_inputs.iter().zip(bindings.ids) {
-            words[at..at + len].copy_from_slice(input);
+            if words[at..at + len] != **input {
+                words[at..at + len].copy_from_slice(input);
+                self.moved.push(at);
+            }
         }
         for limit in &plan.limits {
             if let Numbers::Given(at, len) = limit.numbers {
@@ -79,11 +91,15 @@ impl CudaExecutable {
         }
         for angles in &plan.angles {
             let (at, len) = angles.positions;
+            if had_angles && !self.moved.contains(&at) {
+                continue;
+            }
             // Inputs come before all angles.
             let (given, to) = words.split_at_mut(angles.to);
             let to = bytemuck::cast_slice_mut(&mut to[..len * angles.head_dim]);
             rope::table(&given[at..at + len], &angles.frequencies, to);
         }
+        self.has_angles = true;
         let slots = plan.slots.iter().zip(&plan.needs);
         for ((table, need), binding) in slots.zip(bindings.slots.iter()) {
             let to = &mut words[table.at..];
@@ -165,14 +181,20 @@ impl CudaExecutable {
         let mut graph = std::ptr::null_mut();
         // SAFETY: the capture began above and has to end, whatever happened in it.
         let status = unsafe { (functions.capture_end)(self.stream.handle, &raw mut graph) };
-        called?;
-        self.context.check(status, "recording a run")?;
         let mut executable = std::ptr::null_mut();
-        // SAFETY: the graph was made above; what runs is a copy of it.
-        let status = unsafe { (functions.graph_instantiate)(&raw mut executable, graph, 0) };
-        // SAFETY: nobody else has the graph.
-        unsafe { (functions.graph_destroy)(graph) };
-        self.context.check(status, "recording a run")?;
+        let recorded = called
+            .and_then(|()| self.context.check(status, "recording a run"))
+            .and_then(|()| {
+                // SAFETY: the graph was made above; what runs is a copy of it.
+                let status =
+                    unsafe { (functions.graph_instantiate)(&raw mut executable, graph, 0) };
+                self.context.check(status, "recording a run")
+            });
+        if !graph.is_null() {
+            // SAFETY: nobody else has the graph.
+            unsafe { (functions.graph_destroy)(graph) };
+        }
+        recorded?;
         self.recording = Some(Recording { graph: executable });
         Ok(())
     }
@@ -478,7 +500,14 @@ impl Executable for CudaExecutable {
         self.begin(bindings)?;
         match trace::detail() {
             Detail::Off => self.replay()?,
-            detail => self.run_recorded(detail)?,
+            detail => {
+                let recorded = self.run_recorded(detail);
+                if recorded.is_err() {
+                    // What was called before the error still uses the memory of this step.
+                    let _ = self.wait();
+                }
+                recorded?;
+            }
         }
         self.conclude(bindings)
     }

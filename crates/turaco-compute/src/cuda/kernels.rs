@@ -1,5 +1,7 @@
 //! The kernels, by the module they are compiled in and their name there.
 
+use super::plan::grids::{has_tiles, matvec_cuts};
+use super::plan::{FEW_ROWS, FEW_ROWS_IN_TILES};
 use crate::device::WeightType;
 
 /// A file of kernels, compiled for one choice of what is settled before.
@@ -116,8 +118,8 @@ impl Module {
         }
     }
 
-    /// Those that models of common sizes call.
-    pub fn common() -> Vec<Self> {
+    /// Those that models of common sizes call on a card of so many processors.
+    pub fn common(processors: usize) -> Vec<Self> {
         let mut all = vec![
             Self::Append,
             Self::Map,
@@ -130,19 +132,19 @@ impl Module {
         for weights in WeightType::ALL {
             all.push(Self::Lookup(weights));
             all.extend([64, 128].map(|rows| Self::Matmul(weights, rows)));
-            for (columns, warps) in [(32, 4), (32, 8), (32, 16), (16, 16), (8, 16)] {
-                let cut = |rows| MatvecCut {
-                    rows,
-                    columns,
-                    warps,
-                };
-                all.push(Self::Matvec(weights, cut(1)));
-                if matches!(weights, WeightType::Bf16 | WeightType::Q8 | WeightType::Q4) {
-                    all.extend([2, 4, 8].map(|rows| Self::Matvec(weights, cut(rows))));
-                }
+            let most = match has_tiles(weights) {
+                true => FEW_ROWS_IN_TILES,
+                false => FEW_ROWS,
+            };
+            for rows in std::iter::successors(Some(1), |rows| Some(2 * rows))
+                .take_while(|&rows| rows <= most)
+            {
+                let cuts = matvec_cuts(rows, weights, processors);
+                all.extend(cuts.into_iter().map(|cut| Self::Matvec(weights, cut)));
             }
         }
-        for columns in [64, 128] {
+        // Heads of test-size models are narrow.
+        for columns in [32, 64, 128] {
             all.extend([true, false].map(|exact| Self::Attention(columns, exact)));
             all.extend([1, 2, 4, 8].map(|queries| Self::Decode(columns, queries)));
             all.push(Self::Scores(columns));

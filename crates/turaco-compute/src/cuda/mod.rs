@@ -24,7 +24,7 @@ use self::state::{CudaCache, CudaState};
 use self::weights::{CudaMatrix, CudaVector};
 
 pub use self::ahead::compile_ahead;
-pub use self::context::{CardSummary, cards};
+pub use self::context::{CardSummary, cards, is_likely};
 pub use self::driver::Libraries;
 
 mod ahead;
@@ -134,6 +134,10 @@ impl Backend for CudaBackend {
         let mut values = buffer.storage::<CudaState>()?.read()?;
         values.truncate(buffer.len());
         Ok(values)
+    }
+
+    fn rows_at_once(&self) -> usize {
+        plan::FEW_ROWS_IN_TILES
     }
 
     fn compile(&self, graph: Graph) -> Result<Box<dyn Executable>> {

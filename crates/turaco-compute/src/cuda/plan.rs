@@ -20,15 +20,15 @@ use crate::slots::{NewRows, SlotNeeds, slot_needs};
 use self::operations::is_gated;
 
 mod attention;
-mod grids;
+pub(super) mod grids;
 mod operations;
 mod signal;
 
 /// Most rows of a linear map that reads its weights once for all of them and does a norm of its input itself.
-const FEW_ROWS: usize = 8;
+pub(super) const FEW_ROWS: usize = 8;
 
 /// Most rows of one that reads its weights once, where tensor cores multiply.
-const FEW_ROWS_IN_TILES: usize = 32;
+pub(super) const FEW_ROWS_IN_TILES: usize = 32;
 
 /// Bytes of the head of a slot's table, and of each sequence in it (`kernels/states.cuh`).
 const SLOT_BYTES: usize = 16;
@@ -151,7 +151,8 @@ impl Plan {
         let (needs, new_rows) = slot_needs(graph)?;
         let layout = Layout::new(graph, &needs)?;
         let limits = Limits {
-            few_rows: FEW_ROWS + 1,
+            // One kernel for any number of rows, where they may not make a difference.
+            few_rows: if graph.uniform { 0 } else { FEW_ROWS + 1 },
             most_choices: 0,
             is_gated: &is_gated,
         };

@@ -43,6 +43,7 @@ impl Card {
         card.behave(Behaviour::Cards(1));
         card.behave(Behaviour::Capability(90));
         card.behave(Behaviour::Memory(1 << 34));
+        card.behave(Behaviour::Processors(132));
         Some(card)
     }
 
@@ -187,7 +188,7 @@ fn a_token_is_one_launch_and_one_readback() {
 
 #[test]
 fn tokens_are_those_of_the_processor() {
-    let Some(_card) = Card::new() else { return };
+    let Some(card) = Card::new() else { return };
     let generate = |device: &Device| {
         let mut step = decoder(device, 3).unwrap();
         let mut caches = caches(device, 3).unwrap();
@@ -200,7 +201,12 @@ fn tokens_are_those_of_the_processor() {
         all
     };
     let processor = Device::cpu(turaco_compute::CpuOptions::default());
-    assert_eq!(generate(&open()), generate(&processor));
+    let expected = generate(&processor);
+    // Work is cut by how many multiprocessors there are.
+    for processors in [132, 4, 1] {
+        card.behave(Behaviour::Processors(processors));
+        assert_eq!(generate(&open()), expected, "{processors} multiprocessors");
+    }
 }
 
 #[test]

@@ -78,6 +78,9 @@ impl Devices {
     /// NVIDIA's first card, if there is one.
     #[cfg(feature = "cuda")]
     fn best_card(threads: usize) -> Option<Result<Self>> {
+        if !any_is_wanted() && !turaco_compute::cuda::is_likely() {
+            return None;
+        }
         turaco_compute::cuda::cards().first()?;
         let opened = Device::cuda(&cuda_options(None));
         Some(
@@ -168,7 +171,7 @@ fn graphics_processor(interface: Option<Interface>, index: Option<usize>) -> Res
 }
 
 /// Whether `TURACO_GPU_AUTO=1` lets `auto` take any graphics processor, also one in the processor or in software.
-#[cfg(feature = "wgpu")]
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
 fn any_is_wanted() -> bool {
     std::env::var_os("TURACO_GPU_AUTO").is_some_and(|value| value == "1")
 }

@@ -48,7 +48,8 @@ impl Planner<'_> {
         params: AttentionParams,
     ) -> Result<()> {
         let columns = head_columns(shape);
-        if rows * (shape.n_heads / shape.n_kv_heads) > FEW_QUERIES {
+        let of_head = rows * (shape.n_heads / shape.n_kv_heads);
+        if of_head > FEW_QUERIES || self.graph.uniform {
             // Split into parts, products of tf32 lose nothing that counts; older cards have none.
             let exact = self.context.capability < 80 || columns > 128;
             let grid = [

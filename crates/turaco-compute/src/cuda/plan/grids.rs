@@ -65,7 +65,7 @@ pub(super) fn matvec_cut(
 }
 
 /// Whether products with such weights go through tensor cores of bf16, where the card has them.
-pub(super) fn has_tiles(weights: WeightType) -> bool {
+pub(in super::super) fn has_tiles(weights: WeightType) -> bool {
     !matches!(weights, WeightType::F32 | WeightType::F16)
 }
 
@@ -85,10 +85,15 @@ pub(super) fn matmul_cut(
     processors: usize,
 ) -> MatmulCut {
     let tiles = |tile: usize| rows.div_ceil(tile) * outputs.div_ceil(tile);
-    let tile = if tiles(128) >= processors { 128 } else { 64 };
+    // A few idle processors cost less than smaller tiles.
+    let tile = if 4 * tiles(128) >= 3 * processors {
+        128
+    } else {
+        64
+    };
     let tiles = tiles(tile);
     let splits = match tiles {
-        _ if tiles >= processors => 1,
+        _ if 4 * tiles >= 3 * processors => 1,
         // Eight steps of 32 inputs at least.
         _ => (2 * processors)
             .div_ceil(tiles.max(1))
@@ -99,6 +104,25 @@ pub(super) fn matmul_cut(
         tile,
         tiles,
         splits,
+    }
+}
+
+/// The cut of products whose rows must not depend on how many there are: sums are always taken in the same order.
+pub(super) fn uniform_cut(
+    rows: usize,
+    outputs: usize,
+    inputs: usize,
+    processors: usize,
+) -> MatmulCut {
+    const TILE: usize = 64;
+    /// Partial sums of many rows take memory.
+    const MOST_SPLITS: usize = 4;
+    let across = outputs.div_ceil(TILE);
+    let splits = (processors / across.max(1)).min(inputs.div_ceil(32) / 8);
+    MatmulCut {
+        tile: TILE,
+        tiles: rows.div_ceil(TILE) * across,
+        splits: splits.clamp(1, MOST_SPLITS),
     }
 }
 
@@ -185,4 +209,25 @@ pub(super) fn map_blocks(values: usize, processors: usize) -> usize {
 /// Words that `choose.cu` finds in a slice of which so many candidates are kept.
 pub(super) fn choice_words(kept: usize) -> usize {
     2 + 2 * kept
+}
+
+/// All cuts of so many rows that matrices of any size have.
+pub(in super::super) fn matvec_cuts(
+    rows: usize,
+    weights: WeightType,
+    processors: usize,
+) -> Vec<MatvecCut> {
+    let panels = [
+        1,
+        processors / 4 + 1,
+        processors / 2 + 1,
+        processors + 1,
+        2 * processors + 1,
+    ];
+    let mut cuts: Vec<MatvecCut> = panels
+        .iter()
+        .map(|&panels| matvec_cut(rows, weights, panels, processors))
+        .collect();
+    cuts.dedup();
+    cuts
 }

@@ -13,7 +13,7 @@ use super::super::weights::{CudaMatrix, CudaVector};
 use super::grids::{
     CHOICE_SLICE, CHOICE_THREADS, FILTER_THREADS, GROUPS_AT_ONCE, LOOKUP_THREADS, LSTM_THREADS,
     MAP_THREADS, MOST_GROUP_COLUMNS, ROW_THREADS, choice_slices, choice_words, has_tiles,
-    map_blocks, matmul_cut, matvec_cut,
+    map_blocks, matmul_cut, matvec_cut, uniform_cut,
 };
 use super::{FEW_ROWS, FEW_ROWS_IN_TILES, Planner};
 use crate::cpu::packed::PANEL;
@@ -331,7 +331,7 @@ impl Planner<'_> {
             true => FEW_ROWS_IN_TILES,
             false => FEW_ROWS,
         };
-        if map.windows.is_none() && map.rows <= most_rows {
+        if map.windows.is_none() && map.rows <= most_rows && !self.graph.uniform {
             let cut = matvec_cut(
                 map.rows,
                 weights.weight_type,
@@ -348,7 +348,10 @@ impl Planner<'_> {
             let module = Module::Matvec(weights.weight_type, cut);
             return self.call((module, &name), [blocks, 1, 1], 32 * cut.warps, params);
         }
-        let cut = matmul_cut(map.rows, outputs, inputs, processors);
+        let cut = match self.graph.uniform {
+            true => uniform_cut(map.rows, outputs, inputs, processors),
+            false => matmul_cut(map.rows, outputs, inputs, processors),
+        };
         let mut room = None;
         if cut.splits > 1 {
             let taken = self

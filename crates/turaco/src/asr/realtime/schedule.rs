@@ -14,10 +14,6 @@ use super::recognizer::RealtimeRecognizer;
 use super::session::RealtimeSession;
 use super::track::{CANDIDATES, Candidates};
 
-/// Positions of all texts that go through the decoder in one step: beyond this, reading the weights is no longer what
-/// takes the time.
-const MAX_BATCH: usize = 8;
-
 /// Advances several sessions of one model together: each step of the decoder reads the weights once for all of them.
 #[derive(Debug)]
 pub struct RealtimeBatch {
@@ -216,21 +212,23 @@ fn feed_prompts(
     Ok(worked)
 }
 
-/// The next position of up to [`MAX_BATCH`] texts, and more where tokens can be guessed; false if there is none.
+/// The next position of as many texts as one reading of the weights serves, and more where tokens can be guessed; false if
+/// there is none.
 fn decode_batch(
     runner: &mut Runner,
     sessions: &mut [&mut RealtimeSession],
     buffers: &mut Buffers,
 ) -> Result<bool> {
     buffers.texts.clear();
+    let most = runner.rows_at_once();
     let mut wanted = 1;
-    let mut each = MAX_BATCH;
+    let mut each = most;
     for (which, session) in sessions.iter().enumerate() {
         for (index, track) in session.tracks.iter().enumerate() {
             let prompt_len = session.recognizer.prompt_len(track.decoder.delay());
             let is_prompt = track.prompt_left(prompt_len) > 0;
             let ready = track.n_ready(session.n_vectors());
-            if is_prompt || ready == 0 || buffers.texts.len() == MAX_BATCH {
+            if is_prompt || ready == 0 || buffers.texts.len() == most {
                 continue;
             }
             buffers.texts.push((which, index));
@@ -242,7 +240,7 @@ fn decode_batch(
     if buffers.texts.is_empty() {
         return Ok(false);
     }
-    each = each.min((MAX_BATCH / buffers.texts.len()).max(1));
+    each = each.min((most / buffers.texts.len()).max(1));
     let started = Instant::now();
     let _span = trace::span("step");
     buffers.audio.clear();

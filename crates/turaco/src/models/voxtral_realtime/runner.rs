@@ -15,7 +15,7 @@ use super::encoder::FRAMES_BEFORE;
 use crate::Result;
 use crate::recycle::recycle;
 
-/// Steps with several rows per sequence come in many sizes; this many compiled ones are kept.
+/// Steps with several rows per sequence come in many sizes; this many compiled ones are kept, or more where a step has more rows.
 const KEPT_STEPS: usize = 8;
 
 /// The audio side of one stream.
@@ -133,6 +133,11 @@ impl Runner {
             encoders: Vec::new(),
             decoders: Vec::new(),
         }
+    }
+
+    /// Rows of a step up to which reading the weights is what takes the time.
+    pub fn rows_at_once(&self) -> usize {
+        self.model.device.rows_at_once()
     }
 
     /// The model.
@@ -254,7 +259,7 @@ impl Runner {
             Some(index) => index,
             None => {
                 let step = EncoderStep::compile(&self.model, key, None)?;
-                make_room(&mut self.encoders);
+                make_room(&mut self.encoders, KEPT_STEPS);
                 self.encoders.push((key, step));
                 self.encoders.len() - 1
             }
@@ -282,7 +287,8 @@ impl Runner {
             Some(index) => index,
             None => {
                 let step = DecoderStep::compile(&self.model, key, None)?;
-                make_room(&mut self.decoders);
+                let kept = KEPT_STEPS.max(self.rows_at_once());
+                make_room(&mut self.decoders, kept);
                 self.decoders.push((key, step));
                 self.decoders.len() - 1
             }
@@ -346,9 +352,9 @@ impl Runner {
     }
 }
 
-/// Drop the oldest compiled step if there are too many.
-fn make_room<K, S>(steps: &mut Vec<(K, S)>) {
-    if steps.len() >= KEPT_STEPS {
+/// Drop the oldest compiled step if there are as many as are kept.
+fn make_room<K, S>(steps: &mut Vec<(K, S)>, kept: usize) {
+    if steps.len() >= kept {
         steps.remove(0);
     }
 }
