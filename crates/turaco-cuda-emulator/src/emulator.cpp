@@ -37,7 +37,7 @@ static std::recursive_mutex everything;
 enum Count { KERNELS, GRAPHS, UPLOADS, UPLOADED, DOWNLOADS, DOWNLOADED, ALLOCATIONS, CAPTURES, COMPILATIONS, COUNTS };
 static uint64_t counts[COUNTS];
 static uint64_t memory_total = 1ull << 34, memory_used = 0;
-static int devices = 1, capability = 90, processors = 132;
+static int devices = 1, capability = 90, processors = 4;
 static int64_t fail_launch_in = -1, hang_in = -1;
 static bool lost = false, hanging = false;
 

@@ -63,7 +63,7 @@ pub enum Behaviour {
     Cards(u32),
     /// They have this compute capability: 90 for 9.0.
     Capability(u32),
-    /// They have so many multiprocessors; an H200's 132 at first.
+    /// They have so many multiprocessors; 4 at first, as more of them take more threads, which an emulator runs one by one.
     Processors(u32),
     /// The card is lost at a launch, after so many that go well.
     Lost(u32),
