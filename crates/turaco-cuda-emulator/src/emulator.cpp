@@ -41,8 +41,13 @@ static int devices = 1, capability = 90, processors = 4;
 static int64_t fail_launch_in = -1, hang_in = -1;
 static bool lost = false, hanging = false;
 
+// In which order threads and blocks run, where nothing tells them to wait: each in turn, the last ones first, or any (the same in
+// every run). What a kernel gives may not depend on it; the first takes the least time.
+enum Order { FORWARD, BACKWARD, SHUFFLED };
+static Order order = FORWARD;
+
 EXPORT void turaco_emulator_counts(uint64_t *to) { LOCK; std::memcpy(to, counts, sizeof(counts)); }
-// 0: bytes of memory; 1: devices; 2: capability (90 = 9.0); 3: a launch fails after so many; 4: one hangs; 5: all is well again; 6: processors.
+// 0: bytes of memory; 1: devices; 2: capability (90 = 9.0); 3: a launch fails after so many; 4: one hangs; 5: all is well again; 6: processors; 7: the order.
 EXPORT void turaco_emulator_set(int what, int64_t value) {
     LOCK;
     switch (what) {
@@ -52,6 +57,7 @@ EXPORT void turaco_emulator_set(int what, int64_t value) {
         case 3: fail_launch_in = value; break;
         case 4: hang_in = value; break;
         case 6: processors = (int)value; break;
+        case 7: order = (Order)value; break;
         case 5: lost = hanging = false; fail_launch_in = hang_in = -1; break;
     }
 }
@@ -148,16 +154,6 @@ static void prepare(Thread &thread) {
     thread.state = READY;
 }
 
-// In which order threads and blocks run, where nothing tells them to wait: any, but the same in every run; or, to look for
-// mistakes, each in turn, or the last ones first. What a kernel gives may not depend on it.
-enum Order { FORWARD, BACKWARD, SHUFFLED };
-static Order order() {
-    static const Order chosen = []() {
-        const char *name = getenv("TURACO_EMULATOR_ORDER");
-        return !name ? SHUFFLED : !strcmp(name, "backward") ? BACKWARD : FORWARD;
-    }();
-    return chosen;
-}
 static unsigned random_below(unsigned count) {
     static uint64_t state = 88172645463325252ull;
     state ^= state << 13;
@@ -168,8 +164,8 @@ static unsigned random_below(unsigned count) {
 // Numbers below `count` in that order.
 static void arrange(std::vector<unsigned> &numbers, unsigned count) {
     numbers.resize(count);
-    for (unsigned i = 0; i < count; i++) numbers[i] = order() == BACKWARD ? count - 1 - i : i;
-    if (order() == SHUFFLED)
+    for (unsigned i = 0; i < count; i++) numbers[i] = order == BACKWARD ? count - 1 - i : i;
+    if (order == SHUFFLED)
         for (unsigned i = count; i > 1; i--) std::swap(numbers[i - 1], numbers[random_below(i)]);
 }
 

@@ -65,12 +65,25 @@ pub enum Behaviour {
     Capability(u32),
     /// They have so many multiprocessors; 4 at first, as more of them take more threads, which an emulator runs one by one.
     Processors(u32),
+    /// Threads and blocks run in this order, where nothing makes them wait.
+    Order(Order),
     /// The card is lost at a launch, after so many that go well.
     Lost(u32),
     /// A kernel never ends, after so many that do.
     Hanging(u32),
     /// The card is as new.
     Well,
+}
+
+/// Orders that a kernel's result may not depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Each in turn; the quickest, and what happens unless another is asked for.
+    Forward = 0,
+    /// The last ones first.
+    Backward = 1,
+    /// Any, the same in every run.
+    Shuffled = 2,
 }
 
 /// The emulator as this process has loaded it.
@@ -117,6 +130,7 @@ impl Emulator {
             Behaviour::Lost(after) => (3, i64::from(after)),
             Behaviour::Hanging(after) => (4, i64::from(after)),
             Behaviour::Well => (5, 0),
+            Behaviour::Order(order) => (7, order as i64),
             Behaviour::Processors(count) => (6, i64::from(count)),
         };
         // SAFETY: the function takes two numbers.

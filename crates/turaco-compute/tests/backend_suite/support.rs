@@ -81,6 +81,11 @@ pub fn cards() -> Vec<Device> {
                 driver: library.clone(),
                 compiler: library,
             };
+            let emulator = turaco_cuda_emulator::Emulator::open(&libraries.driver).unwrap();
+            let any = turaco_cuda_emulator::Order::Shuffled;
+            emulator
+                .behave(turaco_cuda_emulator::Behaviour::Order(any))
+                .unwrap();
             assert!(libraries.use_them());
         }
         Some(Device::cuda(&turaco_compute::CudaOptions::default()).unwrap())

@@ -10,7 +10,7 @@ use turaco_compute::{
     Error, HostMatrix, KvCache, Mask, Matrix, Result, SlotBinding, Step, StepBuilder, WeightType,
     cuda,
 };
-use turaco_cuda_emulator::{Behaviour, Counts, Emulator};
+use turaco_cuda_emulator::{Behaviour, Counts, Emulator, Order};
 
 const WIDTH: usize = 64;
 const VOCABULARY: usize = 3000;
@@ -44,6 +44,7 @@ impl Card {
         card.behave(Behaviour::Capability(90));
         card.behave(Behaviour::Memory(1 << 34));
         card.behave(Behaviour::Processors(132));
+        card.behave(Behaviour::Order(Order::Backward));
         Some(card)
     }
 
