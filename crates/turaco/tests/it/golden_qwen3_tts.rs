@@ -13,7 +13,7 @@ use turaco::tokenizer::QwenTokenizer;
 use turaco::weights::{self, Sidecars, WeightType, Weights};
 use turaco_compute::{CpuOptions, Device};
 
-use crate::support::graphics_processors;
+use crate::support::{Effort, graphics_processors};
 
 /// The whole reference set, or what of it is in the repository.
 pub fn fixtures() -> PathBuf {
@@ -307,7 +307,7 @@ fn every_stage_of_every_case() {
 
 #[test]
 fn every_stage_on_a_graphics_processor() {
-    for gpu in graphics_processors() {
+    for gpu in graphics_processors(Effort::Large) {
         check_all(&gpu);
     }
 }
@@ -315,7 +315,7 @@ fn every_stage_on_a_graphics_processor() {
 /// One copy in, one submission, one read of the frame's codes, and no memory.
 #[test]
 fn a_frame_on_a_graphics_processor_is_one_submission() {
-    for gpu in graphics_processors() {
+    for gpu in graphics_processors(Effort::Small) {
         check_cost_of_a_frame(&gpu);
     }
 }

@@ -11,7 +11,7 @@ use turaco::models::qwen3_tts::speaker_encoder::SpeakerEncoder;
 use turaco::weights::{WeightType, Weights};
 use turaco_compute::{CpuOptions, Device};
 
-use crate::support::{assert_close, graphics_processors, shared, tensors, testdata};
+use crate::support::{Effort, assert_close, graphics_processors, shared, tensors, testdata};
 
 /// The whole reference set, or what of it is in the repository.
 fn fixtures() -> PathBuf {
@@ -250,7 +250,7 @@ fn codes_that_no_codebook_has_are_refused() {
 /// The same stages and chunks on graphics processors (imitated ones count).
 #[test]
 fn every_stage_on_a_graphics_processor() {
-    for gpu in graphics_processors() {
+    for gpu in graphics_processors(Effort::Small) {
         every_stage_on(&gpu);
         encoder_on(&gpu);
         speaker_on(&gpu);

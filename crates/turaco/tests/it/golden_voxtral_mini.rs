@@ -13,7 +13,7 @@ use turaco::weights::{self, WeightType, Weights};
 use turaco::{Audio, Control};
 use turaco_compute::{CpuOptions, Device};
 
-use crate::support::graphics_processors;
+use crate::support::{Effort, graphics_processors};
 
 /// The reference sets that are at hand: the one in the repository, the larger one beside a developer's checkout, and those that
 /// a developer made with other sizes (`TURACO_VOXTRAL_MINI_GOLDENS`, folders as in `PATH`).
@@ -341,7 +341,7 @@ fn both_layouts_hold_the_same_model() {
 /// The same stages and tokens on graphics processors (imitated ones count).
 #[test]
 fn every_stage_on_a_graphics_processor() {
-    for gpu in graphics_processors() {
+    for gpu in graphics_processors(Effort::Large) {
         check_all(&["mistral"], &gpu);
     }
 }

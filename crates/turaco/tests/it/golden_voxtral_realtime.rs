@@ -9,7 +9,7 @@ use turaco::models::voxtral_realtime::{Rows, Runner, VoxtralRealtime, VoxtralRea
 use turaco::weights::{self, WeightType, Weights};
 use turaco_compute::{CpuOptions, Device};
 
-use crate::support::graphics_processors;
+use crate::support::{Effort, graphics_processors};
 
 /// The whole reference set, or what of it is in the repository: the Mistral layout and some of the cases.
 pub fn fixtures() -> PathBuf {
@@ -262,7 +262,7 @@ fn both_layouts_give_identical_numbers() {
 fn every_stage_on_a_graphics_processor() {
     let fixtures = fixtures();
     let cases = Case::all(&fixtures);
-    for gpu in graphics_processors() {
+    for gpu in graphics_processors(Effort::Large) {
         let model = load(&fixtures.join("mistral"), &gpu);
         for case in &cases {
             check_case(&model, case, &cases);

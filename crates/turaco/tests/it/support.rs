@@ -88,8 +88,17 @@ pub fn loaded(name: &'static str) -> &'static turaco::Transcriber {
     }
 }
 
+/// How much a test asks of an emulated card, which runs one thread after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// Seconds.
+    Small,
+    /// Minutes: only where `TURACO_TEST_CARD` is set, to `emulated` or, on a machine with a card, to anything else.
+    Large,
+}
+
 /// Graphics processors, imitated ones too: one through Vulkan, Metal or DirectX, and one of NVIDIA's through CUDA.
-pub fn graphics_processors() -> Vec<turaco_compute::Device> {
+pub fn graphics_processors(effort: Effort) -> Vec<turaco_compute::Device> {
     let mut found = Vec::new();
     #[cfg(feature = "wgpu")]
     {
@@ -102,8 +111,10 @@ pub fn graphics_processors() -> Vec<turaco_compute::Device> {
             Err(error) => eprintln!("SKIPPED on graphics processors: {error}"),
         }
     }
+    #[cfg(not(feature = "cuda"))]
+    let _ = effort;
     #[cfg(feature = "cuda")]
-    if has_card() {
+    if has_card(effort) {
         let options = turaco_compute::CudaOptions::default();
         found.push(turaco_compute::Device::cuda(&options).expect("the card opens"));
     }
@@ -112,9 +123,16 @@ pub fn graphics_processors() -> Vec<turaco_compute::Device> {
 
 /// Whether `cuda` is a device here: a card where `TURACO_TEST_CARD` says that there is one, else an emulated one.
 #[cfg(feature = "cuda")]
-pub fn has_card() -> bool {
-    if std::env::var_os("TURACO_TEST_CARD").is_some() {
+pub fn has_card(effort: Effort) -> bool {
+    let asked_for = std::env::var_os("TURACO_TEST_CARD");
+    if asked_for.as_ref().is_some_and(|card| card != "emulated") {
         return true;
+    }
+    if asked_for.is_none() && effort == Effort::Large {
+        eprintln!(
+            "SKIPPED on an emulated card, as it takes minutes: TURACO_TEST_CARD=emulated does it"
+        );
+        return false;
     }
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
     if let Some(library) = turaco_cuda_emulator::library() {
@@ -136,7 +154,7 @@ pub fn loaded_on_card(path: &Path) -> Option<turaco::Transcriber> {
     let options = turaco::LoadOptions::new()
         .compute_type(turaco::ComputeType::F32)
         .device("cuda");
-    has_card().then(|| {
+    has_card(Effort::Large).then(|| {
         turaco::Transcriber::load_path(path, &options, &Control::new()).expect("the model loads")
     })
 }
