@@ -229,4 +229,3 @@ static inline void copy_async(void *to, const void *from, bool wanted) {
 static inline void copy_commit() {}
 template <unsigned pending> static inline void copy_wait() {}
 static inline unsigned count_up(unsigned *at, unsigned last) { return atomicInc(at, last); }
-static inline unsigned read_acquire(const unsigned *from) { return *from; }

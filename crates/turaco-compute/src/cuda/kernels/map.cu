@@ -70,16 +70,6 @@ __device__ __forceinline__ float4 product_of(float4 a, float4 b) {
     return make_float4(a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w);
 }
 
-// A row of `b` for every `b_rows` rows.
-struct ByEach {
-    static __device__ __forceinline__ float one(const MapParams &p, u32 row, u32 col) {
-        return a_at(p, row, col) * b_at(p, row / p.b_rows, col);
-    }
-    static __device__ __forceinline__ float4 four(const MapParams &p, u32 row, u32 col) {
-        return product_of(a_quad(p, row, col), b_quad(p, row / p.b_rows, col));
-    }
-};
-
 // The `b_rows` rows of `b` over and over.
 struct Product {
     static __device__ __forceinline__ float one(const MapParams &p, u32 row, u32 col) {
@@ -186,7 +176,6 @@ struct Repeated {
 
 KERNEL(256, map_activate, MapParams) { over<Activated>(p); }
 KERNEL(256, map_add, MapParams) { over<Sum>(p); }
-KERNEL(256, map_multiply_each, MapParams) { over<ByEach>(p); }
 KERNEL(256, map_product, MapParams) { over<Product>(p); }
 KERNEL(256, map_swiglu, MapParams) { over<SwiGlu>(p); }
 KERNEL(256, map_rotate, MapParams) { over<Rotated>(p); }

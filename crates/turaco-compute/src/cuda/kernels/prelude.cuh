@@ -112,12 +112,6 @@ __device__ __forceinline__ u32 count_up(u32 *at, u32 last) {
     asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;" : "=r"(before) : "l"(at), "r"(last) : "memory");
     return before;
 }
-
-__device__ __forceinline__ u32 read_acquire(const u32 *from) {
-    u32 value;
-    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
-    return value;
-}
 #endif
 
 __device__ __forceinline__ float bf16_low(u32 both) { return __uint_as_float(both << 16); }
