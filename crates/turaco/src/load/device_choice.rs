@@ -119,7 +119,7 @@ impl Devices {
 
     fn named(name: &str, threads: usize) -> Result<Self> {
         let (kind, index) = match name.split_once(':') {
-            Some((kind, index)) => (kind, index.parse().ok().map(Some)),
+            Some((kind, index)) => (kind, index.parse::<usize>().ok().map(Some)),
             None => (name, Some(None)),
         };
         let Some(index) = index else {
