@@ -117,9 +117,10 @@ impl Devices {
         }
     }
 
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
     fn named(name: &str, threads: usize) -> Result<Self> {
         let (kind, index) = match name.split_once(':') {
-            Some((kind, index)) => (kind, index.parse::<usize>().ok().map(Some)),
+            Some((kind, index)) => (kind, index.parse().ok().map(Some)),
             None => (name, Some(None)),
         };
         let Some(index) = index else {
@@ -141,6 +142,12 @@ impl Devices {
         Ok(Self::graphics(device, threads))
     }
 
+    #[cfg(not(any(feature = "cuda", feature = "wgpu")))]
+    fn named(name: &str, _threads: usize) -> Result<Self> {
+        unknown(name)
+    }
+
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
     fn graphics(device: Device, threads: usize) -> Self {
         Self {
             model: device,

@@ -1,35 +1,15 @@
-//! Opening a checkpoint in either layout.
-//!
-//! Inside the engine, tensors have the names of the Hugging Face layout. What differs besides is the order of the rows of the
-//! decoder's query and key projections, see [`RotaryPairs`].
+//! The model's checkpoints: names of tensors in Mistral's layout, and how each is written.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::config::VoxtralMiniConfig;
 use crate::Result;
-use crate::models::voxtral::{DECODER_LAYER, layer_name, read_vocabulary, renamed, usual_name};
-use crate::nn::RotaryPairs;
-use crate::tokenizer::Tekken;
-use crate::weights::{self, Checkpoint, Sidecars, Tensor, Weights, invalid};
+use crate::models::voxtral::{DECODER_LAYER, Voxtral, VoxtralCheckpoint, encoder_type, layer_name};
+use crate::tokenizer::tekken::TekkenAudio;
+use crate::weights::{DType, Sidecars, Tensor, WeightType, Weights};
 
-/// An opened checkpoint.
-#[derive(Debug)]
-pub struct VoxtralMiniCheckpoint {
-    /// A name for people.
-    pub name: String,
-    /// The file or folder.
-    pub path: PathBuf,
-    /// Sizes.
-    pub config: VoxtralMiniConfig,
-    /// Tensors, under their names in here.
-    pub weights: Weights,
-    /// Which order the rows of the decoder's query and key projections have.
-    pub pairs: RotaryPairs,
-    /// The vocabulary.
-    pub tokenizer: Tekken,
-    /// The files beside the weights.
-    pub sidecars: Sidecars,
-}
+/// An opened checkpoint, in either layout.
+pub type VoxtralMiniCheckpoint = VoxtralCheckpoint<VoxtralMiniConfig>;
 
 /// The table of positions, which Mistral's layout does not hold.
 const POSITIONS: &str = "audio_tower.embed_positions.weight";
@@ -46,65 +26,45 @@ const ENCODER_LAYER: [(&str, &str); 8] = [
     ("feed_forward.w2", "fc2"),
 ];
 
-impl VoxtralMiniCheckpoint {
-    /// Opens a folder (or its weight file).
-    ///
-    /// # Errors
-    /// Files that are missing or broken, or another model.
-    pub fn open(path: &Path) -> Result<Self> {
-        Self::from_checkpoint(weights::open(path)?)
+impl Voxtral for VoxtralMiniConfig {
+    const MODEL: &'static str = "Voxtral";
+
+    fn read(sidecars: &Sidecars) -> Result<Option<Self>> {
+        VoxtralMiniConfig::read(sidecars)
     }
 
-    /// Whether the settings beside the weights are those of this model.
-    ///
-    /// # Errors
-    /// Settings of this model that are broken.
-    pub fn is_one(checkpoint: &Checkpoint) -> Result<bool> {
-        Ok(VoxtralMiniConfig::read(&checkpoint.sidecars)?.is_some())
+    fn n_vocab(&self) -> usize {
+        self.n_vocab
     }
 
-    /// Takes an opened checkpoint.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
-    pub fn from_checkpoint(checkpoint: Checkpoint) -> Result<Self> {
-        let Checkpoint {
-            path,
-            weights,
-            sidecars,
-            ..
-        } = checkpoint;
-        let config = VoxtralMiniConfig::read(&sidecars)?.ok_or_else(|| {
-            let message = "no config.json or params.json of a Voxtral model beside the weights";
-            invalid(&path, message)
-        })?;
-        let (tekken_path, tokenizer) = read_vocabulary(&sidecars, config.n_vocab)?;
-        if let Some(audio) = tokenizer.audio() {
-            config.check_audio(&tekken_path, audio)?;
-        }
-        let is_mistral = weights.find("norm.weight").is_some();
-        let mut weights = match is_mistral {
-            true => renamed(&weights, "Voxtral", hugging_face_name)?,
-            false => renamed(&weights, "Voxtral", usual_name)?,
-        };
+    fn with_audio(self, path: &Path, audio: &TekkenAudio) -> Result<Self> {
+        self.check_audio(path, audio)?;
+        Ok(self)
+    }
+
+    fn hugging_face_name(name: &str) -> Option<String> {
+        hugging_face_name(name)
+    }
+
+    /// The table of positions is a formula, which Mistral's layout does not hold.
+    fn complete(&self, mut weights: Weights) -> Result<Weights> {
         if weights.find(POSITIONS).is_none() {
-            let encoder = &config.encoder;
+            let encoder = &self.encoder;
             let table = sinusoids(encoder.n_ctx, encoder.n_state);
             let table = Tensor::from_f32(&[encoder.n_ctx, encoder.n_state], &table);
             weights.insert(POSITIONS.into(), table)?;
         }
-        Ok(Self {
-            name: crate::models::display_name(&path),
-            path,
-            config,
-            weights,
-            pairs: match is_mistral {
-                true => RotaryPairs::Neighbours,
-                false => RotaryPairs::Halves,
-            },
-            tokenizer,
-            sidecars,
-        })
+        Ok(weights)
+    }
+
+    fn rotated_head_dim(&self, name: &str) -> Option<usize> {
+        let rotated = name.starts_with("language_model.")
+            && (name.contains(".q_proj.") || name.contains(".k_proj."));
+        rotated.then_some(self.decoder.head_dim)
+    }
+
+    fn stored_type(name: &str, dtype: DType) -> DType {
+        stored_type(name, dtype)
     }
 }
 
@@ -166,4 +126,36 @@ fn sinusoids(n_positions: usize, dim: usize) -> Vec<f32> {
         sines.chain(angles.map(|angle| angle.cos() as f32))
     };
     (0..n_positions).flat_map(row).collect()
+}
+
+/// How tensor `name` is written: panels are for the matrices of the layers and the head. The embedding is looked into row by
+/// row; norms, biases and positions are used as they are, and the convolutions are rearranged while loading.
+fn stored_type(name: &str, dtype: DType) -> DType {
+    let DType::Panels(packed) = dtype else {
+        return match name.ends_with("embed_positions.weight") {
+            true => DType::F32,
+            false => dtype,
+        };
+    };
+    let matrices = [
+        "_proj.weight",
+        "fc1.weight",
+        "fc2.weight",
+        "lm_head.weight",
+        "linear_1.weight",
+        "linear_2.weight",
+    ];
+    if matrices.iter().any(|ending| name.ends_with(ending)) {
+        return DType::Panels(match name.starts_with("language_model.") {
+            true => packed,
+            false => encoder_type(packed),
+        });
+    }
+    let is_large = name.contains("embed_tokens") || name.contains(".conv");
+    match packed {
+        WeightType::F32 => DType::F32,
+        WeightType::F16 if is_large && name.ends_with(".weight") => DType::F16,
+        _ if is_large && name.ends_with(".weight") => DType::Bf16,
+        _ => DType::F32,
+    }
 }

@@ -5,10 +5,9 @@ use serde_json::json;
 use super::checkpoint::VoxtralMiniCheckpoint;
 use super::config::VoxtralMiniConfig;
 use crate::features::{HOP_LENGTH, N_FFT, SAMPLE_RATE};
-use crate::models::voxtral::encoder_type;
-use crate::nn::{RotaryPairs, halves_of_pairs};
+use crate::models::voxtral::write_folder;
+use crate::weights::DType;
 use crate::weights::new_folder::NewFolder;
-use crate::weights::{DType, Tensor, WeightType};
 use crate::{Control, Result};
 
 /// Writes `checkpoint` into `folder`: `model.safetensors` with all numbers as `dtype` (`F32`, `F16` or `Bf16`; or `Panels`,
@@ -22,72 +21,21 @@ pub fn write_hugging_face(
     dtype: DType,
     control: &Control,
 ) -> Result<()> {
-    let config = &checkpoint.config;
-    let weights = &checkpoint.weights;
-    let mut ordered = weights
-        .iter()
-        .map(|(name, tensor)| {
-            let rotated = name.starts_with("language_model.")
-                && (name.contains(".q_proj.") || name.contains(".k_proj."));
-            let tensor = match checkpoint.pairs {
-                RotaryPairs::Neighbours if rotated => {
-                    halves_of_pairs(tensor, config.decoder.head_dim)?
-                }
-                _ => tensor.clone(),
-            };
-            Ok((name, tensor))
-        })
-        .collect::<Result<Vec<(&str, Tensor)>>>()?;
+    let mut more = Vec::new();
     // A head that is the embedding is packed, and rows of the embedding are still looked into.
-    if weights.find(HEAD).is_none() {
-        let embedding = weights.require("language_model.model.embed_tokens.weight")?;
-        ordered.push((HEAD, embedding.clone()));
+    if checkpoint.weights.find(HEAD).is_none() {
+        let embedding = "language_model.model.embed_tokens.weight";
+        more.push((HEAD, checkpoint.weights.require(embedding)?.clone()));
     }
-    let tensors: Vec<_> = ordered
-        .iter()
-        .map(|(name, tensor)| ((*name).to_owned(), tensor, stored_type(name, dtype)))
-        .collect();
-    folder.write_weights(&tensors, control)?;
-    folder.write_json("config.json", &config_json(config), control)?;
-    folder.write_json("preprocessor_config.json", &features_json(config), control)?;
-    let vocabulary = checkpoint.sidecars.path("tekken.json");
-    folder.copy(&vocabulary, "tekken.json", control)?;
-    folder.publish()
+    let config = &checkpoint.config;
+    let settings = [
+        ("config.json", config_json(config)),
+        ("preprocessor_config.json", features_json(config)),
+    ];
+    write_folder(checkpoint, more, &settings, folder, dtype, control)
 }
 
 const HEAD: &str = "language_model.lm_head.weight";
-
-/// How tensor `name` is written: panels are for the matrices of the layers and the head. The embedding is looked into row by
-/// row; norms, biases and positions are used as they are, and the convolutions are rearranged while loading.
-fn stored_type(name: &str, dtype: DType) -> DType {
-    let DType::Panels(packed) = dtype else {
-        return match name.ends_with("embed_positions.weight") {
-            true => DType::F32,
-            false => dtype,
-        };
-    };
-    let matrices = [
-        "_proj.weight",
-        "fc1.weight",
-        "fc2.weight",
-        "lm_head.weight",
-        "linear_1.weight",
-        "linear_2.weight",
-    ];
-    if matrices.iter().any(|ending| name.ends_with(ending)) {
-        return DType::Panels(match name.starts_with("language_model.") {
-            true => packed,
-            false => encoder_type(packed),
-        });
-    }
-    let is_large = name.contains("embed_tokens") || name.contains(".conv");
-    match packed {
-        WeightType::F32 => DType::F32,
-        WeightType::F16 if is_large && name.ends_with(".weight") => DType::F16,
-        _ if is_large && name.ends_with(".weight") => DType::Bf16,
-        _ => DType::F32,
-    }
-}
 
 fn config_json(config: &VoxtralMiniConfig) -> serde_json::Value {
     let (encoder, decoder) = (&config.encoder, &config.decoder);

@@ -1,35 +1,15 @@
-//! Opening a checkpoint in either layout.
-//!
-//! Inside the engine, tensors have the names of the Hugging Face layout. What differs besides is the order of the rows of
-//! query and key projections, see [`RotaryPairs`].
+//! The model's checkpoints: names of tensors in Mistral's layout, and how each is written.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::config::VoxtralRealtimeConfig;
 use crate::Result;
-use crate::models::voxtral::{DECODER_LAYER, layer_name, read_vocabulary, renamed, usual_name};
-use crate::nn::RotaryPairs;
-use crate::tokenizer::Tekken;
-use crate::weights::{self, Checkpoint, Sidecars, Weights, invalid};
+use crate::models::voxtral::{DECODER_LAYER, Voxtral, VoxtralCheckpoint, encoder_type, layer_name};
+use crate::tokenizer::tekken::TekkenAudio;
+use crate::weights::{DType, Sidecars, WeightType};
 
-/// An opened checkpoint.
-#[derive(Debug)]
-pub struct VoxtralRealtimeCheckpoint {
-    /// A name for people.
-    pub name: String,
-    /// The file or folder.
-    pub path: PathBuf,
-    /// Sizes.
-    pub config: VoxtralRealtimeConfig,
-    /// Tensors, under their names in here.
-    pub weights: Weights,
-    /// Which order the rows of query and key projections have.
-    pub pairs: RotaryPairs,
-    /// The vocabulary.
-    pub tokenizer: Tekken,
-    /// The files beside the weights.
-    pub sidecars: Sidecars,
-}
+/// An opened checkpoint, in either layout.
+pub type VoxtralRealtimeCheckpoint = VoxtralCheckpoint<VoxtralRealtimeConfig>;
 
 const MISTRAL_EMBEDDING: &str = "mm_streams_embeddings.embedding_module.";
 
@@ -52,65 +32,35 @@ const DELAY_LAYER: [(&str, &str); 2] = [
     ("ada_rms_norm_t_cond.2", "ada_rms_norm.linear2"),
 ];
 
-impl VoxtralRealtimeCheckpoint {
-    /// Opens a folder (or its weight file).
-    ///
-    /// # Errors
-    /// Files that are missing or broken, or another model.
-    pub fn open(path: &Path) -> Result<Self> {
-        Self::from_checkpoint(weights::open(path)?)
+impl Voxtral for VoxtralRealtimeConfig {
+    const MODEL: &'static str = "Voxtral Realtime";
+
+    fn read(sidecars: &Sidecars) -> Result<Option<Self>> {
+        VoxtralRealtimeConfig::read(sidecars)
     }
 
-    /// Whether the settings beside the weights are those of this model.
-    ///
-    /// # Errors
-    /// Settings of this model that are broken.
-    pub fn is_one(checkpoint: &Checkpoint) -> Result<bool> {
-        Ok(VoxtralRealtimeConfig::read(&checkpoint.sidecars)?.is_some())
+    fn n_vocab(&self) -> usize {
+        self.n_vocab
     }
 
-    /// Takes an opened checkpoint.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
-    pub fn from_checkpoint(checkpoint: Checkpoint) -> Result<Self> {
-        let Checkpoint {
-            path,
-            weights,
-            sidecars,
-            ..
-        } = checkpoint;
-        let config = VoxtralRealtimeConfig::read(&sidecars)?.ok_or_else(|| {
-            invalid(
-                &path,
-                "no params.json or config.json of a Voxtral Realtime model beside the weights",
-            )
-        })?;
-        let (tekken_path, tokenizer) = read_vocabulary(&sidecars, config.n_vocab)?;
-        let config = match tokenizer.audio() {
-            Some(audio) => config.with_audio(&tekken_path, audio)?,
-            None => config,
-        };
-        let (weights, pairs) = if weights.find("norm.weight").is_some() {
-            (
-                renamed(&weights, "Voxtral Realtime", hugging_face_name)?,
-                RotaryPairs::Neighbours,
-            )
-        } else {
-            (
-                renamed(&weights, "Voxtral Realtime", usual_name)?,
-                RotaryPairs::Halves,
-            )
-        };
-        Ok(Self {
-            name: crate::models::display_name(&path),
-            path,
-            config,
-            weights,
-            pairs,
-            tokenizer,
-            sidecars,
+    fn with_audio(self, path: &Path, audio: &TekkenAudio) -> Result<Self> {
+        self.with_delay_of(path, audio)
+    }
+
+    fn hugging_face_name(name: &str) -> Option<String> {
+        hugging_face_name(name)
+    }
+
+    fn rotated_head_dim(&self, name: &str) -> Option<usize> {
+        let rotated = name.contains(".q_proj.") || name.contains(".k_proj.");
+        rotated.then_some(match name.starts_with("audio_tower.") {
+            true => self.encoder.head_dim,
+            false => self.decoder.head_dim,
         })
+    }
+
+    fn stored_type(name: &str, dtype: DType) -> DType {
+        stored_type(name, dtype)
     }
 }
 
@@ -142,4 +92,29 @@ fn hugging_face_name(name: &str) -> Option<String> {
         _ => return None,
     };
     Some(name.into())
+}
+
+/// How tensor `name` is written: panels are for the matrices of the layers and the token embedding. Norms and biases are used
+/// as they are, the convolutions and the network of the delay are rearranged while loading.
+fn stored_type(name: &str, dtype: DType) -> DType {
+    let DType::Panels(packed) = dtype else {
+        return dtype;
+    };
+    let matrices = [
+        "_proj.weight",
+        "embed_tokens.weight",
+        "linear_1.weight",
+        "linear_2.weight",
+    ];
+    if matrices.iter().any(|ending| name.ends_with(ending)) {
+        return DType::Panels(match name.starts_with("language_model.") {
+            true => packed,
+            false => encoder_type(packed),
+        });
+    }
+    match packed {
+        WeightType::F32 => DType::F32,
+        _ if name.contains("conv") && name.ends_with(".weight") => DType::Bf16,
+        _ => DType::F32,
+    }
 }

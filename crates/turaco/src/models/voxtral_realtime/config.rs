@@ -175,7 +175,7 @@ impl VoxtralRealtimeConfig {
     }
 
     /// Takes over what the vocabulary's file says about audio.
-    pub(super) fn with_audio(mut self, path: &Path, audio: &TekkenAudio) -> Result<Self> {
+    pub(super) fn with_delay_of(mut self, path: &Path, audio: &TekkenAudio) -> Result<Self> {
         if let Some(delay_ms) = audio.transcription_delay_ms {
             self.default_delay = self.delay_tokens(delay_ms).ok_or_else(|| {
                 invalid(

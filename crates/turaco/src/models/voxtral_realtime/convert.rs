@@ -4,10 +4,9 @@ use serde_json::json;
 
 use super::checkpoint::VoxtralRealtimeCheckpoint;
 use super::config::{StackConfig, VoxtralRealtimeConfig};
-use crate::models::voxtral::encoder_type;
-use crate::nn::{RotaryPairs, halves_of_pairs};
+use crate::models::voxtral::write_folder;
+use crate::weights::DType;
 use crate::weights::new_folder::NewFolder;
-use crate::weights::{DType, Tensor, WeightType};
 use crate::{Control, Result};
 
 /// Writes `checkpoint` into `folder`: `model.safetensors` with all numbers as `dtype` (`F32`, `F16` or `Bf16`; or `Panels`,
@@ -22,57 +21,11 @@ pub fn write_hugging_face(
     control: &Control,
 ) -> Result<()> {
     let config = &checkpoint.config;
-    let ordered = checkpoint
-        .weights
-        .iter()
-        .map(|(name, tensor)| {
-            let head_dim = match name.starts_with("audio_tower.") {
-                true => config.encoder.head_dim,
-                false => config.decoder.head_dim,
-            };
-            let rotated = name.contains(".q_proj.") || name.contains(".k_proj.");
-            let tensor = match checkpoint.pairs {
-                RotaryPairs::Neighbours if rotated => halves_of_pairs(tensor, head_dim)?,
-                _ => tensor.clone(),
-            };
-            Ok((name, tensor))
-        })
-        .collect::<Result<Vec<(&str, Tensor)>>>()?;
-    let tensors: Vec<_> = ordered
-        .iter()
-        .map(|(name, tensor)| ((*name).to_owned(), tensor, stored_type(name, dtype)))
-        .collect();
-    folder.write_weights(&tensors, control)?;
-    folder.write_json("config.json", &config_json(config), control)?;
-    folder.write_json("processor_config.json", &processor_json(config), control)?;
-    let vocabulary = checkpoint.sidecars.path("tekken.json");
-    folder.copy(&vocabulary, "tekken.json", control)?;
-    folder.publish()
-}
-
-/// How tensor `name` is written: panels are for the matrices of the layers and the token embedding. Norms and biases are used
-/// as they are, the convolutions and the network of the delay are rearranged while loading.
-fn stored_type(name: &str, dtype: DType) -> DType {
-    let DType::Panels(packed) = dtype else {
-        return dtype;
-    };
-    let matrices = [
-        "_proj.weight",
-        "embed_tokens.weight",
-        "linear_1.weight",
-        "linear_2.weight",
+    let settings = [
+        ("config.json", config_json(config)),
+        ("processor_config.json", processor_json(config)),
     ];
-    if matrices.iter().any(|ending| name.ends_with(ending)) {
-        return DType::Panels(match name.starts_with("language_model.") {
-            true => packed,
-            false => encoder_type(packed),
-        });
-    }
-    match packed {
-        WeightType::F32 => DType::F32,
-        _ if name.contains("conv") && name.ends_with(".weight") => DType::Bf16,
-        _ => DType::F32,
-    }
+    write_folder(checkpoint, Vec::new(), &settings, folder, dtype, control)
 }
 
 fn config_json(config: &VoxtralRealtimeConfig) -> serde_json::Value {
