@@ -46,6 +46,20 @@ pub const TURACO_METRICS_PORT: &str = "TURACO_METRICS_PORT";
 pub const TURACO_API_KEY: &str = "TURACO_API_KEY";
 /// Default of `serve --cors`.
 pub const TURACO_CORS: &str = "TURACO_CORS";
+/// Default of `serve --zeroconf`.
+pub const TURACO_ZEROCONF: &str = "TURACO_ZEROCONF";
+/// Default of `serve --tls-cert`.
+pub const TURACO_TLS_CERT: &str = "TURACO_TLS_CERT";
+/// Default of `serve --tls-key`.
+pub const TURACO_TLS_KEY: &str = "TURACO_TLS_KEY";
+/// Default of `serve --allow-url-input`.
+pub const TURACO_ALLOW_URL_INPUT: &str = "TURACO_ALLOW_URL_INPUT";
+/// Default of `serve --otlp-endpoint`, by OpenTelemetry's name.
+pub const OTEL_EXPORTER_OTLP_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+/// Headers of reports, by OpenTelemetry's name.
+pub const OTEL_EXPORTER_OTLP_HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
+/// What the server is called in traces, by OpenTelemetry's name.
+pub const OTEL_SERVICE_NAME: &str = "OTEL_SERVICE_NAME";
 /// Default of `serve --allow-model-management`.
 pub const TURACO_ALLOW_MODEL_MANAGEMENT: &str = "TURACO_ALLOW_MODEL_MANAGEMENT";
 /// Default of `serve --no-ui`.
@@ -146,6 +160,34 @@ pub const GROUPS: &[Group] = &[
             Variable {
                 name: TURACO_ALLOW_MODEL_MANAGEMENT,
                 meaning: "default of --allow-model-management",
+            },
+            Variable {
+                name: TURACO_ALLOW_URL_INPUT,
+                meaning: "default of --allow-url-input: hosts, or * for all",
+            },
+            Variable {
+                name: TURACO_TLS_CERT,
+                meaning: "default of --tls-cert",
+            },
+            Variable {
+                name: TURACO_TLS_KEY,
+                meaning: "default of --tls-key",
+            },
+            Variable {
+                name: TURACO_ZEROCONF,
+                meaning: "default of --zeroconf",
+            },
+            Variable {
+                name: OTEL_EXPORTER_OTLP_ENDPOINT,
+                meaning: "default of --otlp-endpoint",
+            },
+            Variable {
+                name: OTEL_EXPORTER_OTLP_HEADERS,
+                meaning: "headers for the collector of traces: name=value,name=value",
+            },
+            Variable {
+                name: OTEL_SERVICE_NAME,
+                meaning: "what the server is called in traces (turaco)",
             },
             Variable {
                 name: TURACO_NO_UI,

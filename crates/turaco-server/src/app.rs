@@ -11,6 +11,7 @@ use turaco::engine::Engine;
 use crate::config::{Config, LogLevel};
 use crate::error::ApiError;
 use crate::metrics::Metrics;
+use crate::traces;
 use crate::upload::discard;
 
 /// Requests that are being received or worked on beyond those that may wait.
@@ -209,7 +210,10 @@ pub async fn blocking<T: Send + 'static>(
     let mut guard = CancelOnDrop::new(app);
     let (control, app) = (guard.control(), app.clone());
     let limit = app.config().request_timeout;
-    let running = tokio::task::spawn_blocking(move || work(&app, &control));
+    let trace = traces::current();
+    let running = tokio::task::spawn_blocking(move || {
+        traces::recorded(trace.as_ref(), || work(&app, &control))
+    });
     let done = match limit {
         None => running.await,
         Some(limit) => match tokio::time::timeout(limit, running).await {

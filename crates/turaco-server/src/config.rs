@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use turaco::address::Hosts;
 use turaco::tts::VoiceStore;
 use turaco::voice::EndpointOptions;
+
+use crate::traces::Traces;
 
 /// Takes one line for the log.
 pub type Log = Arc<dyn Fn(LogLevel, &str) + Send + Sync>;
@@ -52,10 +55,14 @@ pub struct Config {
     pub request_timeout: Option<Duration>,
     /// Whether clients may download, remove and replace models.
     pub allow_model_management: bool,
+    /// Where recordings are fetched from when a request has an address in place of one; `None` = they are not.
+    pub fetch_from: Option<Hosts>,
     /// Whether the web page is there.
     pub ui: bool,
     /// Whether `/metrics` is on this port.
     pub metrics: bool,
+    /// Takes traces of requests; `None` = there are none.
+    pub traces: Option<Traces>,
     /// Where saved voices are; `None` = there are none.
     pub voices: Option<VoiceStore>,
     /// Takes the log.
@@ -79,8 +86,10 @@ impl Default for Config {
             grace: Duration::from_secs(30),
             request_timeout: None,
             allow_model_management: false,
+            fetch_from: None,
             ui: true,
             metrics: true,
+            traces: None,
             voices: None,
             log: Arc::new(|_, _| {}),
         }

@@ -7,17 +7,21 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::app::App;
+use crate::config::LogLevel;
+use crate::tls::Tls;
 
-/// How long a client may take for the head of a request.
+/// How long a client may take for the head of a request, or to agree on a key.
 const HEAD: Duration = Duration::from_secs(30);
 
-/// Answer connections until `app` ends, then let those that are open finish for as long as the grace lasts.
-pub async fn serve(app: &App, listener: TcpListener, router: Router) {
+/// Answer connections until `app` ends, then let those that are open finish for as long as the grace lasts. With `tls` they are
+/// encrypted.
+pub async fn serve(app: &App, listener: TcpListener, router: Router, tls: Option<&Tls>) {
     let mut ending = app.ending();
     let mut open = JoinSet::new();
     loop {
@@ -29,7 +33,22 @@ pub async fn serve(app: &App, listener: TcpListener, router: Router) {
                     let _ = stream.set_nodelay(true);
                     let service = TowerToHyperService::new(router.clone());
                     let ending = app.ending();
-                    open.spawn(connection(TokioIo::new(stream), service, ending));
+                    match tls {
+                        None => drop(open.spawn(connection(stream, service, ending))),
+                        Some(tls) => {
+                            let (acceptor, problem) = tls.acceptor();
+                            if let Some(error) = problem {
+                                app.log(LogLevel::Warning, &error.to_string());
+                            }
+                            open.spawn(async move {
+                                let agreed = tokio::time::timeout(HEAD, acceptor.accept(stream));
+                                // Who does not agree on a key, or speaks without one, is not answered.
+                                if let Ok(Ok(stream)) = agreed.await {
+                                    connection(stream, service, ending).await;
+                                }
+                            });
+                        }
+                    }
                 }
                 Err(error) => pause(&error).await,
             },
@@ -60,14 +79,14 @@ pub async fn pause(error: &io::Error) {
 }
 
 async fn connection(
-    io: TokioIo<tokio::net::TcpStream>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     service: TowerToHyperService<Router>,
     mut ending: watch::Receiver<bool>,
 ) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
-        .serve_connection(io, service)
+        .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     tokio::pin!(connection);
     // A connection that breaks is the client's business.

@@ -15,6 +15,7 @@ use crate::app::App;
 use crate::auth;
 use crate::config::LogLevel;
 use crate::error::ApiError;
+use crate::traces;
 use crate::upload::discard;
 
 /// Paths that need no key.
@@ -38,6 +39,12 @@ pub async fn around(State(app): State<App>, request: Request, next: Next) -> Res
     let route = route.map_or("other", MatchedPath::as_str).to_owned();
     let origin = request.headers().get(header::ORIGIN).cloned();
 
+    let trace = match &app.config().traces {
+        Some(traces) if !is_watching(&route) => {
+            Some(traces.request(method.as_str(), &route, request.headers()))
+        }
+        _ => None,
+    };
     let checked = check(&app, &request, origin.as_ref());
     let mut response = match checked {
         Err(error) => {
@@ -52,7 +59,7 @@ pub async fn around(State(app): State<App>, request: Request, next: Next) -> Res
                 line: format!("{id} {method} {path}"),
                 done: false,
             };
-            let response = next.run(request).await;
+            let response = traces::within(trace.clone(), next.run(request)).await;
             unanswered.answered();
             response
         }
@@ -64,10 +71,14 @@ pub async fn around(State(app): State<App>, request: Request, next: Next) -> Res
     let seconds = started.elapsed().as_secs_f64();
     let status = response.status().as_u16();
     app.metrics().request(&route, status, seconds);
+    if let Some(trace) = trace {
+        trace.answered(status, &id);
+        response = response.map(|body| trace.around(body));
+    }
     let line = format!("{id} {method} {path} {status} {:.0} ms", seconds * 1e3);
     match response.extensions().get::<ApiError>() {
         // Whoever watches the server would fill the log.
-        None if route.starts_with("/health") || route == "/ready" || route == "/metrics" => {}
+        None if is_watching(&route) => {}
         None => app.log(LogLevel::Info, &line),
         Some(error) => {
             app.metrics().error(error.code);
@@ -79,6 +90,11 @@ pub async fn around(State(app): State<App>, request: Request, next: Next) -> Res
         }
     }
     response
+}
+
+/// Routes of those who watch the server again and again.
+fn is_watching(route: &str) -> bool {
+    route.starts_with("/health") || route == "/ready" || route == "/metrics"
 }
 
 struct Unanswered<'a> {

@@ -13,6 +13,7 @@ use turaco::{Control, Error, Result};
 use crate::app::{App, CancelOnDrop};
 use crate::config::LogLevel;
 use crate::error::ApiError;
+use crate::traces;
 
 /// The type of event streams.
 pub const EVENT_STREAM: &str = "text/event-stream";
@@ -91,8 +92,9 @@ pub async fn in_pieces(
     };
     let guard = CancelOnDrop::new(app);
     let (control, worker) = (guard.control(), app.clone());
+    let trace = traces::current();
     let running = tokio::task::spawn_blocking(move || {
-        let done = work(&worker, &control, &mut pieces);
+        let done = traces::recorded(trace.as_ref(), || work(&worker, &control, &mut pieces));
         if pieces.begin.is_none()
             && let Err(error) = &done
         {

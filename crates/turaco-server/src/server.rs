@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 use crate::app::App;
 use crate::config::LogLevel;
 use crate::routes::{metrics_router, router};
+use crate::tls::Tls;
 use crate::{connections, wyoming};
 
 /// Between two looks at what nobody uses.
@@ -17,6 +18,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 pub struct Listeners {
     /// HTTP and WebSockets.
     pub http: TcpListener,
+    /// What encrypts HTTP and WebSockets, if anything does; the other ports are for machines that are trusted.
+    pub tls: Option<Tls>,
     /// Wyoming, if it is wanted.
     pub wyoming: Option<TcpListener>,
     /// Counters, where they have a port of their own.
@@ -54,10 +57,11 @@ impl Server {
                 }
             }
         });
-        let http = connections::serve(&app, listeners.http, router(app.clone()));
+        let tls = listeners.tls.as_ref();
+        let http = connections::serve(&app, listeners.http, router(app.clone()), tls);
         let metrics = async {
             if let Some(listener) = listeners.metrics {
-                connections::serve(&app, listener, metrics_router(app.clone())).await;
+                connections::serve(&app, listener, metrics_router(app.clone()), None).await;
             }
         };
         let wyoming = async {

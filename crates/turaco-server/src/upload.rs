@@ -14,6 +14,7 @@ use turaco::audio::{AudioSource, DecodeOptions};
 
 use crate::app::App;
 use crate::error::ApiError;
+use crate::traces;
 
 /// The rate that recognisers and detectors hear.
 pub const SAMPLE_RATE: u32 = 16_000;
@@ -183,7 +184,10 @@ async fn receive_audio(mut field: Field<'_>, rate: Option<u32>) -> Result<Receiv
         receiver,
         current: Bytes::new(),
     };
-    let decoding = tokio::task::spawn_blocking(move || decode(reader, &name, rate));
+    let trace = traces::current();
+    let decoding = tokio::task::spawn_blocking(move || {
+        traces::recorded(trace.as_ref(), || decode(reader, &name, rate))
+    });
     let mut broken = None;
     loop {
         match in_time(field.chunk()).await? {
@@ -214,6 +218,7 @@ async fn receive_audio(mut field: Field<'_>, rate: Option<u32>) -> Result<Receiv
 /// # Errors
 /// What is no recording, or a longer one than memory is for.
 pub fn decode(reader: impl Read + Send, name: &str, rate: Option<u32>) -> Result<Audio, ApiError> {
+    let _span = turaco::trace::span("decode");
     let mut options = DecodeOptions::new().built_in_only(true);
     options.target_rate = rate;
     let mut source = AudioSource::from_reader(reader, name, &options)?;

@@ -1,6 +1,8 @@
 //! Speech to text, text to speech, and conversations with models that hear, on your own machine.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "hub")]
+pub mod address;
 pub mod asr;
 pub mod audio;
 pub mod bench;

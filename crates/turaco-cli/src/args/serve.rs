@@ -1,5 +1,6 @@
 //! Options of `serve`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -27,6 +28,18 @@ pub struct ServeArgs {
     #[arg(long, value_name = "N", env = env::TURACO_METRICS_PORT)]
     pub metrics_port: Option<u16>,
 
+    /// Announce the Wyoming port in the local network, so that Home Assistant finds it
+    #[arg(long, env = env::TURACO_ZEROCONF, requires = "wyoming_port")]
+    pub zeroconf: bool,
+
+    /// Certificate in PEM, with those that vouch for it: HTTPS in place of HTTP; new files are noticed within a minute
+    #[arg(long, value_name = "FILE", env = env::TURACO_TLS_CERT, requires = "tls_key", help_heading = "Who may come in")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Private key of the certificate, in PEM
+    #[arg(long, value_name = "FILE", env = env::TURACO_TLS_KEY, requires = "tls_cert", help_heading = "Who may come in")]
+    pub tls_key: Option<PathBuf>,
+
     /// Let in only who brings KEY; may be given several times
     #[arg(long, value_name = "KEY", env = env::TURACO_API_KEY, hide_env_values = true, help_heading = "Who may come in")]
     pub api_key: Vec<String>,
@@ -38,6 +51,14 @@ pub struct ServeArgs {
     /// Let clients download, remove and replace models
     #[arg(long, env = env::TURACO_ALLOW_MODEL_MANAGEMENT, help_heading = "Who may come in")]
     pub allow_model_management: bool,
+
+    /// Fetch recordings that requests name by address, from HOST only if one is given; without it from wherever this machine
+    /// reaches, its own network included; may be given several times
+    #[arg(
+        long, value_name = "HOST", env = env::TURACO_ALLOW_URL_INPUT, num_args = 0..=1, require_equals = true,
+        default_missing_value = "*", value_delimiter = ',', help_heading = "Who may come in"
+    )]
+    pub allow_url_input: Vec<String>,
 
     /// No web page
     #[arg(long, env = env::TURACO_NO_UI, help_heading = "Who may come in")]
@@ -90,6 +111,10 @@ pub struct ServeArgs {
     /// How long a request may take; 0 = as long as it takes
     #[arg(long, value_name = "TIME", env = env::TURACO_REQUEST_TIMEOUT, default_value = "0", value_parser = parse_duration, help_heading = "Limits")]
     pub request_timeout: Duration,
+
+    /// Send traces of requests to the OpenTelemetry collector at URL (OTLP over HTTP, as on port 4318)
+    #[arg(long, value_name = "URL", env = env::OTEL_EXPORTER_OTLP_ENDPOINT, help_heading = "Watching")]
+    pub otlp_endpoint: Option<String>,
 
     #[command(flatten)]
     pub endpoint: EndpointArgs,

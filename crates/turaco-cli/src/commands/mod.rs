@@ -1,5 +1,6 @@
 //! One file per command.
 
+mod announce;
 pub mod bench;
 mod bench_voice;
 pub mod chat;

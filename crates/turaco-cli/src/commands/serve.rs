@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use turaco::Control;
+use turaco::address::Hosts;
 use turaco::engine::{Catalog, Engine, EngineOptions, QueueLimits};
 use turaco::tts::VoiceStore;
-use turaco_server::{App, Config, Listeners, LogLevel, Server};
+use turaco_server::{App, Config, Listeners, LogLevel, Server, Tls, Traces};
 
+use super::announce::Announcement;
 use super::{Context, bench_voice};
 use crate::args::ServeArgs;
 use crate::engine;
+use crate::env;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::printer::{Level, Printer};
 
@@ -29,15 +32,26 @@ pub fn run(args: &ServeArgs, context: &Context) -> Outcome {
         ..QueueLimits::default()
     };
     let engine = Engine::new(catalog, options);
-    let app = App::new(engine, config(args, context));
+    let tls = match (&args.tls_cert, &args.tls_key) {
+        (Some(certificate), Some(key)) => {
+            Some(Tls::from_files(certificate, key).map_err(unusable)?)
+        }
+        _ => None,
+    };
+    let app = App::new(engine, config(args, context)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::usage("cannot start the server").caused_by(&error))?;
     runtime.block_on(async {
-        let listeners = listen(args, &context.printer).await?;
+        let listeners = listen(args, tls, &context.printer).await?;
+        let announced = match args.zeroconf {
+            true => Some(Announcement::of(&listeners)?),
+            false => None,
+        };
         let server = Server::new(app, args.preload.clone());
         server.run(listeners, ended(context.control.clone())).await;
+        drop(announced);
         Ok::<_, Failure>(())
     })?;
     // Threads that still compute for clients that are gone end with the program.
@@ -67,7 +81,7 @@ fn catalog(args: &ServeArgs, context: &Context) -> Result<Catalog, Failure> {
     Ok(catalog)
 }
 
-fn config(args: &ServeArgs, context: &Context) -> Config {
+fn config(args: &ServeArgs, context: &Context) -> Result<Config, Failure> {
     let printer = Arc::clone(&context.printer);
     let mut config = Config::default();
     config.model = context.global.recogniser().to_owned();
@@ -91,16 +105,54 @@ fn config(args: &ServeArgs, context: &Context) -> Config {
         LogLevel::Error | LogLevel::Warning => printer.message(Level::Warning, line),
         LogLevel::Info => printer.message(Level::Normal, line),
     });
-    config
+    config.fetch_from = fetch_from(&args.allow_url_input);
+    if let Some(url) = &args.otlp_endpoint {
+        let printer = Arc::clone(&context.printer);
+        let complain = move |line: &str| printer.warning(line);
+        let service = std::env::var(env::OTEL_SERVICE_NAME);
+        let service = service.ok().filter(|name| !name.is_empty());
+        let service = service.as_deref().unwrap_or("turaco");
+        let headers = std::env::var(env::OTEL_EXPORTER_OTLP_HEADERS).unwrap_or_default();
+        let traces = Traces::to(url, named_values(&headers), service, complain);
+        config.traces = Some(traces.map_err(unusable)?);
+    }
+    Ok(config)
 }
 
-async fn listen(args: &ServeArgs, printer: &Printer) -> Result<Listeners, Failure> {
+/// Hosts by name; `*` = all.
+fn fetch_from(hosts: &[String]) -> Option<Hosts> {
+    match hosts {
+        [] => None,
+        hosts if hosts.iter().any(|host| host == "*") => Some(Hosts::Any),
+        hosts => Some(Hosts::Only(hosts.to_vec())),
+    }
+}
+
+/// `name=value,name=value`, as OpenTelemetry writes headers.
+fn named_values(text: &str) -> Vec<(String, String)> {
+    let pairs = text.split(',').filter_map(|pair| pair.split_once('='));
+    pairs
+        .map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()))
+        .collect()
+}
+
+/// An option that the server cannot start with.
+fn unusable(error: turaco::Error) -> Failure {
+    Failure::usage("cannot start the server").caused_by(&error)
+}
+
+async fn listen(
+    args: &ServeArgs,
+    tls: Option<Tls>,
+    printer: &Printer,
+) -> Result<Listeners, Failure> {
     let http = bind(&args.host, args.port).await?;
     let metrics = bind_also(&args.host, args.metrics_port).await?;
     let wyoming = bind_also(&args.host, args.wyoming_port).await?;
     let local = |listener: &TcpListener| listener.local_addr();
     if let Ok(address) = local(&http) {
-        printer.note(&format!("listening on http://{address}"));
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        printer.note(&format!("listening on {scheme}://{address}"));
         if !address.ip().is_loopback() && args.api_key.is_empty() {
             printer.warning(
                 "anybody who reaches this address may use the server; --api-key KEY lets in only who knows it",
@@ -115,6 +167,7 @@ async fn listen(args: &ServeArgs, printer: &Printer) -> Result<Listeners, Failur
     }
     Ok(Listeners {
         http,
+        tls,
         wyoming,
         metrics,
     })

@@ -105,7 +105,7 @@ fn answer(
     mut on_delta: impl FnMut(Delta) -> Result<(), ApiError>,
 ) -> Result<Summary, ApiError> {
     let started = Instant::now();
-    let messages = asked.messages()?;
+    let messages = asked.messages(app, control)?;
     let options = asked.options()?;
     let (lease, chat) = app.engine().chat_model(model, control)?;
     // What was said to it before is not read again.

@@ -1,14 +1,15 @@
 //! What a request for an answer says.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::Value;
+use turaco::Control;
 use turaco::chat::{AudioClip, ChatOptions, Message, Part, Tool, ToolCall};
 
+use crate::app::App;
 use crate::error::ApiError;
 use crate::layer::fresh_seed;
-use crate::upload::{self, SAMPLE_RATE};
+use crate::sent;
+use crate::upload::SAMPLE_RATE;
 
 /// The body of `POST /v1/chat/completions`; what is not there is as the library says.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -66,13 +67,26 @@ pub enum Content {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ContentPart {
-    Text { text: String },
-    InputAudio { input_audio: InputAudio },
+    Text {
+        text: String,
+    },
+    InputAudio {
+        input_audio: InputAudio,
+    },
+    /// As vLLM has it.
+    AudioUrl {
+        audio_url: AudioUrl,
+    },
 }
 
 #[derive(Debug, Clone, Deserialize)]
 pub struct InputAudio {
     pub data: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct AudioUrl {
+    pub url: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -125,14 +139,15 @@ impl ChatRequest {
     /// The conversation.
     ///
     /// # Errors
-    /// A role that is not known, sound where there can be none, sound that cannot be decoded.
-    pub fn messages(&self) -> Result<Vec<Message>, ApiError> {
+    /// A role that is not known, sound where there can be none, sound that cannot be fetched or decoded.
+    pub fn messages(&self, app: &App, control: &Control) -> Result<Vec<Message>, ApiError> {
+        let work = (app, control);
         let last = self.messages.len().saturating_sub(1);
         let messages = self.messages.iter().enumerate();
         messages
             .map(|(index, message)| {
                 let continues = self.continue_final_message && index == last;
-                message.read(&format!("messages[{index}]"), continues)
+                message.read(work, &format!("messages[{index}]"), continues)
             })
             .collect()
     }
@@ -178,12 +193,17 @@ impl ChatRequest {
 }
 
 impl RequestMessage {
-    fn read(&self, place: &str, continues: bool) -> Result<Message, ApiError> {
+    fn read(
+        &self,
+        work: (&App, &Control),
+        place: &str,
+        continues: bool,
+    ) -> Result<Message, ApiError> {
         match self.role.as_str() {
-            "system" | "developer" => Ok(Message::system(self.text(place)?)),
-            "user" => Ok(Message::User(self.parts(place)?)),
+            "system" | "developer" => Ok(Message::system(self.text(work, place)?)),
+            "user" => Ok(Message::User(self.parts(work, place)?)),
             "assistant" => Ok(Message::Assistant {
-                text: self.text(place)?,
+                text: self.text(work, place)?,
                 tool_calls: self
                     .tool_calls
                     .iter()
@@ -198,7 +218,7 @@ impl RequestMessage {
             "tool" => {
                 let id = self.tool_call_id.as_deref();
                 let id = id.ok_or_else(|| ApiError::missing(&format!("{place}.tool_call_id")))?;
-                Ok(Message::tool(id, self.text(place)?))
+                Ok(Message::tool(id, self.text(work, place)?))
             }
             other => {
                 let message = format!("`{other}` is none of system, user, assistant, tool");
@@ -207,25 +227,25 @@ impl RequestMessage {
         }
     }
 
-    fn parts(&self, place: &str) -> Result<Vec<Part>, ApiError> {
+    fn parts(&self, work: (&App, &Control), place: &str) -> Result<Vec<Part>, ApiError> {
         match &self.content {
             None => Err(ApiError::missing(&format!("{place}.content"))),
             Some(Content::Text(text)) => Ok(vec![Part::Text(text.clone())]),
             Some(Content::Parts(parts)) => parts
                 .iter()
                 .enumerate()
-                .map(|(index, part)| part.read(&format!("{place}.content[{index}]")))
+                .map(|(index, part)| part.read(work, &format!("{place}.content[{index}]")))
                 .collect(),
         }
     }
 
     /// Text alone.
-    fn text(&self, place: &str) -> Result<String, ApiError> {
+    fn text(&self, work: (&App, &Control), place: &str) -> Result<String, ApiError> {
         if self.content.is_none() {
             return Ok(String::new());
         }
         let mut all = String::new();
-        for part in self.parts(place)? {
+        for part in self.parts(work, place)? {
             let Part::Text(text) = part else {
                 let message = "only the user's messages have sound";
                 return Err(ApiError::invalid(&format!("{place}.content"), message));
@@ -237,31 +257,30 @@ impl RequestMessage {
 }
 
 impl ContentPart {
-    fn read(&self, place: &str) -> Result<Part, ApiError> {
-        match self {
-            Self::Text { text } => Ok(Part::Text(text.clone())),
-            Self::InputAudio { input_audio } => {
-                let param = format!("{place}.input_audio.data");
-                let encoded = &input_audio.data;
-                let encoded = match encoded.split_once(";base64,") {
-                    Some((head, data)) if head.starts_with("data:") => data,
-                    _ => encoded.as_str(),
-                };
-                let bytes = STANDARD
-                    .decode(encoded.trim())
-                    .map_err(|_| ApiError::invalid(&param, "expected a recording in base64"))?;
-                let cursor = std::io::Cursor::new(bytes);
-                let audio = upload::decode(cursor, "input_audio", Some(SAMPLE_RATE))
-                    .map_err(|error| error.about(&param))?;
-                Ok(Part::Audio(AudioClip::new(&audio)?))
-            }
-        }
+    fn read(&self, work: (&App, &Control), place: &str) -> Result<Part, ApiError> {
+        let (text, param) = match self {
+            Self::Text { text } => return Ok(Part::Text(text.clone())),
+            Self::InputAudio { input_audio } => (&input_audio.data, "input_audio.data"),
+            Self::AudioUrl { audio_url } => (&audio_url.url, "audio_url.url"),
+        };
+        let audio = sent::recording(work, text, &format!("{place}.{param}"), Some(SAMPLE_RATE))?;
+        Ok(Part::Audio(AudioClip::new(&audio)?))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use turaco::cache::ModelCache;
+    use turaco::engine::{Catalog, Engine, EngineOptions};
+
     use super::*;
+    use crate::config::Config;
+
+    fn messages(request: &ChatRequest) -> Result<Vec<Message>, ApiError> {
+        let catalog = Catalog::new(ModelCache::new("/nowhere"));
+        let engine = Engine::new(catalog, EngineOptions::default());
+        request.messages(&App::new(engine, Config::default()), &Control::new())
+    }
 
     #[test]
     fn conversations_are_read() {
@@ -276,8 +295,7 @@ mod tests {
                 "max_completion_tokens": 7, "stop": "\n"}"#,
         )
         .unwrap();
-        let roles: Vec<_> = request
-            .messages()
+        let roles: Vec<_> = messages(&request)
             .unwrap()
             .iter()
             .map(Message::role)
@@ -306,9 +324,13 @@ mod tests {
                 r#"{"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "*"}}]}]}"#,
                 "messages[0].content[0].input_audio.data",
             ),
+            (
+                r#"{"messages": [{"role": "user", "content": [{"type": "audio_url", "audio_url": {"url": "http://host/a.wav"}}]}]}"#,
+                "messages[0].content[0].audio_url.url",
+            ),
         ] {
             let request = ChatRequest::read(body.as_bytes()).unwrap();
-            let error = request.messages().unwrap_err();
+            let error = messages(&request).unwrap_err();
             assert_eq!(error.param.as_deref(), Some(param), "{error}");
         }
         assert!(ChatRequest::read(b"{}").is_err());

@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub async fn speech(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
     let (place, request) = app.admit(request).await?;
     let body = json_body(request).await?;
-    let asked = SpeechRequest::read(&body)?;
+    let mut asked = SpeechRequest::read(&body)?;
     asked.text(app.config().max_text)?;
     let container = asked.container()?;
     in_pieces(
@@ -38,6 +38,7 @@ pub async fn speech(State(app): State<App>, request: Request) -> Result<Response
         container.content_type(),
         move |app, control, pieces| {
             let _place = place;
+            asked.hear(app, control)?;
             answer(app, &asked, container, control, pieces)
         },
     )

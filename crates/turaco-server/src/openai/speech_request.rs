@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use turaco::audio::SoundFormat;
 use turaco::models::qwen3_tts::TtsKind;
@@ -13,7 +11,7 @@ use turaco::{Audio, Control, Synthesizer};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::layer::fresh_seed;
-use crate::upload;
+use crate::sent;
 
 /// Names of OpenAI's voices, which its clients have to send: each stands for the model's own choice.
 const OPENAI_VOICES: &[&str] = &[
@@ -52,6 +50,9 @@ pub struct SpeechRequest {
     pub subtalker_top_p: Option<f32>,
     pub max_new_tokens: Option<usize>,
     pub seed: Option<u64>,
+    /// What `ref_audio` stands for, see [`hear`](Self::hear).
+    #[serde(skip)]
+    heard: Option<Audio>,
 }
 
 /// A voice by name, as OpenAI's clients write it.
@@ -109,6 +110,17 @@ impl SpeechRequest {
     pub fn read(body: &[u8]) -> Result<Self, ApiError> {
         serde_json::from_slice(body)
             .map_err(|error| ApiError::malformed(format!("the body cannot be used: {error}")))
+    }
+
+    /// Decode or fetch the recording of the voice, before a device is waited for.
+    ///
+    /// # Errors
+    /// As [`sent::recording`].
+    pub fn hear(&mut self, app: &App, control: &Control) -> Result<(), ApiError> {
+        if let Some(text) = self.ref_audio.take() {
+            self.heard = Some(sent::recording((app, control), &text, "ref_audio", None)?);
+        }
+        Ok(())
     }
 
     /// The text.
@@ -244,13 +256,12 @@ impl SpeechRequest {
         synthesizer: &Synthesizer,
         control: &Control,
     ) -> Result<Voice, ApiError> {
-        if let Some(recording) = &self.ref_audio {
-            let audio = recording_of(recording)?;
+        if let Some(audio) = &self.heard {
             let text = match self.x_vector_only_mode {
                 Some(true) => None,
                 _ => self.ref_text.as_deref(),
             };
-            let voice = synthesizer.clone_voice(&audio, text, control)?;
+            let voice = synthesizer.clone_voice(audio, text, control)?;
             return Ok(Voice::Cloned(Arc::new(voice)));
         }
         let Some(name) = self.voice.as_ref().map(VoiceName::name) else {
@@ -272,26 +283,6 @@ impl SpeechRequest {
             None => Err(ApiError::no_voice(name)),
         }
     }
-}
-
-/// A recording in base64, also as a data URL. Paths and addresses are not looked at.
-fn recording_of(text: &str) -> Result<Audio, ApiError> {
-    let wrong = |message: &str| ApiError::invalid("ref_audio", message);
-    let encoded = match text.strip_prefix("data:") {
-        Some(url) => url
-            .split_once(";base64,")
-            .map(|(_, encoded)| encoded)
-            .ok_or_else(|| wrong("a data URL has to be in base64"))?,
-        None if text.contains("://") => {
-            let message = "addresses are not fetched; send the recording in base64";
-            return Err(ApiError::unsupported("ref_audio", message));
-        }
-        None => text,
-    };
-    let bytes = STANDARD.decode(encoded.trim());
-    let bytes = bytes.map_err(|_| wrong("expected a recording in base64, or a data URL of one"))?;
-    upload::decode(std::io::Cursor::new(bytes), "ref_audio", None)
-        .map_err(|error| error.about("ref_audio"))
 }
 
 #[cfg(test)]
@@ -331,18 +322,5 @@ mod tests {
         let voice = SpeechRequest::read(br#"{"voice": {"id": "anna"}}"#).unwrap();
         assert_eq!(voice.voice.unwrap().name(), "anna");
         assert!(SpeechRequest::read(b"[").is_err());
-    }
-
-    #[test]
-    fn recordings_are_not_fetched() {
-        for (text, code) in [
-            ("https://example.org/a.wav", "unsupported_value"),
-            ("file:///etc/passwd", "unsupported_value"),
-            ("/etc/passwd", "invalid_value"),
-            ("data:audio/wav,abc", "invalid_value"),
-            ("aGVsbG8gaGVsbG8=", "audio_decode_failed"),
-        ] {
-            assert_eq!(recording_of(text).unwrap_err().code, code, "{text}");
-        }
     }
 }

@@ -15,7 +15,8 @@ use crate::error::ApiError;
 use crate::openai::options::{lists, transcribe_options};
 use crate::pieces::{EVENT_STREAM, Pieces, in_pieces};
 use crate::recognition::{recognize, usage};
-use crate::upload::Form;
+use crate::sent;
+use crate::upload::{Form, SAMPLE_RATE};
 
 /// `POST /v1/audio/transcriptions`.
 pub async fn transcriptions(
@@ -41,9 +42,24 @@ enum Dialect {
     WhisperCpp,
 }
 
+/// Where the sound is.
+enum Recording {
+    Here(Audio),
+    /// At an address, as Groq's clients send it.
+    At(String),
+}
+
+impl Recording {
+    fn get(self, app: &App, control: &Control) -> Result<Audio, ApiError> {
+        match self {
+            Self::Here(audio) => Ok(audio),
+            Self::At(url) => sent::fetch((app, control), &url, "url", Some(SAMPLE_RATE)),
+        }
+    }
+}
+
 /// What a form asks for.
 struct Asked {
-    audio: Audio,
     model: String,
     options: TranscribeOptions,
     format: ResponseFormat,
@@ -59,26 +75,48 @@ async fn answer(
 ) -> Result<Response, ApiError> {
     let (place, request) = app.admit(request).await?;
     let form = Form::receive(&app, request).await?;
-    let asked = Asked::new(&app, form, dialect, task)?;
+    let (asked, recording) = Asked::new(&app, form, dialect, task)?;
     if asked.stream {
         return in_pieces(&app, EVENT_STREAM, move |app, control, pieces| {
             let _place = place;
-            stream(app, &asked, control, pieces)
+            let audio = recording.get(app, control)?;
+            stream(app, (&asked, &audio), control, pieces)
         })
         .await;
     }
     blocking(&app, move |app, control| {
         let _place = place;
+        let audio = recording.get(app, control)?;
         let work = (Urgency::Normal, control);
         let (model, options) = (&asked.model, &asked.options);
-        let transcript = recognize(app, model, &asked.audio, options, work, |_| Ok(()))?;
+        let transcript = recognize(app, model, &audio, options, work, |_| Ok(()))?;
         asked.format.answer(&transcript, asked.logprobs, dialect)
     })
     .await
 }
 
 impl Asked {
-    fn new(app: &App, form: Form, dialect: Dialect, task: Task) -> Result<Self, ApiError> {
+    fn new(
+        app: &App,
+        mut form: Form,
+        dialect: Dialect,
+        task: Task,
+    ) -> Result<(Self, Recording), ApiError> {
+        let url = form
+            .text("url")
+            .map(str::trim)
+            .filter(|url| !url.is_empty());
+        let recording = match (url.map(str::to_owned), form.audio.take()) {
+            (Some(_), Some(_)) => {
+                return Err(ApiError::invalid(
+                    "url",
+                    "there is a `file`, too; send one of both",
+                ));
+            }
+            (Some(url), None) => Recording::At(url),
+            (None, Some(audio)) => Recording::Here(audio),
+            (None, None) => return Err(ApiError::missing("file")),
+        };
         let task = match form.text("task").or(form.text("translate")) {
             Some("translate" | "true" | "1") => Task::Translate,
             None | Some("transcribe" | "" | "false" | "0") => task,
@@ -106,28 +144,28 @@ impl Asked {
             Some("true" | "True" | "1") => dialect == Dialect::OpenAi,
             Some(_) => return Err(ApiError::invalid("stream", "expected true or false")),
         };
-        Ok(Self {
+        let asked = Self {
             model: app.recognizer_name(form.text("model")),
-            audio: form.audio.ok_or_else(|| ApiError::missing("file"))?,
             options,
             format,
             logprobs,
             stream,
-        })
+        };
+        Ok((asked, recording))
     }
 }
 
 /// Text as it becomes final, as events.
 fn stream(
     app: &App,
-    asked: &Asked,
+    (asked, audio): (&Asked, &Audio),
     control: &Control,
     pieces: &mut Pieces,
 ) -> Result<(), ApiError> {
     let mut text = String::new();
     let work = (Urgency::Normal, control);
     let (model, options) = (&asked.model, &asked.options);
-    let transcript = recognize(app, model, &asked.audio, options, work, |segment| {
+    let transcript = recognize(app, model, audio, options, work, |segment| {
         // The deltas together are the text without spaces around it.
         let delta = match text.is_empty() {
             true => segment.text.trim_start(),

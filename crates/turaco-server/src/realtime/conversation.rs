@@ -282,6 +282,9 @@ impl Conversation {
         if let VoiceEvent::AnswerEnded { end, timings, .. } = &event {
             let metrics = self.app.metrics();
             metrics.turn(timings);
+            if let Some(traces) = &self.app.config().traces {
+                traces.turn(timings);
+            }
             if *end == AnswerEnd::Interrupted {
                 metrics.interruption();
             }

@@ -5,6 +5,7 @@ mod clients;
 mod conversation;
 mod faults;
 mod limits;
+mod network;
 mod realtime;
 mod responses;
 mod speech;

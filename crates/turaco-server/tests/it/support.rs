@@ -15,7 +15,7 @@ use turaco::cache::ModelCache;
 use turaco::engine::{Catalog, Engine, EngineOptions};
 use turaco::tts::VoiceStore;
 use turaco::{Control, LoadOptions};
-use turaco_server::{App, Config, Listeners, Server};
+use turaco_server::{App, Config, Listeners, Server, Tls};
 
 /// A file of `testdata/`.
 pub fn testdata(name: &str) -> PathBuf {
@@ -76,6 +76,11 @@ pub struct TestServer {
 impl TestServer {
     /// With the default options, `change`d.
     pub fn start(change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_with(None, change)
+    }
+
+    /// The same with encrypted connections.
+    pub fn start_with(tls: Option<Tls>, change: impl FnOnce(&mut Config)) -> Self {
         let mut catalog = Catalog::new(ModelCache::new("/nonexistent"));
         catalog.add("tiny.en", real_model("tiny.en"));
         catalog.add("voxtral-realtime", testdata("voxtral-realtime/mistral"));
@@ -101,6 +106,7 @@ impl TestServer {
         let (stop, stopped) = oneshot::channel();
         let listeners = Listeners {
             http,
+            tls,
             wyoming: Some(wyoming),
             metrics: None,
         };

@@ -81,6 +81,8 @@ pub struct Client {
     /// Scheme, host and port that the token may be sent to.
     endpoint: Origin,
     token: Option<String>,
+    /// The only hosts that are asked, if there is a list.
+    hosts: Option<Vec<String>>,
 }
 
 /// Scheme, host and port.
@@ -140,7 +142,15 @@ impl Client {
                 .unwrap_or_default(),
             endpoint: origin,
             token,
+            hosts: None,
         })
+    }
+
+    /// Ask no other hosts than these, wherever redirects lead.
+    pub fn only(mut self, hosts: &[String]) -> Self {
+        let hosts = hosts.iter().map(|host| host.to_ascii_lowercase());
+        self.hosts = Some(hosts.collect());
+        self
     }
 
     /// Whether requests carry a token.
@@ -166,6 +176,14 @@ impl Client {
             if self.endpoint.scheme == "https" && origin.scheme != "https" {
                 return Err(Failure::Refused(format!(
                     "redirected to an unencrypted address at {}",
+                    origin.host
+                )));
+            }
+            if let Some(hosts) = &self.hosts
+                && !hosts.contains(&origin.host)
+            {
+                return Err(Failure::Refused(format!(
+                    "the host {} may not be asked",
                     origin.host
                 )));
             }
@@ -207,8 +225,13 @@ impl Client {
         )))
     }
 
-    /// POST JSON to the endpoint, without following redirects.
-    pub fn post_json(&self, url: &str, json: &str) -> std::result::Result<Reply, Failure> {
+    /// POST JSON to the endpoint with `headers` besides, without following redirects.
+    pub fn post_json(
+        &self,
+        url: &str,
+        json: &str,
+        headers: &[(String, String)],
+    ) -> std::result::Result<Reply, Failure> {
         let uri: Uri = url.parse().map_err(|_| {
             Failure::Refused(format!("`{}` is no valid address", without_query(url)))
         })?;
@@ -222,6 +245,9 @@ impl Client {
             .header("Accept-Encoding", "identity");
         if let Some(token) = &self.token {
             request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        for (name, value) in headers {
+            request = request.header(name, value);
         }
         // A model may read for long before it answers.
         let request = request

@@ -122,7 +122,7 @@ impl ChatEndpoint {
                 url: url.clone(),
                 message,
             };
-            let reply = match client.post_json(&url, &body) {
+            let reply = match client.post_json(&url, &body, &[]) {
                 Ok(reply) => reply,
                 Err(
                     Failure::Unreachable(message)
