@@ -366,6 +366,10 @@ pub(crate) trait Backend: Send + Sync {
     fn rows_at_once(&self) -> usize {
         8
     }
+    /// See [`Device::rows_that_fill`].
+    fn rows_that_fill(&self) -> usize {
+        192
+    }
     /// See [`Device::side_by_side`].
     fn side_by_side(&self, _first: Task<'_>, _second: Task<'_>) -> bool {
         false
@@ -461,6 +465,11 @@ impl Device {
     /// Rows of a step up to which reading the weights is what takes the time: so many sequences cost little more than one.
     pub fn rows_at_once(&self) -> usize {
         self.0.rows_at_once()
+    }
+
+    /// Rows of a step that keep the hardware busy: in a step of more, each costs as much as in one of these.
+    pub fn rows_that_fill(&self) -> usize {
+        self.0.rows_that_fill()
     }
 
     /// Which of several kernels this device uses for what; nothing where [`description`](Self::description) says it.

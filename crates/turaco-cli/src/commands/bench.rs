@@ -238,9 +238,10 @@ fn live(args: &BenchArgs, context: &Context) -> Outcome {
     options.continuous = args.stream.continuous.unwrap_or(true);
     if !args.results.json {
         printer.result_line(
-            "streams  seconds  factor  encoder  ms/step  steps/s  tokens/s  text ms p50    p95  word ms p50    p95  behind s",
+            "streams  seconds  factor  encoder  ms/piece  ms/run  streams/run  ms/step  steps/s  tokens/s  text ms p50    p95  word ms p50    p95  round ms p50    p95  behind s",
         )?;
     }
+    let mut kept_up = 0;
     for &sessions in &args.measuring.sessions.0 {
         let mut runs = Vec::new();
         for index in 0..args.measuring.repeats {
@@ -256,16 +257,22 @@ fn live(args: &BenchArgs, context: &Context) -> Outcome {
         // The middle one by its factor stands for all.
         runs.sort_by(|a, b| a.factor.total_cmp(&b.factor));
         let run = &runs[runs.len() / 2];
+        if run.keeps_up() {
+            kept_up = kept_up.max(sessions);
+        }
         if args.results.json {
             printer.result_line(&serde_json::to_string(run).unwrap_or_default())?;
             continue;
         }
         printer.result_line(&format!(
-            "{:>7}  {:>7.1}  {:>6.3}  {:>7.3}  {:>7.1}  {:>7.1}  {:>8.1}  {:>11.0}  {:>5.0}  {:>11.0}  {:>5.0}  {:>8.2}",
+            "{:>7}  {:>7.1}  {:>6.3}  {:>7.3}  {:>8.1}  {:>6.1}  {:>11.1}  {:>7.1}  {:>7.1}  {:>8.1}  {:>11.0}  {:>5.0}  {:>11.0}  {:>5.0}  {:>12.0}  {:>5.0}  {:>8.2}",
             run.sessions,
             run.seconds,
             run.factor,
             run.encoder_factor,
+            run.encoder_piece_ms,
+            run.encoder_run_ms,
+            run.encoder_streams,
             run.step_ms,
             run.steps_per_second,
             run.tokens_per_second,
@@ -273,8 +280,16 @@ fn live(args: &BenchArgs, context: &Context) -> Outcome {
             run.latency_ms.p95,
             run.word_latency_ms.p50,
             run.word_latency_ms.p95,
+            run.round_ms.p50,
+            run.round_ms.p95,
             run.behind,
         ))?;
+    }
+    if !args.results.json {
+        printer.result_line(&match kept_up {
+            0 => "none of these in real time".to_owned(),
+            streams => format!("{streams} in real time"),
+        })?;
     }
     Ok(Exit::Success)
 }

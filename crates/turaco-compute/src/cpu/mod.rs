@@ -27,6 +27,10 @@ mod plan;
 pub mod pool;
 mod simd;
 
+/// Rows for which the panels of a linear map are read once, as they are multiplied with a block of rows: for more, they are
+/// read again.
+const FILLING_ROWS: usize = 96;
+
 /// How to use the processor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CpuOptions {
@@ -135,6 +139,10 @@ impl Backend for CpuBackend {
 
     fn read_buffer(&self, buffer: &StateBuffer) -> Result<Vec<f32>> {
         buffer.storage::<Vec<f32>>().cloned()
+    }
+
+    fn rows_that_fill(&self) -> usize {
+        FILLING_ROWS
     }
 
     fn compile(&self, graph: Graph) -> Result<Box<dyn Executable>> {

@@ -39,6 +39,10 @@ mod plan;
 mod state;
 mod weights;
 
+/// Rows for which tensor cores have as much to do as reading bf16 weights takes: a card does some 200 to 300 operations in the
+/// time of a byte, two for each row and weight.
+const FILLING_ROWS: usize = 512;
+
 /// Which card to use, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CudaOptions {
@@ -138,6 +142,10 @@ impl Backend for CudaBackend {
 
     fn rows_at_once(&self) -> usize {
         plan::FEW_ROWS_IN_TILES
+    }
+
+    fn rows_that_fill(&self) -> usize {
+        FILLING_ROWS
     }
 
     fn compile(&self, graph: Graph) -> Result<Box<dyn Executable>> {

@@ -41,6 +41,22 @@ pub struct LiveReport {
     pub step_ms: f64,
     /// Seconds of work in the encoder for each second of sound of one stream.
     pub encoder_factor: f64,
+    /// Milliseconds of a run of the encoder, which takes the pieces of several streams.
+    pub encoder_run_ms: f64,
+    /// Streams whose pieces one run of the encoder takes.
+    pub encoder_streams: f64,
+    /// Milliseconds of the encoder for a piece of one stream.
+    pub encoder_piece_ms: f64,
+    /// Milliseconds of all the work whenever sound arrives (every 80 ms, for all streams): the encoder and the tokens of
+    /// all streams that have a piece ready. They begin together, so all have it at the same moment: the hardest case.
+    pub round_ms: Percentiles,
+}
+
+impl LiveReport {
+    /// Whether the machine keeps up with so many streams.
+    pub fn keeps_up(&self) -> bool {
+        self.factor < 1.0
+    }
 }
 
 /// Let `n_sessions` streams hear all `clips`, one behind the other, each from the start.
@@ -71,7 +87,7 @@ pub fn live(
     let batch = RealtimeBatch::new(recognizer);
     let piece = (PIECE * f64::from(rate)) as usize;
     let (mut clock, mut work) = (0.0f64, 0.0);
-    let (mut tokens, mut words) = (Vec::new(), Vec::new());
+    let (mut tokens, mut words, mut rounds) = (Vec::new(), Vec::new(), Vec::new());
     let mut heard = 0;
     let mut behind = 0.0;
     let n_pieces = sound.len().div_ceil(piece.max(1));
@@ -94,6 +110,9 @@ pub fn live(
         let arrived = heard as f64 / f64::from(rate);
         clock = clock.max(arrived) + took;
         work += took;
+        if index < n_pieces {
+            rounds.push(1e3 * took);
+        }
         behind = clock - arrived;
         for event in sessions.iter_mut().flat_map(RealtimeSession::take_events) {
             // What comes out after the end is not late: the sound that it waited for is silence that nobody spoke.
@@ -124,6 +143,9 @@ pub fn live(
     let decoder = sum(&|t| t.decoder).max(f64::MIN_POSITIVE);
     // A step of several streams counts in each of them.
     let steps = sum(&|t| t.passes as f64) / n_sessions as f64;
+    let encoder_ms = 1e3 * sum(&|t| t.encoder);
+    let runs = sum(&|t| t.encoder_runs).max(1.0);
+    let pieces = sum(&|t| t.chunks as f64);
     Ok(LiveReport {
         sessions: n_sessions,
         seconds,
@@ -134,6 +156,10 @@ pub fn live(
         tokens_per_second: sum(&|t| t.steps as f64) / decoder,
         steps_per_second: steps / decoder,
         step_ms: 1e3 * decoder / steps.max(1.0),
-        encoder_factor: sum(&|t| t.encoder) / seconds.max(f64::MIN_POSITIVE) / n_sessions as f64,
+        encoder_factor: encoder_ms / 1e3 / seconds.max(f64::MIN_POSITIVE) / n_sessions as f64,
+        encoder_run_ms: encoder_ms / runs,
+        encoder_streams: pieces / runs,
+        encoder_piece_ms: encoder_ms / pieces.max(1.0),
+        round_ms: Percentiles::new(rounds),
     })
 }

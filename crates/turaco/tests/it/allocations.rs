@@ -3,8 +3,13 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use turaco::models::voxtral_realtime::{
+    EncoderState, Runner, VoxtralRealtime, VoxtralRealtimeCheckpoint,
+};
 use turaco::models::whisper::{Choice, Session};
+use turaco::weights::WeightType;
 use turaco::{Audio, ComputeType, Control, LoadOptions, TranscribeOptions, Transcriber};
+use turaco_compute::{CpuOptions, Device};
 
 use crate::support::testdata;
 
@@ -158,6 +163,35 @@ fn a_step_allocates_nothing() {
         session
             .step(&mut [&mut one, &mut two], &[&window; 2], &[7, 8], &choice)
             .unwrap();
+    }
+    assert_eq!(ALLOCATIONS.get(), before);
+}
+
+#[test]
+fn an_encoder_run_of_several_streams_allocates_nothing() {
+    let folder = crate::golden_voxtral_realtime::fixtures().join("mistral");
+    let checkpoint = VoxtralRealtimeCheckpoint::open(&folder).unwrap();
+    let device = Device::cpu(CpuOptions {
+        threads: 1,
+        ..CpuOptions::default()
+    });
+    let control = Control::new();
+    let model = VoxtralRealtime::load(&checkpoint, &device, WeightType::F32, &control).unwrap();
+    let (n_streams, n_tokens) = (3, 2);
+    let mut runner = Runner::new(&model);
+    let mut states: Vec<EncoderState> = (0..n_streams)
+        .map(|_| runner.new_encoder_state(n_tokens).unwrap())
+        .collect();
+    let config = model.config();
+    let frames = vec![0.3; n_streams * n_tokens * config.frames_per_token() * config.n_mels];
+    let mut list: Vec<&mut EncoderState> = states.iter_mut().collect();
+    let mut before = 0;
+    for round in 0..200 {
+        if round == 2 {
+            // Both steps were compiled: the one at the start of streams, and the one behind it.
+            before = ALLOCATIONS.get();
+        }
+        runner.encode(&mut list, &frames).unwrap();
     }
     assert_eq!(ALLOCATIONS.get(), before);
 }

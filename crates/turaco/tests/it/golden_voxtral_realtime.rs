@@ -143,7 +143,7 @@ fn check_case(model: &Arc<VoxtralRealtime>, case: &Case, cases: &[Case]) {
         if now.is_empty() {
             break;
         }
-        streamed.extend_from_slice(runner.encode(&mut state, now).unwrap());
+        streamed.extend_from_slice(runner.encode(&mut [&mut state], now).unwrap());
         rest = later;
     }
     case.check("adapter_out", &streamed, 1e-4);
@@ -247,7 +247,10 @@ fn both_layouts_give_identical_numbers() {
             .map(|i| ((i * 37 % 101) as f32 / 101.0) - 0.5)
             .collect();
         let mut encoder = runner.new_encoder_state(12).unwrap();
-        let audio = runner.encode(&mut encoder, &frames).unwrap().to_vec();
+        let audio = runner
+            .encode(&mut [&mut encoder], &frames)
+            .unwrap()
+            .to_vec();
         let mut decoder = runner.new_decoder_state(3, 12).unwrap();
         let stages = runner
             .decoder_stages(&mut decoder, &audio, &[32; 12])

@@ -18,6 +18,7 @@ mod hub;
 #[cfg(feature = "hub")]
 mod mock_hub;
 #[cfg(feature = "hub")]
+mod realtime_batches;
 mod realtime_sessions;
 #[cfg(feature = "hub")]
 mod support;

@@ -37,7 +37,9 @@ impl SilentStart {
         let per_token = config.frames_per_token() * config.n_mels;
         let whole = frames.len() / per_token * per_token;
         let mut encoder = runner.new_encoder_beginning(whole / per_token)?;
-        let vectors = runner.encode(&mut encoder, &frames[..whole])?.to_vec();
+        let vectors = runner
+            .encode(&mut [&mut encoder], &frames[..whole])?
+            .to_vec();
         frames.drain(..whole);
         Ok(Self {
             stream,

@@ -1,10 +1,11 @@
 //! The order of the work: encode what is ready, then bring every text as far as its sound goes, sessions side by side.
 
 use std::mem::take;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::models::voxtral_realtime::{DecoderState, Rows, Runner, VoxtralRealtime};
+use crate::models::voxtral_realtime::{DecoderState, EncoderState, Rows, Runner, VoxtralRealtime};
 use crate::recycle::recycle;
 use crate::trace;
 use crate::{Error, Result};
@@ -14,7 +15,8 @@ use super::recognizer::RealtimeRecognizer;
 use super::session::RealtimeSession;
 use super::track::{CANDIDATES, Candidates};
 
-/// Advances several sessions of one model together: each step of the decoder reads the weights once for all of them.
+/// Advances several sessions of one model together: each run of the encoder and each step of the decoder reads the weights
+/// once for all of them.
 #[derive(Debug)]
 pub struct RealtimeBatch {
     recognizer: Arc<RealtimeRecognizer>,
@@ -123,14 +125,7 @@ fn advance(
     sessions: &mut [&mut RealtimeSession],
 ) -> Result<()> {
     loop {
-        let mut worked = false;
-        for session in sessions.iter_mut() {
-            let ready = session.frames_ready();
-            if ready > 0 {
-                session.encode(runner, ready)?;
-                worked = true;
-            }
-        }
+        let mut worked = encode_ready(runner, sessions, buffers)?;
         for session in sessions.iter_mut() {
             worked |= feed_prompts(runner, session, buffers)?;
         }
@@ -152,8 +147,71 @@ struct Buffers {
     texts: Vec<(usize, usize)>,
     /// The best token of each row.
     best: Vec<u32>,
+    /// Pieces of sound to encode: the length of each, and the session.
+    pieces: Vec<(usize, usize)>,
+    frames: Vec<f32>,
     /// Always empty between steps.
     decoders: Vec<&'static mut DecoderState>,
+    encoders: Vec<&'static mut EncoderState>,
+}
+
+/// The next piece of every session that has one ready; those of equal length share runs of the encoder. False if there is none.
+fn encode_ready(
+    runner: &mut Runner,
+    sessions: &mut [&mut RealtimeSession],
+    buffers: &mut Buffers,
+) -> Result<bool> {
+    buffers.pieces.clear();
+    let ready = sessions
+        .iter()
+        .enumerate()
+        .map(|(which, session)| (session.frames_ready(), which))
+        .filter(|(len, _)| *len > 0);
+    buffers.pieces.extend(ready);
+    buffers.pieces.sort_unstable();
+    let config = runner.model().config();
+    let per_token = config.frames_per_token() * config.n_mels;
+    let mut done = 0;
+    while let Some(&(len, _)) = buffers.pieces.get(done) {
+        let rest = &buffers.pieces[done..];
+        let alike = rest.iter().take_while(|piece| piece.0 == len).count();
+        let count = runner.streams_at_once(len / per_token, alike);
+        let together = done..done + count;
+        encode_together(runner, sessions, buffers, together)?;
+        done += count;
+    }
+    Ok(done > 0)
+}
+
+/// One run of the encoder for some of the pieces, which are equally long.
+fn encode_together(
+    runner: &mut Runner,
+    sessions: &mut [&mut RealtimeSession],
+    buffers: &mut Buffers,
+    together: Range<usize>,
+) -> Result<()> {
+    let started = Instant::now();
+    let pieces = &buffers.pieces[together];
+    let mut encoders: Vec<&mut EncoderState> = recycle(take(&mut buffers.encoders));
+    buffers.frames.clear();
+    // Both go up by the session.
+    let mut next = pieces.iter().peekable();
+    for (which, session) in sessions.iter_mut().enumerate() {
+        if let Some((len, _)) = next.next_if(|piece| piece.1 == which) {
+            buffers.frames.extend_from_slice(&session.frames[..*len]);
+            encoders.push(&mut session.encoder);
+        }
+    }
+    let vectors = runner.encode(&mut encoders, &buffers.frames);
+    buffers.encoders = recycle(encoders);
+    let vectors = vectors?;
+    let seconds = started.elapsed().as_secs_f64();
+    let each = vectors.len() / pieces.len().max(1);
+    let share = 1.0 / pieces.len().max(1) as f64;
+    for (&(len, which), vectors) in pieces.iter().zip(vectors.chunks_exact(each)) {
+        sessions[which].encoded(len, vectors, seconds, share);
+    }
+    Ok(())
 }
 
 fn candidates(session: &RealtimeSession) -> usize {

@@ -52,7 +52,7 @@ pub struct RealtimeSession {
 pub struct RealtimeTimings {
     /// Seconds for log-mel features.
     pub features: f64,
-    /// Seconds in the encoder.
+    /// Seconds in the encoder; of a run for several sessions, this session's share.
     pub encoder: f64,
     /// Seconds in the decoder for prompts.
     pub prefill: f64,
@@ -64,8 +64,10 @@ pub struct RealtimeTimings {
     pub passes: usize,
     /// Tokens of text.
     pub text_tokens: usize,
-    /// Runs of the encoder.
+    /// Pieces of sound that were encoded.
     pub chunks: usize,
+    /// Runs of the encoder: of one for several sessions, this session's share, so that those of all sessions add up.
+    pub encoder_runs: f64,
 }
 
 impl From<RealtimeTimings> for Timings {
@@ -346,18 +348,16 @@ impl RealtimeSession {
         self.hurried = hurried;
     }
 
-    /// Encode the next chunk.
-    pub(super) fn encode(&mut self, runner: &mut Runner, len: usize) -> Result<()> {
-        let started = Instant::now();
-        let vectors = runner.encode(&mut self.encoder, &self.frames[..len])?;
+    /// The first `len` values of the frames were encoded to these vectors, in this share of a run of so many seconds.
+    pub(super) fn encoded(&mut self, len: usize, vectors: &[f32], seconds: f64, share: f64) {
         self.vectors.extend_from_slice(vectors);
         self.frames.drain(..len);
         if self.frames_ready() == 0 {
             self.flushing = false;
         }
         self.timings.chunks += 1;
-        self.timings.encoder += started.elapsed().as_secs_f64();
-        Ok(())
+        self.timings.encoder_runs += share;
+        self.timings.encoder += seconds * share;
     }
 
     /// The vectors from number `first` on.

@@ -30,7 +30,23 @@ pub(super) struct Encoder {
     projector: StackingProjector,
 }
 
-/// The values at the end of every stage.
+/// What a forward pass of the encoder is given: chunks of the same length of several streams.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct EncoderInputs {
+    /// `[n_sequences * frames, n_mels]`. Unless the streams start here, the frames of each chunk come after the
+    /// [`FRAMES_BEFORE`] frames before it.
+    pub mel: Value,
+    /// Whether the streams start here.
+    pub is_first: bool,
+    /// Of the encoder's positions, `[n_sequences * positions, 1]`.
+    pub positions: Ids,
+    /// Stacked streams.
+    pub n_sequences: usize,
+    /// Their caches.
+    pub slot: Slot,
+}
+
+/// The values at the end of every stage, those of each stream behind those of the one before.
 pub(super) struct EncoderStages {
     /// After the second convolution.
     pub conv_stem: Value,
@@ -75,32 +91,25 @@ impl Encoder {
         })
     }
 
-    /// `mel [frames, n_mels]` of one stream to one audio vector for each of its tokens. Unless the stream starts here
-    /// (`is_first`), the frames of the chunk come after the [`FRAMES_BEFORE`] frames before it.
-    pub fn forward(
-        &self,
-        step: &mut StepBuilder,
-        mel: Value,
-        is_first: bool,
-        positions: Ids,
-        slot: Slot,
-    ) -> Result<EncoderStages> {
+    /// Log-mel frames to one audio vector for each token of each stream.
+    pub fn forward(&self, step: &mut StepBuilder, given: EncoderInputs) -> Result<EncoderStages> {
+        let n = given.n_sequences;
         // In front of the first frame come zeros, not silence, for each convolution.
-        let (before_1, before_2) = if is_first { (2, 1) } else { (0, 0) };
+        let (before_1, before_2) = if given.is_first { (2, 1) } else { (0, 0) };
         let conv_stem = step.scope("encoder.stem", |step| {
             let gelu = Activation::Gelu;
             let x = self
                 .conv1
-                .forward_padded(step, mel, 1, gelu, (before_1, 0))?;
-            self.conv2.forward_padded(step, x, 1, gelu, (before_2, 0))
+                .forward_padded(step, given.mel, n, gelu, (before_1, 0))?;
+            self.conv2.forward_padded(step, x, n, gelu, (before_2, 0))
         })?;
         let mut x = conv_stem;
         let mut layers = Vec::with_capacity(self.layers.len());
         for (index, layer) in self.layers.iter().enumerate() {
             let at = CacheAt {
-                positions,
-                slot,
-                n_sequences: 1,
+                positions: given.positions,
+                slot: given.slot,
+                n_sequences: n,
                 layer: index,
             };
             x = step.scope(&format!("encoder.layer.{index}"), |step| {
@@ -109,7 +118,7 @@ impl Encoder {
             layers.push(x);
         }
         let states = step.scope("encoder.norm", |step| self.norm.forward(step, x))?;
-        let audio = step.scope("adapter", |step| self.projector.forward(step, states, 1))?;
+        let audio = step.scope("adapter", |step| self.projector.forward(step, states, n))?;
         Ok(EncoderStages {
             conv_stem,
             layers,

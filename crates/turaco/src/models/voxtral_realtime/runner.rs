@@ -11,12 +11,16 @@ use turaco_compute::{
 use super::VoxtralRealtime;
 use super::config::StackConfig;
 use super::decoder::DecoderInputs;
-use super::encoder::FRAMES_BEFORE;
-use crate::Result;
+use super::encoder::{EncoderInputs, FRAMES_BEFORE};
 use crate::recycle::recycle;
+use crate::{Error, Result};
 
-/// Steps with several rows per sequence come in many sizes; this many compiled ones are kept, or more where a step has more rows.
+/// Steps of the decoder with several rows per sequence come in many sizes; this many compiled ones are kept, or more where
+/// a step has more rows.
 const KEPT_STEPS: usize = 8;
+
+/// Steps of the encoder: as many as the numbers of streams of an interval, and a few for what is left at an end.
+const KEPT_ENCODERS: usize = 16;
 
 /// The audio side of one stream.
 #[derive(Debug)]
@@ -95,8 +99,8 @@ pub struct Runner {
     decoders: Vec<(DecoderKey, DecoderStep)>,
 }
 
-/// Audio tokens, and whether they are a stream's first.
-type EncoderKey = (usize, bool);
+/// Streams, audio tokens of each, and whether they are a stream's first.
+type EncoderKey = (usize, usize, bool);
 
 /// Streams, positions of each, candidates, whether behind every position.
 type DecoderKey = (usize, usize, usize, bool);
@@ -107,6 +111,8 @@ struct EncoderStep {
     /// Host side of the inputs, reused by every run.
     mel: Vec<f32>,
     positions: Vec<u32>,
+    /// Always empty between runs.
+    caches: Vec<&'static mut KvCache>,
 }
 
 #[derive(Debug)]
@@ -237,36 +243,54 @@ impl Runner {
         Ok(())
     }
 
-    /// Encode the next frames of a stream, `[tokens * frames_per_token][n_mels]`, to audio vectors `[tokens, dim]`.
+    /// How many of `most` streams are best encoded in one run, each a piece of `n_tokens`: as many as keep the device busy, of
+    /// numbers so far apart that few steps are compiled.
+    pub fn streams_at_once(&self, n_tokens: usize, most: usize) -> usize {
+        let rows = n_tokens * self.model.config.downsample;
+        let fill = self.model.device.rows_that_fill() / rows.max(1);
+        stepped(most.min(fill.max(1)))
+    }
+
+    /// Encode the next frames of several streams, as many of each: `[streams][tokens * frames_per_token][n_mels]` to audio
+    /// vectors `[streams * tokens, dim]`.
     ///
     /// # Errors
-    /// Frames that are no whole tokens or more than the state was made for, or a failed device.
-    pub fn encode(&mut self, state: &mut EncoderState, frames: &[f32]) -> Result<&[f32]> {
+    /// Frames that are no whole tokens or more than a state was made for, streams of which only some have begun, or a
+    /// failed device.
+    pub fn encode(&mut self, states: &mut [&mut EncoderState], frames: &[f32]) -> Result<&[f32]> {
         let config = &self.model.config;
+        let n = states.len();
         let per_token = config.frames_per_token() * config.n_mels;
-        let n_tokens = frames.len() / per_token;
-        if n_tokens * per_token != frames.len() || n_tokens == 0 {
-            return Err(turaco_compute::Error::Shape {
-                what: "frames to encode".into(),
-                expected: format!("whole tokens of {per_token} values"),
-                found: format!("{}", frames.len()),
-            }
-            .into());
+        let n_tokens = frames.len() / (per_token * n.max(1));
+        if n_tokens * n * per_token != frames.len() || n_tokens == 0 {
+            return Err(shape(
+                "frames to encode",
+                format!("whole tokens of {per_token} values for each of {n}"),
+                format!("{}", frames.len()),
+            ));
         }
-        let is_first = state.cache.is_empty();
-        let key = (n_tokens, is_first);
-        let index = match self.encoders.iter().position(|(k, _)| *k == key) {
-            Some(index) => index,
+        let is_first = states.iter().any(|state| state.cache.is_empty());
+        if is_first && states.iter().any(|state| !state.cache.is_empty()) {
+            return Err(shape(
+                "streams to encode",
+                "all at their start, or none".into(),
+                "some of each".into(),
+            ));
+        }
+        let key = (n, n_tokens, is_first);
+        match self.encoders.iter().position(|(k, _)| *k == key) {
+            // The last is the one that was used last.
+            Some(index) => self.encoders[index..].rotate_left(1),
             None => {
                 let step = EncoderStep::compile(&self.model, key, None)?;
-                make_room(&mut self.encoders, KEPT_STEPS);
+                make_room(&mut self.encoders, KEPT_ENCODERS);
                 self.encoders.push((key, step));
-                self.encoders.len() - 1
             }
-        };
+        }
         let n_mels = config.n_mels;
+        let index = self.encoders.len() - 1;
         let step = &mut self.encoders[index].1;
-        step.run(state, frames, n_mels)?;
+        step.run(states, frames, n_mels)?;
         Ok(step.step.output(0)?)
     }
 
@@ -307,7 +331,7 @@ impl Runner {
         })
     }
 
-    /// [`encode`](Self::encode), and the values after every stage: `conv_stem`, `enc_layer.{i}`, `enc_out`, `adapter_out`.
+    /// [`encode`](Self::encode) of one stream, and the values after every stage: `conv_stem`, `enc_layer.{i}`, `enc_out`, `adapter_out`.
     ///
     /// # Errors
     /// As there.
@@ -315,9 +339,9 @@ impl Runner {
         let config = &self.model.config;
         let n_tokens = frames.len() / (config.frames_per_token() * config.n_mels);
         let mut names = Vec::new();
-        let key = (n_tokens, state.cache.is_empty());
+        let key = (1, n_tokens, state.cache.is_empty());
         let mut step = EncoderStep::compile(&self.model, key, Some(&mut names))?;
-        step.run(state, frames, config.n_mels)?;
+        step.run(&mut [state], frames, config.n_mels)?;
         let values = names.into_iter().enumerate();
         values
             .map(|(index, name)| Ok((name, step.step.output(index + 1)?.to_vec())))
@@ -352,6 +376,24 @@ impl Runner {
     }
 }
 
+fn shape(what: &str, expected: String, found: String) -> Error {
+    let what = what.into();
+    Error::Compute(turaco_compute::Error::Shape {
+        what,
+        expected,
+        found,
+    })
+}
+
+/// The largest of 1, 2, 3, 4, 6, 8, 12, 16, 24, … that is not above `most` (at least 1).
+fn stepped(most: usize) -> usize {
+    let power = 1 << most.max(1).ilog2();
+    match power + power / 2 {
+        between if between <= most => between,
+        _ => power,
+    }
+}
+
 /// Drop the oldest compiled step if there are as many as are kept.
 fn make_room<K, S>(steps: &mut Vec<(K, S)>, kept: usize) {
     if steps.len() >= kept {
@@ -363,21 +405,23 @@ impl EncoderStep {
     /// With `names`, every stage is an output too.
     fn compile(
         model: &VoxtralRealtime,
-        (n_tokens, is_first): EncoderKey,
+        (n_sequences, n_tokens, is_first): EncoderKey,
         names: Option<&mut Vec<String>>,
     ) -> Result<Self> {
         let _span = trace::span("compile");
         let config = &model.config;
         let before = if is_first { 0 } else { FRAMES_BEFORE };
-        let n_frames = n_tokens * config.frames_per_token() + before;
-        let n_positions = n_tokens * config.downsample;
+        let n_frames = n_sequences * (n_tokens * config.frames_per_token() + before);
+        let n_positions = n_sequences * n_tokens * config.downsample;
         let mut step = StepBuilder::new(&model.device).named("encoder");
-        let mel = step.input(n_frames, config.n_mels);
-        let positions = step.input_ids(n_positions, 1);
-        let slot = step.cache_slot();
-        let stages = model
-            .encoder
-            .forward(&mut step, mel, is_first, positions, slot)?;
+        let given = EncoderInputs {
+            mel: step.input(n_frames, config.n_mels),
+            is_first,
+            positions: step.input_ids(n_positions, 1),
+            n_sequences,
+            slot: step.cache_slot(),
+        };
+        let stages = model.encoder.forward(&mut step, given)?;
         step.output(stages.audio);
         if let Some(names) = names {
             let mut named = |name: String, value: Value| {
@@ -395,28 +439,47 @@ impl EncoderStep {
             step: step.finish()?,
             mel: Vec::with_capacity(n_frames * config.n_mels),
             positions: vec![0; n_positions],
+            caches: Vec::with_capacity(n_sequences),
         })
     }
 
-    fn run(&mut self, state: &mut EncoderState, frames: &[f32], n_mels: usize) -> Result<()> {
+    /// `frames` of one stream behind those of another, as many of each.
+    fn run(
+        &mut self,
+        states: &mut [&mut EncoderState],
+        frames: &[f32],
+        n_mels: usize,
+    ) -> Result<()> {
+        let n = states.len().max(1);
+        let n_values = (frames.len() / n).max(1);
+        let n_positions = (self.positions.len() / n).max(1);
         self.mel.clear();
-        if !state.cache.is_empty() {
-            self.mel.extend_from_slice(&state.frames_before);
+        let positions = self.positions.chunks_exact_mut(n_positions);
+        let chunks = frames.chunks_exact(n_values);
+        for ((state, chunk), positions) in states.iter().zip(chunks.clone()).zip(positions) {
+            if !state.cache.is_empty() {
+                self.mel.extend_from_slice(&state.frames_before);
+            }
+            self.mel.extend_from_slice(chunk);
+            count_from(positions, state.cache.len());
         }
-        self.mel.extend_from_slice(frames);
-        count_from(&mut self.positions, state.cache.len());
-        let mut caches = [&mut state.cache];
-        self.step.run(&mut Bindings {
+        let mut caches: Vec<&mut KvCache> = recycle(take(&mut self.caches));
+        caches.extend(states.iter_mut().map(|state| &mut state.cache));
+        let ran = self.step.run(&mut Bindings {
             inputs: &[&self.mel],
             ids: &[&self.positions],
             slots: &mut [SlotBinding::Write(&mut caches)],
-        })?;
+        });
+        self.caches = recycle(caches);
+        ran?;
         // A token has more frames than are looked back on.
-        let kept = frames.len().min(FRAMES_BEFORE * n_mels);
-        state.frames_before.clear();
-        state
-            .frames_before
-            .extend_from_slice(&frames[frames.len() - kept..]);
+        let kept = n_values.min(FRAMES_BEFORE * n_mels);
+        for (state, chunk) in states.iter_mut().zip(chunks) {
+            state.frames_before.clear();
+            state
+                .frames_before
+                .extend_from_slice(&chunk[n_values - kept..]);
+        }
         Ok(())
     }
 }
@@ -541,5 +604,22 @@ impl DecoderStep {
 fn count_from(positions: &mut [u32], first: usize) {
     for (position, number) in positions.iter_mut().zip(first as u32..) {
         *position = number;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::stepped;
+
+    #[test]
+    fn numbers_of_streams_are_few_and_near() {
+        let sizes: Vec<usize> = (0..=50).map(stepped).collect();
+        assert_eq!(sizes[..10], [1, 1, 2, 3, 4, 4, 6, 6, 8, 8]);
+        let mut different = sizes.clone();
+        different.dedup();
+        assert_eq!(different, [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48]);
+        for (most, size) in sizes.into_iter().enumerate().skip(1) {
+            assert!(size <= most && 3 * size + 3 > 2 * most, "{size} of {most}");
+        }
     }
 }
