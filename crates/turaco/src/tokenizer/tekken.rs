@@ -15,6 +15,9 @@ use super::{Bpe, TokenTable};
 use crate::Result;
 use crate::weights::{invalid, printable};
 
+/// Most control tokens; published vocabularies have 1000. Each has a name in memory, also where the file says none.
+const MAX_SPECIAL: usize = 1 << 18;
+
 /// A Tekken vocabulary.
 #[derive(Debug, Clone)]
 pub struct Tekken {
@@ -92,7 +95,7 @@ impl Tekken {
         let n_special = file.config.default_num_special_tokens;
         let wanted = n_vocab
             .checked_sub(n_special)
-            .filter(|&n| n <= file.vocab.len());
+            .filter(|&n| n <= file.vocab.len() && n_special <= MAX_SPECIAL);
         let Some(wanted) = wanted else {
             return Err(invalid(
                 path,
@@ -264,5 +267,95 @@ mod tests {
         assert!(read(&json(&TWO.replace("IGE=", "I*E=")), 12).contains("base64"));
         assert!(read(&json(&TWO.replace("\"rank\": 1", "\"rank\": 5")), 12).contains("rank 5"));
         assert!(read("[]", 12).contains("not a Tekken vocabulary"));
+        // A file of a few hundred bytes could ask for names without end.
+        let many = json("").replace("special_tokens\": 10", "special_tokens\": 1000000000");
+        assert!(read(&many, 1_000_000_000).contains("do not fit"));
+    }
+
+    /// What holds for every vocabulary that was read.
+    fn check(tekken: &Tekken) {
+        assert!(tekken.n_special() <= tekken.len() && tekken.len() == 12);
+        let text = "a \u{e9}\u{1f99c} [STREAMING_PAD]  a\0";
+        let ids = tekken.encode(text);
+        assert!(ids.iter().all(|&id| tekken.is_text(id)), "{ids:?}");
+        let all: Vec<u32> = (0..14).chain([u32::MAX]).collect();
+        let _ = (tekken.decode(&all, true), tekken.decode(&ids, false));
+        for id in all {
+            assert!(tekken.text(id).is_none() || tekken.special_name(id).is_none());
+        }
+    }
+
+    #[test]
+    fn broken_files_are_errors_or_vocabularies() {
+        const BYTES: &[u8] = b"0-.e[]{}\",:\\ tn\0\xff\x80\xc3";
+        const NUMBERS: [&str; 9] = [
+            "-1",
+            "0.5",
+            "3",
+            "4294967296",
+            "18446744073709551615",
+            "18446744073709551616",
+            "1e308",
+            "null",
+            "\"7\"",
+        ];
+        let whole = json(TWO);
+        let mut n_read = 0;
+        let mut read = |bytes: &[u8]| {
+            if let Ok(tekken) = Tekken::from_json(Path::new("x"), bytes, 12) {
+                check(&tekken);
+                n_read += 1;
+            }
+        };
+        for at in 0..whole.len() {
+            let (before, after) = whole.as_bytes().split_at(at);
+            // Cut off, a byte less, a byte more, another byte.
+            read(before);
+            read(&[before, &after[1..]].concat());
+            for &byte in BYTES {
+                read(&[before, &[byte], after].concat());
+                read(&[before, &[byte], &after[1..]].concat());
+            }
+            let is_digit = |byte: &u8| byte.is_ascii_digit();
+            let digits = after.iter().take_while(|byte| is_digit(byte)).count();
+            if digits > 0 && !before.last().is_some_and(is_digit) {
+                for number in NUMBERS {
+                    read(&[before, number.as_bytes(), &after[digits..]].concat());
+                }
+            }
+        }
+        assert!(n_read > 100, "{n_read}");
+    }
+
+    #[test]
+    fn what_is_said_twice_or_not_at_all() {
+        let read = |text: &str| Tekken::from_json(Path::new("x"), text.as_bytes(), 12);
+        // The same rank twice is no order; the same bytes twice are the first token's.
+        let twice = TWO.replace("\"rank\": 1", "\"rank\": 0");
+        let error = read(&json(&twice)).unwrap_err().to_string();
+        assert!(
+            error.contains("entry 1") && error.contains("rank 0"),
+            "{error}"
+        );
+        let same = read(&json(&TWO.replace("IGE=", "AA=="))).unwrap();
+        assert_eq!(same.encode("\0"), [10]);
+        assert_eq!(same.decode(&[11], false), "\0");
+        // A name behind the last control token names nothing, and one that is missing gets a number.
+        let far = json(TWO).replace("\"rank\": 7", "\"rank\": 18446744073709551615");
+        let far = read(&far).unwrap();
+        assert_eq!(far.special("[STREAMING_PAD]"), None);
+        assert_eq!(far.special_name(7), Some("<SPECIAL_7>"));
+        let none = json(TWO).replace("special_tokens\": [", "others\": [");
+        assert_eq!(read(&none).unwrap().n_special(), 10);
+        // Names are text: half of a character is none.
+        let half = json(TWO).replace("<unk>", "\\ud83e");
+        assert!(
+            read(&half)
+                .unwrap_err()
+                .to_string()
+                .contains("not a Tekken")
+        );
+        let nested = format!("{{\"config\": {}", "[".repeat(100_000));
+        assert!(read(&nested).is_err());
     }
 }

@@ -215,6 +215,7 @@ impl VoxtralRealtimeConfig {
                 largest(|stack| stack.window),
                 1 << 24,
             ),
+            ("tokens", self.n_vocab, 1 << 24),
             ("tokens of delay", self.default_delay, MAX_DELAY),
         ];
         check_limits(path, &sizes)?;
