@@ -313,10 +313,20 @@ fn frames_are_measured_traced_and_compared() {
     assert!(saved.succeeds().contains("ms/frame"), "{saved:?}");
     let trace = fs::read_to_string(home.path("trace.json")).unwrap();
     assert!(trace.contains("code_predictor") && trace.contains("talker"));
+    assert!(trace.contains("codec.block.1"));
     let baseline = fs::read_to_string(home.path("base.json")).unwrap();
     let mut baseline: serde_json::Value = serde_json::from_str(&baseline).unwrap();
     assert_eq!(baseline["kind"], "speech");
-    assert_eq!(baseline["measures"].as_array().unwrap().len(), 8);
+    // Four for each number of utterances, and the codec, which has chunks beside frames on two threads alone.
+    let codec = baseline["speech"]["codec"].as_array().unwrap();
+    let chunks: Vec<u64> = codec.iter().map(|c| c["chunk"].as_u64().unwrap()).collect();
+    assert!(
+        chunks == [1, 8, 16] || chunks == [1, 8, 8, 16],
+        "{chunks:?}"
+    );
+    assert!(codec.iter().all(|c| c["floor_ms"].as_f64() > Some(0.0)));
+    let n_measures = 8 + codec.len();
+    assert_eq!(baseline["measures"].as_array().unwrap().len(), n_measures);
     for measure in baseline["measures"].as_array_mut().unwrap() {
         measure["value"] = (measure["value"].as_f64().unwrap() * 1e6).into();
     }
@@ -338,7 +348,7 @@ fn frames_are_measured_traced_and_compared() {
     }
     let texts = fs::read_to_string(home.path("texts.json")).unwrap();
     let texts: serde_json::Value = serde_json::from_str(&texts).unwrap();
-    assert_eq!(texts["measures"].as_array().unwrap().len(), 11);
+    assert_eq!(texts["measures"].as_array().unwrap().len(), n_measures + 3);
     let short = &texts["speech"]["texts"][0];
     assert_eq!(
         (&short["words"], &short["frames"]),

@@ -341,7 +341,7 @@ fn several_entries_of_a_table_add_up() {
 fn windows_in_place_are_windows() {
     for device in all_devices() {
         for weight_type in WeightType::ALL {
-            for (cols, kernel, dilation) in [(64, 7, 3), (32, 2, 1), (24, 3, 1)] {
+            for (cols, kernel, dilation) in [(64, 7, 3), (32, 2, 1), (24, 3, 1), (10, 4, 2)] {
                 let (rows, c_out) = (37, 40);
                 let mut numbers = Numbers::new(13);
                 let seen = rows + (kernel - 1) * dilation;

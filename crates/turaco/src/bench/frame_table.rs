@@ -1,5 +1,6 @@
 //! The part of a report's table that is about frames of speech.
 
+use super::codec::CodecRow;
 use super::frames::FrameReport;
 use super::report::Report;
 use super::spoken_texts::SpokenText;
@@ -51,6 +52,10 @@ pub fn frames(text: &mut String, report: &Report, speech: &FrameReport) {
     }));
     let right: Vec<usize> = (0..rows[0].len()).collect();
     columns(text, &rows, &right);
+    if !speech.codec.is_empty() {
+        line(text, String::new());
+        codec(text, &speech.codec);
+    }
     if !speech.texts.is_empty() {
         line(text, String::new());
         texts(text, &speech.texts, speech.weight_bytes);
@@ -58,6 +63,39 @@ pub fn frames(text: &mut String, report: &Report, speech: &FrameReport) {
     if let Some(peak) = report.peak_memory {
         line(text, format!("peak memory {:.0} MB", megabytes(peak)));
     }
+}
+
+/// From codes to sound.
+fn codec(text: &mut String, codec: &[CodecRow]) {
+    let mut rows = vec![row(&[
+        "codec: chunks of",
+        "threads",
+        "ms/frame",
+        "p95",
+        "GFLOP",
+        "MB/chunk",
+        "GFLOP/s",
+        "floor ms",
+        "of floor",
+        "instruction",
+    ])];
+    rows.extend(codec.iter().map(|part| {
+        let beside = if part.beside { ", beside frames" } else { "" };
+        vec![
+            format!("{}{beside}", part.chunk),
+            part.threads.to_string(),
+            format!("{:.2}", part.frame_ms.p50),
+            format!("{:.2}", part.frame_ms.p95),
+            format!("{:.2}", part.operations as f64 / 1e9),
+            format!("{:.0}", part.weight_bytes as f64 / 1e6),
+            format!("{:.0}", part.peak / 1e9),
+            format!("{:.2}", part.floor_ms),
+            format!("{:.2}x", part.frame_ms.p50 / part.floor_ms),
+            part.instruction.clone(),
+        ]
+    }));
+    let right: Vec<usize> = (1..rows[0].len() - 1).collect();
+    columns(text, &rows, &right);
 }
 
 /// Whole texts: means, and beside them standard deviations.

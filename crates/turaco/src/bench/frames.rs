@@ -11,6 +11,7 @@ use turaco_compute::measure::{Machine, peak_memory};
 use turaco_compute::trace::{Detail, Recorder, Span};
 
 use super::baseline::Subject;
+use super::codec::{self, CodecRow};
 use super::limits::machine_facts;
 use super::report::{FORMAT, Kind, Limits, Measure, ModelFacts, Report, Role};
 use super::run::Outcome;
@@ -67,6 +68,9 @@ pub struct FrameReport {
     pub weight_bytes: u64,
     /// For each number of utterances.
     pub batches: Vec<FrameBatch>,
+    /// From codes to sound.
+    #[serde(default)]
+    pub codec: Vec<CodecRow>,
     /// Whole texts, if they were asked for.
     #[serde(default)]
     pub texts: Vec<SpokenText>,
@@ -169,13 +173,18 @@ pub fn frames(
             cached_floor_ms: 1e3 * ((all - again) / memory + again / near),
         });
     }
+    let passes = (protocol.warm_up, protocol.repeats);
+    let (codec, peaks) = codec::codec(synthesizer, passes, control, say)?;
     let spans = match protocol.trace {
         None => Vec::new(),
         Some(detail) => {
             say("one more pass for the trace");
             let utterances = protocol.utterances.first().copied().unwrap_or(1);
             let mut runner = Runner::new(model);
-            pass(&mut runner, (utterances, protocol.frames), detail, control)?.1
+            let passes = (utterances, protocol.frames);
+            let mut spans = pass(&mut runner, passes, detail, control)?.1;
+            spans.extend(codec::trace(synthesizer, detail)?);
+            spans
         }
     };
     let subject = frame_subject(synthesizer, protocol);
@@ -190,7 +199,7 @@ pub fn frames(
             memory: median(batches.iter().map(|batch| batch.memory)),
             step_bytes: bytes.talker + bytes.predictor_frame,
             step_memory: median(batches.iter().map(|batch| batch.memory)),
-            peaks: Vec::new(),
+            peaks,
         },
         model: subject.model,
         options: subject.options,
@@ -199,6 +208,7 @@ pub fn frames(
         peak_memory: peak_memory(),
         memory_limit: peak_memory().map(|bytes| bytes + bytes / 10),
         measures: (batches.iter().flat_map(measures))
+            .chain(codec.iter().map(CodecRow::measure))
             .chain(texts.iter().map(SpokenText::measure))
             .collect(),
         transcription: None,
@@ -210,6 +220,7 @@ pub fn frames(
             predictor_frame_bytes: bytes.predictor_frame,
             weight_bytes: synthesizer.weight_bytes(),
             batches,
+            codec,
             texts,
         }),
         kernels: Vec::new(),
@@ -276,24 +287,12 @@ fn pass(
     detail: Detail,
     control: &Control,
 ) -> Result<(Pass, Vec<Span>)> {
-    let model = Arc::clone(runner.model());
-    let config = model.config();
-    // Any text will do: its tokens are all there is to a prompt here.
-    let tokens: Vec<u32> = (0..PROMPT as u32).map(|token| token + 32).collect();
-    let text = runner.project_text(&tokens)?;
-    let one = &text[..config.talker.dim];
-    let sampling = Sampling {
-        values: config.generation,
-        seed: 1,
-    };
-    let states = (0..utterances).map(|_| runner.new_state(PROMPT + n_frames, sampling));
-    let mut states: Vec<TalkerState> = states.collect::<Result<_>>()?;
+    let Begun {
+        mut states,
+        next,
+        prompt,
+    } = Begun::new(runner, utterances, n_frames)?;
     let mut states: Vec<&mut TalkerState> = states.iter_mut().collect();
-    let prompt = text.repeat(utterances);
-    let started = Instant::now();
-    runner.next_frames(&mut states, FrameInput::Prompt(&prompt))?;
-    let prompt = started.elapsed().as_secs_f64();
-    let next = one.repeat(utterances);
     let mut recorder = Recorder::start(detail).ok_or(Error::InvalidOption {
         option: "frames",
         message: "this thread is being recorded already".into(),
@@ -319,4 +318,39 @@ fn pass(
         predictor: of("code_predictor"),
     };
     Ok((pass, spans))
+}
+
+/// Utterances behind their prompts.
+pub(super) struct Begun {
+    pub states: Vec<TalkerState>,
+    /// The text of the next frame of all of them.
+    pub next: Vec<f32>,
+    /// Seconds of the prompts.
+    pub prompt: f64,
+}
+
+impl Begun {
+    /// `utterances` at once, with room for `n_frames` frames.
+    pub fn new(runner: &mut Runner, utterances: usize, n_frames: usize) -> Result<Self> {
+        let model = Arc::clone(runner.model());
+        let config = model.config();
+        // Any text will do: its tokens are all there is to a prompt here.
+        let tokens: Vec<u32> = (0..PROMPT as u32).map(|token| token + 32).collect();
+        let text = runner.project_text(&tokens)?;
+        let sampling = Sampling {
+            values: config.generation,
+            seed: 1,
+        };
+        let states = (0..utterances).map(|_| runner.new_state(PROMPT + n_frames, sampling));
+        let mut states: Vec<TalkerState> = states.collect::<Result<_>>()?;
+        let prompts = text.repeat(utterances);
+        let started = Instant::now();
+        let mut all: Vec<&mut TalkerState> = states.iter_mut().collect();
+        runner.next_frames(&mut all, FrameInput::Prompt(&prompts))?;
+        Ok(Self {
+            prompt: started.elapsed().as_secs_f64(),
+            next: text[..config.talker.dim].repeat(utterances),
+            states,
+        })
+    }
 }

@@ -21,6 +21,7 @@
 mod baseline;
 mod chart;
 mod clip;
+mod codec;
 mod frame_table;
 mod frames;
 mod kernels;
@@ -45,6 +46,7 @@ pub use baseline::{
 };
 pub use chart::{html, svg};
 pub use clip::Clip;
+pub use codec::CodecRow;
 pub use frames::{FrameBatch, FrameProtocol, FrameReport, frame_subject, frames};
 pub use kernels::{KernelProtocol, kernel_subject, kernels};
 pub use live::{LiveReport, live};

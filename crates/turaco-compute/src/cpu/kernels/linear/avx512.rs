@@ -26,7 +26,7 @@ const MAX_PART: usize = 16 << 10;
 /// How far ahead a tile asks for weights that are `part` bytes long: the next part, so that every strip after the first finds it
 /// near, or a little if this is a whole panel for a single strip.
 #[inline]
-fn distance(part: usize) -> usize {
+pub(super) fn distance(part: usize) -> usize {
     if part > MAX_PART { AHEAD } else { part }
 }
 
@@ -232,60 +232,6 @@ macro_rules! widen {
 
 widen!(widen_f16, two_f16, one_f16, 128);
 widen!(widen_bf16, two_bf16, one_bf16, 128);
-
-/// # Safety
-/// See [`super::TileFn`]; needs AVX-512 BF16.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-pub(super) unsafe fn tile_bf16_dot(
-    rows: usize,
-    groups: usize,
-    a: *const u32,
-    b: *const u8,
-    c: *mut u32,
-) {
-    by_rows!(tile_bf16_dot_rows, rows, [1 2 3 4 5 6 7 8 9 10 11 12], (groups, a, b, c));
-}
-
-/// # Safety
-/// As above.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-unsafe fn tile_bf16_dot_rows<const ROWS: usize>(
-    groups: usize,
-    mut a: *const u32,
-    mut b: *const u8,
-    c: *mut u32,
-) {
-    let c = c.cast::<f32>();
-    // SAFETY: the caller's promise: `a` is `[groups][ROWS]` pairs, `b` is `[groups][32]` pairs, `c` is `[ROWS][32]`. The
-    // transmutes are between vectors of 64 bytes; prefetches may point anywhere.
-    unsafe {
-        let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
-        for row in 0..ROWS {
-            sums[row][0] = _mm512_loadu_ps(c.add(row * PANEL));
-            sums[row][1] = _mm512_loadu_ps(c.add(row * PANEL + 16));
-        }
-        let ahead = distance(groups * 128);
-        for _ in 0..groups {
-            _mm_prefetch::<_MM_HINT_T1>(b.wrapping_add(ahead).cast());
-            _mm_prefetch::<_MM_HINT_T1>(b.wrapping_add(ahead + 64).cast());
-            let low = std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(b.cast()));
-            let high =
-                std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(b.add(64).cast()));
-            for row in 0..ROWS {
-                let pair =
-                    std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(*a.add(row) as i32));
-                sums[row][0] = _mm512_dpbf16_ps(sums[row][0], pair, low);
-                sums[row][1] = _mm512_dpbf16_ps(sums[row][1], pair, high);
-            }
-            a = a.add(ROWS);
-            b = b.add(128);
-        }
-        for row in 0..ROWS {
-            _mm512_storeu_ps(c.add(row * PANEL), sums[row][0]);
-            _mm512_storeu_ps(c.add(row * PANEL + 16), sums[row][1]);
-        }
-    }
-}
 
 /// Expects activations shifted by 128.
 ///

@@ -10,7 +10,7 @@ use super::{
     blocks, scalar,
 };
 #[cfg(target_arch = "x86_64")]
-use super::{MAX_BLOCK_ROWS, amx, avx2, avx512};
+use super::{MAX_BLOCK_ROWS, amx, avx2, avx512, avx512_bf16};
 use crate::cpu::isa::Isa;
 use crate::cpu::packed::{PackedMatrix, WeightType};
 
@@ -345,7 +345,13 @@ impl Kernels {
                 .widening(avx512::widen_f16),
             WeightType::Bf16 if dot => Self {
                 asks_ahead: true,
-                ..plain.tiles(avx512::tile_bf16_dot, Left::Bf16)
+                first_tile: Some(avx512_bf16::first_tile),
+                unpacked: Some(InPlace::Image(
+                    avx512_bf16::first_image,
+                    avx512_bf16::next_image,
+                    avx512_bf16::round,
+                )),
+                ..plain.tiles(avx512_bf16::tile, Left::Bf16)
             }
             .streaming(avx512::stream_bf16),
             WeightType::Bf16 => plain

@@ -32,6 +32,8 @@ pub(crate) mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_bf16;
 
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -696,9 +698,10 @@ impl Call<'_> {
         } = self.windows;
         let (offsets, image) = words.split_at_mut(steps.next_multiple_of(16));
         let per_tap = steps / taps.max(1);
+        let step_bytes = 2 * self.kernels.left.step_inputs();
         for (step, offset) in offsets.iter_mut().take(steps).enumerate() {
             let (tap, part) = (step / per_tap, step % per_tap);
-            *offset = (tap * dilation * cols * 2 + part * 64) as u32;
+            *offset = (tap * dilation * cols * 2 + part * step_bytes) as u32;
         }
         let rows = self.x.len() / cols;
         let image = Shared::new(image);
