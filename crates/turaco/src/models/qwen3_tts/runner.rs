@@ -262,7 +262,11 @@ impl Runner {
     ) -> Result<Codes<'_>> {
         let key = self.key(states, input);
         let index = match self.frames.iter().position(|(known, _)| *known == key) {
-            Some(index) => index,
+            Some(index) => {
+                // The last one is the one that was used last.
+                self.frames[index..].rotate_left(1);
+                self.frames.len() - 1
+            }
             None => {
                 let step = FrameStep::compile(&self.model, key, false)?;
                 if self.frames.len() >= KEPT_STEPS {

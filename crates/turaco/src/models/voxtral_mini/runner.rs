@@ -226,7 +226,11 @@ impl Runner {
             choice,
         };
         let index = match self.decoders.iter().position(|(known, _)| *known == key) {
-            Some(index) => index,
+            Some(index) => {
+                // The last one is the one that was used last.
+                self.decoders[index..].rotate_left(1);
+                self.decoders.len() - 1
+            }
             None => {
                 let step = DecoderStep::compile(&self.model, key, None)?;
                 if self.decoders.len() >= KEPT_STEPS {

@@ -308,7 +308,11 @@ impl Runner {
         let every = rows.every && n_positions > 1;
         let key = (n, n_positions, rows.candidates, every);
         let index = match self.decoders.iter().position(|(k, _)| *k == key) {
-            Some(index) => index,
+            Some(index) => {
+                // The last one is the one that was used last.
+                self.decoders[index..].rotate_left(1);
+                self.decoders.len() - 1
+            }
             None => {
                 let step = DecoderStep::compile(&self.model, key, None)?;
                 let kept = KEPT_STEPS.max(self.rows_at_once());
