@@ -1,6 +1,6 @@
 //! Which neighbouring operations become one call: a norm and the linear maps that read it, a gated linear map and its
-//! SwiGLU, rotary embedding and the append to a cache, the logits and the choice of tokens among them. Only steps of few
-//! rows gain by it, and only they are fused.
+//! SwiGLU, the norms of heads, rotary embedding and the append to a cache, the logits and the choice of tokens among them. Only
+//! steps of few rows gain by it, and only they are fused.
 
 use crate::device::Matrix;
 use crate::error::Result;
@@ -20,8 +20,10 @@ pub(crate) struct Task<'a> {
     pub swiglu: Option<&'a Op>,
     /// The linear map that gives the logits of a choice of tokens, which begins in it.
     pub logits: Option<&'a Op>,
-    /// Rotations of the queries (if there are any) and of the keys that are appended.
+    /// Rotations of the queries (if there are any) and of the keys that are appended; one operation if those lie side by side.
     pub rotations: Option<(Option<&'a Op>, &'a Op)>,
+    /// Norms of the heads of queries and keys before their rotation.
+    pub head_norms: (Option<&'a Op>, Option<&'a Op>),
 }
 
 impl<'a> Task<'a> {
@@ -33,6 +35,7 @@ impl<'a> Task<'a> {
             swiglu: None,
             logits: None,
             rotations: None,
+            head_norms: (None, None),
         }
     }
 
@@ -46,7 +49,9 @@ impl<'a> Task<'a> {
             writes.extend(outputs);
         }
         let (query, key) = self.rotations.map_or((None, None), |(q, k)| (q, Some(k)));
-        for before in [self.norm, query, key].into_iter().flatten() {
+        let (query_norm, key_norm) = self.head_norms;
+        let before = [self.norm, query, key, query_norm, key_norm];
+        for before in before.into_iter().flatten() {
             let (inputs, outputs) = before.values();
             reads.retain(|value| !outputs.contains(value));
             reads.extend(inputs);
@@ -67,6 +72,8 @@ pub(crate) struct Limits<'a> {
     pub few_rows: usize,
     /// Most tokens whose choice can begin in the map that gives their logits.
     pub most_choices: usize,
+    /// Whether an append can norm heads before their rotation, and rotate queries and keys that lie side by side.
+    pub heads: bool,
     /// Whether a matrix can give both halves of a SwiGLU in one call.
     pub is_gated: &'a dyn Fn(&Matrix) -> Result<bool>,
 }
@@ -120,6 +127,18 @@ pub(crate) fn tasks<'a>(graph: &'a Graph, limits: &Limits<'_>) -> Result<Vec<Tas
                 if let Some((query, key, count)) = readers.rotations(rotation(1), rotation(2), *k) {
                     tasks.truncate(tasks.len() - count);
                     task.rotations = Some((query, key));
+                    if limits.heads {
+                        let mut norm = |rotation| {
+                            let at = readers.head_norm(&tasks, rotation)?;
+                            Some(tasks.remove(at).op)
+                        };
+                        task.head_norms = (query.and_then(&mut norm), norm(key));
+                    }
+                } else if limits.heads
+                    && let Some(both) = readers.side_by_side(rotation(1), index)
+                {
+                    tasks.pop();
+                    task.rotations = Some((Some(both), both));
                 }
             }
             _ => {}
@@ -256,6 +275,47 @@ impl<'a, 'b> Readers<'a, 'b> {
             && choose.k <= self.limits.most_choices
             && matches!(source, ValueSource::Input(_));
         fits.then_some(reader)
+    }
+
+    /// Which task is a norm of all heads that only this rotation reads.
+    fn head_norm(&self, tasks: &[Task<'_>], rotation: &Op) -> Option<usize> {
+        let Op::Rope { x, head_dim, .. } = rotation else {
+            return None;
+        };
+        let id = x.id as usize;
+        let is_it = |task: &Task<'_>| {
+            matches!(task.op, Op::RmsNorm { gamma, gain: None, out, .. }
+                if out == x && gamma.len() == *head_dim)
+        };
+        let alone = self.of[id].len() == 1 && !self.output[id];
+        tasks.iter().rposition(|task| alone && is_it(task))
+    }
+
+    /// The operation before append number `append`, if it rotates queries and behind them the keys that are appended, which
+    /// nobody else sees.
+    fn side_by_side(&self, last: Option<&'a Op>, append: usize) -> Option<&'a Op> {
+        let Some(rotation @ Op::Rope { out, head_dim, .. }) = last else {
+            return None;
+        };
+        let Op::CacheAppend { k, v, .. } = &self.graph.ops[append] else {
+            return None;
+        };
+        let (owner, first) = self.root(*k);
+        let is_before = |value: Value| {
+            let (other, column) = self.root(value);
+            other != owner || column + value.cols() <= first
+        };
+        let elsewhere = |&reader: &usize| {
+            reader == append || (self.graph.ops[reader].values().0.into_iter()).all(is_before)
+        };
+        let fits = owner == out.id as usize
+            && first > 0
+            && first.is_multiple_of(*head_dim)
+            && first + k.cols() == out.cols()
+            && is_before(*v)
+            && !self.output[owner]
+            && self.of[owner].iter().all(elsewhere);
+        fits.then_some(rotation)
     }
 
     /// Of the two operations before an append of `k`: the rotations of queries and keys, and how many there are.

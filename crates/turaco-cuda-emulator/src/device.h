@@ -27,6 +27,7 @@ struct Fiber {
     dim3 thread, block, block_dim, grid_dim;
     unsigned lane;
     unsigned turns;       // exchanges so far: lanes are never more than one apart
+    bool waited;          // for the call before
     struct Warp *warp;
 };
 
@@ -41,6 +42,7 @@ struct Hooks {
     Fiber *current;
     void (*wait_block)();
     void (*wait_warp)();
+    void (*wait_previous)();
 };
 
 extern "C" { __attribute__((weak, visibility("default"))) Hooks *turaco_hooks; }
@@ -75,6 +77,7 @@ static inline void __syncthreads() { turaco_hooks->wait_block(); }
 static inline void __syncwarp(unsigned = 0xffffffffu) { turaco_hooks->wait_warp(); }
 static inline void __threadfence() {}
 static inline void __threadfence_block() {}
+static inline void __threadfence_system() {}
 
 static inline unsigned __float_as_uint(float x) { unsigned u; std::memcpy(&u, &x, 4); return u; }
 static inline float __uint_as_float(unsigned u) { float x; std::memcpy(&x, &u, 4); return x; }
@@ -228,4 +231,6 @@ static inline void copy_async(void *to, const void *from, bool wanted) {
 }
 static inline void copy_commit() {}
 template <unsigned pending> static inline void copy_wait() {}
+static inline void let_next_begin() {}
+static inline void wait_for_previous() { turaco_hooks->wait_previous(); }
 static inline unsigned count_up(unsigned *at, unsigned last) { return atomicInc(at, last); }

@@ -7,6 +7,7 @@
 #undef gridDim
 
 #include <cstdio>
+#include <csignal>
 #include <cstdlib>
 #include <dlfcn.h>
 #include <map>
@@ -100,7 +101,7 @@ turaco_switch:
 )");
 #endif
 
-enum State { READY, AT_WARP, AT_BLOCK, DONE };
+enum State { READY, AT_WARP, AT_BLOCK, AT_PREVIOUS, DONE };
 
 struct Thread {
     Fiber fiber;
@@ -130,6 +131,41 @@ static void wait_in(State state) {
 }
 static void wait_block() { wait_in(AT_BLOCK); }
 static void wait_warp() { wait_in(AT_WARP); }
+
+// A call may begin before the one before it has ended: until its threads have waited for that one, what kernels write is out of
+// their reach in blocks that are watched. Weights are the rest: memory that was not filled with zeros when it was new.
+static bool watching = false, touched = false;
+static void reach(bool allowed);
+static void wait_previous() {
+    running->fiber.waited = true;
+    if (watching) wait_in(AT_PREVIOUS);
+}
+static struct sigaction faults_before;
+static void on_fault(int, siginfo_t *, void *) {
+    if (!watching) {
+        sigaction(SIGSEGV, &faults_before, nullptr); // what follows is the process's business
+        return;
+    }
+    touched = true;
+    wait_in(DONE);
+}
+static void watch() {
+    static bool installed = false;
+    if (!installed) {
+        struct sigaction action = {};
+        action.sa_sigaction = on_fault;
+        action.sa_flags = SA_SIGINFO | SA_NODEFER;
+        sigaction(SIGSEGV, &action, &faults_before);
+        installed = true;
+    }
+    reach(false);
+    watching = true;
+}
+static void watch_no_more() {
+    watching = false;
+    reach(true);
+}
+
 static void fiber_main() {
     kernel(kernel_params);
     wait_in(DONE);
@@ -169,7 +205,8 @@ static void arrange(std::vector<unsigned> &numbers, unsigned count) {
         for (unsigned i = count; i > 1; i--) std::swap(numbers[i - 1], numbers[random_below(i)]);
 }
 
-static void run_block(dim3 block, dim3 grid_dim, dim3 block_dim) {
+// Whether all threads waited for the call before.
+static bool run_block(dim3 block, dim3 grid_dim, dim3 block_dim) {
     unsigned count = block_dim.x * block_dim.y * block_dim.z;
     if (threads.size() < count) threads.resize(count);
     if (warps.size() < (count + 31) / 32) warps.resize((count + 31) / 32);
@@ -184,6 +221,7 @@ static void run_block(dim3 block, dim3 grid_dim, dim3 block_dim) {
         thread.fiber.block_dim = block_dim;
         thread.fiber.lane = i % 32;
         thread.fiber.turns = 0;
+        thread.fiber.waited = false;
         thread.fiber.warp = &warps[i / 32];
     }
     static std::vector<unsigned> warp_order, lane_order;
@@ -208,15 +246,24 @@ static void run_block(dim3 block, dim3 grid_dim, dim3 block_dim) {
                 unsigned waiting = 0, elsewhere = 0;
                 for (unsigned i = first; i < end; i++) {
                     waiting += threads[i].state == AT_WARP;
-                    elsewhere += threads[i].state == AT_BLOCK;
+                    elsewhere += threads[i].state == AT_BLOCK || threads[i].state == AT_PREVIOUS;
                 }
                 if (waiting == 0 || elsewhere > 0) break;
                 for (unsigned i = first; i < end; i++)
                     if (threads[i].state == AT_WARP) threads[i].state = READY;
             }
         }
-        unsigned at_block = 0;
-        for (unsigned i = 0; i < count; i++) at_block += threads[i].state == AT_BLOCK;
+        unsigned at_block = 0, at_previous = 0;
+        for (unsigned i = 0; i < count; i++) {
+            at_block += threads[i].state == AT_BLOCK;
+            at_previous += threads[i].state == AT_PREVIOUS;
+        }
+        if (at_previous > 0 && at_previous + done == count) {
+            watch_no_more();
+            for (unsigned i = 0; i < count; i++)
+                if (threads[i].state == AT_PREVIOUS) threads[i].state = READY;
+            moved = true;
+        }
         if (at_block > 0 && at_block + done == count) {
             for (unsigned i = 0; i < count; i++)
                 if (threads[i].state == AT_BLOCK) threads[i].state = READY;
@@ -227,6 +274,10 @@ static void run_block(dim3 block, dim3 grid_dim, dim3 block_dim) {
             abort();
         }
     }
+    if (watching) watch_no_more();
+    for (unsigned i = 0; i < count; i++)
+        if (!threads[i].fiber.waited) return false;
+    return true;
 }
 
 // ---- modules and launches
@@ -236,6 +287,7 @@ struct Function {
     void (*call)(const void *);
     size_t bytes;
     unsigned threads;
+    mutable unsigned watched = 0;
 };
 struct Module {
     void *library;
@@ -243,7 +295,8 @@ struct Module {
     std::map<std::string, std::unique_ptr<Function>> functions;
 };
 
-static CUresult launch(const Function *function, dim3 grid, dim3 block, const void *params) {
+// `early`: it may begin before the call before it has ended.
+static CUresult launch(const Function *function, dim3 grid, dim3 block, const void *params, bool early) {
     if (hanging) return SUCCESS;
     if (hang_in >= 0 && hang_in-- == 0) { hanging = true; return SUCCESS; }
     if (fail_launch_in >= 0 && fail_launch_in-- == 0) lost = true;
@@ -253,7 +306,19 @@ static CUresult launch(const Function *function, dim3 grid, dim3 block, const vo
     kernel_params = params;
     static std::vector<unsigned> blocks;
     arrange(blocks, grid.x * grid.y * grid.z);
-    for (unsigned i : blocks) run_block({i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y}, grid, block);
+    // Watching takes time: the first calls of a kernel, then some; their first blocks and their last.
+    const bool watched = early && (function->watched++ < 16 || function->watched % 61 == 0);
+    bool waited = true;
+    for (unsigned i : blocks) {
+        if (watched && (i == blocks.front() || i == blocks.back())) watch();
+        waited &= run_block({i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y}, grid, block);
+        if (touched || (early && !waited)) {
+            fprintf(stderr, "%s %s the call before it\n", function->name.c_str(),
+                    touched ? "reaches for memory that kernels write before it waits for" : "does not wait for");
+            touched = false;
+            return LAUNCH_FAILED;
+        }
+    }
     return SUCCESS;
 }
 
@@ -265,6 +330,7 @@ EXPORT CUresult cuModuleLoadData(Module **out, const void *image) {
     if (!library) { fprintf(stderr, "%s\n", dlerror()); return INVALID_IMAGE; }
     hooks.wait_block = wait_block;
     hooks.wait_warp = wait_warp;
+    hooks.wait_previous = wait_previous;
     auto slot = (Hooks **)dlsym(library, "turaco_hooks");
     if (!slot) return INVALID_IMAGE;
     *slot = &hooks;
@@ -293,8 +359,14 @@ EXPORT CUresult cuModuleGetFunction(Function **out, Module *module, const char *
 
 // ---- memory: every allocation ends where a page that nobody may touch begins
 
-struct Allocation { char *mapped; size_t mapped_bytes, bytes; };
+struct Allocation { char *mapped; size_t mapped_bytes, bytes; bool written; };
 static std::map<uint64_t, Allocation> allocations;
+
+// Whether memory that kernels write may be touched.
+static void reach(bool allowed) {
+    for (auto &[at, allocation] : allocations)
+        if (allocation.written) mprotect(allocation.mapped, allocation.mapped_bytes - 4096, allowed ? PROT_READ | PROT_WRITE : PROT_NONE);
+}
 
 static bool inside(uint64_t at, size_t bytes) {
     auto next = allocations.upper_bound(at);
@@ -314,7 +386,7 @@ EXPORT CUresult cuMemAlloc_v2(uint64_t *out, size_t bytes) {
     mprotect(mapped + mapped_bytes - page, page, PROT_NONE);
     char *at = mapped + mapped_bytes - page - rounded;
     if (rounded < (64 << 20)) std::memset(at, 0xff, rounded); // not a number, for whoever reads what nobody wrote
-    allocations[(uint64_t)at] = {mapped, mapped_bytes, bytes};
+    allocations[(uint64_t)at] = {mapped, mapped_bytes, bytes, false};
     memory_used += bytes;
     counts[ALLOCATIONS]++;
     *out = (uint64_t)at;
@@ -346,10 +418,12 @@ EXPORT CUresult cuMemFreeHost(void *at) { LOCK; free(at); return SUCCESS; }
 
 struct Node { std::function<CUresult()> run; };
 struct Graph { std::vector<Node> nodes; };
-struct Stream { Graph *capture = nullptr; };
+// `after_kernel`: whether the last thing in it is a call of a kernel.
+struct Stream { Graph *capture = nullptr; bool after_kernel = false; };
 struct Event { uint64_t at; };
 
-static CUresult act(Stream *stream, std::function<CUresult()> run) {
+static CUresult act(Stream *stream, std::function<CUresult()> run, bool is_kernel = false) {
+    stream->after_kernel = is_kernel;
     if (stream->capture) {
         stream->capture->nodes.push_back({std::move(run)});
         return SUCCESS;
@@ -368,6 +442,7 @@ EXPORT CUresult cuStreamBeginCapture_v2(Stream *stream, int) {
     LOCK;
     if (stream->capture) return CAPTURE_UNSUPPORTED;
     counts[CAPTURES]++;
+    stream->after_kernel = false;
     stream->capture = new Graph;
     return SUCCESS;
 }
@@ -389,13 +464,24 @@ EXPORT CUresult cuGraphLaunch(Graph *graph, Stream *stream) {
         if (CUresult result = node.run()) return result;
     return SUCCESS;
 }
-EXPORT CUresult cuLaunchKernel(Function *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
-                               unsigned shared, Stream *stream, void **params, void **extra) {
+struct Attribute { int id, unused; int value[16]; };
+struct Launch { unsigned gx, gy, gz, bx, by, bz, shared; Stream *stream; Attribute *attributes; unsigned n_attributes; };
+EXPORT CUresult cuLaunchKernelEx(const Launch *given, Function *function, void **params, void **extra) {
     LOCK;
+    auto [gx, gy, gz, bx, by, bz, shared, stream, attributes, n_attributes] = *given;
+    bool early = false;
+    for (unsigned i = 0; i < n_attributes; i++) {
+        // Programmatic stream serialization: it takes a card that can, and another kernel to follow.
+        if (attributes[i].id != 6) return INVALID_VALUE;
+        if (capability < 90) return NOT_SUPPORTED;
+        early = attributes[i].value[0] != 0;
+        if (early && !stream->after_kernel) return INVALID_VALUE;
+    }
     if (gx == 0 || gy == 0 || gz == 0 || gy > 65535 || gz > 65535 || gx > 2147483647u) return INVALID_VALUE;
     if (bx * by * bz == 0 || bx * by * bz > function->threads || shared || extra || !params) return INVALID_VALUE;
     std::vector<char> copy((const char *)params[0], (const char *)params[0] + function->bytes);
-    return act(stream, [=]() { return launch(function, {gx, gy, gz}, {bx, by, bz}, copy.data()); });
+    const dim3 grid = {gx, gy, gz}, block = {bx, by, bz};
+    return act(stream, [=]() { return launch(function, grid, block, copy.data(), early); }, true);
 }
 EXPORT CUresult cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, Stream *stream) {
     LOCK;
@@ -442,6 +528,7 @@ EXPORT CUresult cuMemsetD8Async(uint64_t to, unsigned char value, size_t bytes, 
     LOCK;
     return act(stream, [=]() -> CUresult {
         if (!inside(to, bytes)) return INVALID_VALUE;
+        std::prev(allocations.upper_bound(to))->second.written = true;
         std::memset((void *)to, value, bytes);
         return SUCCESS;
     });

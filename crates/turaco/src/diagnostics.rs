@@ -231,7 +231,10 @@ pub fn compile_ahead(capability: u32) -> crate::Result<(usize, std::path::PathBu
             reason: "there is no home folder; set XDG_CACHE_HOME".into(),
         }));
     };
-    let count = turaco_compute::cuda::compile_ahead(capability, &folder, &|_, _| ())?;
+    let count = {
+        use turaco_compute::cuda::{KernelSet, compile_ahead};
+        compile_ahead(KernelSet::Common, capability, &folder, &|_, _| ())?
+    };
     Ok((count, folder))
 }
 

@@ -12,6 +12,15 @@ use crate::error::Result;
 /// Processors of the cards that kernels are cut for: an H200's, a third more or less changes little.
 const PROCESSORS: usize = 132;
 
+/// Which kernels are compiled ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KernelSet {
+    /// Those that models of common sizes call.
+    Common,
+    /// Every file of kernels at least once, with every type of weights: to see that a compiler takes them.
+    Samples,
+}
+
 /// Compile the kernels that models of common sizes call, for cards of a compute capability (90 for 9.0), into `folder`, where
 /// [`CudaOptions::kernel_cache`](super::CudaOptions::kernel_cache) finds them. `done` is told how many of how many there are.
 /// Others are compiled when they are first called.
@@ -19,11 +28,15 @@ const PROCESSORS: usize = 132;
 /// # Errors
 /// No compiler, or a capability that it does not know.
 pub fn compile_ahead(
+    set: KernelSet,
     capability: u32,
     folder: &Path,
     done: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<usize> {
-    let modules = Module::common(PROCESSORS);
+    let modules = match set {
+        KernelSet::Common => Module::common(PROCESSORS),
+        KernelSet::Samples => Module::samples(),
+    };
     let next = AtomicUsize::new(0);
     let finished = AtomicUsize::new(0);
     let failure = Mutex::new(None);

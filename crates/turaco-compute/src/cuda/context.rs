@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::{CString, c_int, c_void};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,12 @@ const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Time in which the host asks without a pause whether the card is done: most steps of a decoder end within it.
 const EAGER: Duration = Duration::from_millis(20);
+
+/// How often the driver is asked whether something has gone wrong in a run.
+const ASKED_EVERY: Duration = Duration::from_millis(2);
+
+/// The first driver that keeps in a graph that a call may begin before the one before it has ended (12.3).
+const EARLY_IN_GRAPHS: c_int = 12_030;
 
 /// What the driver calls the numbers of an attribute.
 pub(super) const MULTIPROCESSORS: c_int = 16;
@@ -40,6 +46,8 @@ pub(super) struct Context {
     /// Where compiled kernels are kept.
     cubins: Option<PathBuf>,
     patience: Duration,
+    /// Whether calls begin before the ones before them have ended.
+    overlaps: AtomicBool,
     /// Whether a run did not end: everything that waits for the card would wait for ever.
     given_up: AtomicBool,
     pub counters: Counters,
@@ -130,6 +138,12 @@ pub fn cards() -> Vec<CardSummary> {
         .collect()
 }
 
+/// Whether every call shall wait for the one before it to end.
+fn is_plain() -> bool {
+    std::env::var_os("TURACO_CUDA_PLAIN_LAUNCH")
+        .is_some_and(|value| !value.is_empty() && value != "0")
+}
+
 fn summary(driver: &Driver, index: c_int) -> Result<(c_int, CardSummary)> {
     let mut device = 0;
     let functions = &driver.functions;
@@ -195,6 +209,9 @@ impl Context {
             modules: Mutex::default(),
             cubins: options.kernel_cache.clone(),
             patience: options.patience.unwrap_or(PATIENCE),
+            overlaps: AtomicBool::new(
+                summary.capability >= 90 && driver.version() >= EARLY_IN_GRAPHS && !is_plain(),
+            ),
             given_up: AtomicBool::new(false),
             counters: Counters::default(),
         };
@@ -216,6 +233,16 @@ impl Context {
         // SAFETY: the context lives as long as `self`.
         let status = unsafe { (self.driver.functions.context_set)(self.context) };
         self.check(status, "entering its context")
+    }
+
+    /// Whether a call may begin before the one before it has ended.
+    pub fn overlaps(&self) -> bool {
+        self.overlaps.load(Ordering::Relaxed)
+    }
+
+    /// No call begins early any more; whether any did.
+    pub fn overlap_no_more(&self) -> bool {
+        self.overlaps.swap(false, Ordering::Relaxed)
     }
 
     /// An error of `doing` something, unless it went well.
@@ -307,22 +334,43 @@ impl Context {
     pub fn wait(&self, stream: Handle, what: &str) -> Result<()> {
         let begin = Instant::now();
         while !self.driver.is_done(stream, &self.name, what)? {
+            self.be_patient(begin.elapsed(), what)?;
+        }
+        Ok(())
+    }
+
+    /// Wait until the last kernel of a run in a stream has written the number of the run to `mark`: the driver, which takes longer to
+    /// answer, is asked now and then whether all is well.
+    pub fn wait_for(&self, mark: &AtomicU32, run: u32, stream: Handle, what: &str) -> Result<()> {
+        let begin = Instant::now();
+        let mut next = ASKED_EVERY;
+        while mark.load(Ordering::Acquire) != run {
             let waited = begin.elapsed();
-            if waited > self.patience {
-                self.given_up.store(true, Ordering::Relaxed);
-                return Err(device_error(
-                    &self.name,
-                    format!(
-                        "{what} did not end within {:.0?}; it is given up",
-                        self.patience
-                    ),
-                ));
+            if waited > next {
+                next = waited + ASKED_EVERY;
+                let is_done = self.driver.is_done(stream, &self.name, what)?;
+                if is_done && mark.load(Ordering::Acquire) != run {
+                    let reason = format!("{what} ended without its results");
+                    return Err(device_error(&self.name, reason));
+                }
             }
-            if waited < EAGER {
-                std::hint::spin_loop();
-            } else {
-                std::thread::sleep(Duration::from_micros(50));
-            }
+            self.be_patient(waited, what)?;
+        }
+        Ok(())
+    }
+
+    /// A moment of waiting, of which so much is over; an error when it has been enough.
+    fn be_patient(&self, waited: Duration, what: &str) -> Result<()> {
+        if waited > self.patience {
+            self.given_up.store(true, Ordering::Relaxed);
+            let patience = self.patience;
+            let reason = format!("{what} did not end within {patience:.0?}; it is given up");
+            return Err(device_error(&self.name, reason));
+        }
+        if waited < EAGER {
+            std::hint::spin_loop();
+        } else {
+            std::thread::sleep(Duration::from_micros(50));
         }
         Ok(())
     }
@@ -468,11 +516,13 @@ unsafe impl Send for HostMemory {}
 impl HostMemory {
     /// So many 32-bit words of zeros.
     pub fn new(context: &Arc<Context>, words: usize) -> Result<Self> {
+        /// `CU_MEMHOSTALLOC_PORTABLE | CU_MEMHOSTALLOC_DEVICEMAP`: kernels have it at the same address.
+        const SHARED: u32 = 3;
         context.enter()?;
         let mut at = std::ptr::null_mut();
         let bytes = 4 * words.max(1);
         // SAFETY: the pointer is written.
-        let status = unsafe { (context.driver.functions.host_alloc)(&raw mut at, bytes, 0) };
+        let status = unsafe { (context.driver.functions.host_alloc)(&raw mut at, bytes, SHARED) };
         let what = "memory of the host that it shares";
         context
             .driver
@@ -495,6 +545,13 @@ impl HostMemory {
         // SAFETY: the words were allocated and filled, and the card writes them only in runs, which are waited for before anyone
         // reads.
         unsafe { std::slice::from_raw_parts(self.at, self.words) }
+    }
+
+    /// A word that a kernel may write at any time.
+    pub fn mark(&self, at: usize) -> &AtomicU32 {
+        assert!(at < self.words, "a mark is one of the words");
+        // SAFETY: the word was allocated, is aligned, and lives as long as `self`; nobody has a mutable view of results.
+        unsafe { AtomicU32::from_ptr(self.at.add(at)) }
     }
 
     pub fn words_mut(&mut self) -> &mut [u32] {

@@ -45,6 +45,7 @@ macro_rules! functions {
 
 functions! {
     init = b"cuInit\0" (c_uint);
+    version = b"cuDriverGetVersion\0" (*mut c_int);
     device_count = b"cuDeviceGetCount\0" (*mut c_int);
     device_get = b"cuDeviceGet\0" (*mut c_int, c_int);
     device_name = b"cuDeviceGetName\0" (*mut c_char, c_int, c_int);
@@ -73,9 +74,7 @@ functions! {
     module_load = b"cuModuleLoadData\0" (*mut Handle, *const c_void);
     module_unload = b"cuModuleUnload\0" (Handle);
     module_function = b"cuModuleGetFunction\0" (*mut Handle, Handle, *const c_char);
-    launch = b"cuLaunchKernel\0" (
-        Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle, *mut *mut c_void, *mut *mut c_void
-    );
+    launch = b"cuLaunchKernelEx\0" (*const Call, Handle, *mut *mut c_void, *mut *mut c_void);
     event_create = b"cuEventCreate\0" (*mut Handle, c_uint);
     event_destroy = b"cuEventDestroy_v2\0" (Handle);
     event_record = b"cuEventRecord\0" (Handle, Handle);
@@ -131,6 +130,46 @@ impl PlaneCopy {
             target_pitch: to.1,
             row_bytes,
             rows,
+        }
+    }
+}
+
+/// `CUlaunchConfig`: the grid of a kernel's call, its blocks, and its stream.
+#[repr(C)]
+pub(super) struct Call {
+    grid: [c_uint; 3],
+    block: [c_uint; 3],
+    shared_bytes: c_uint,
+    stream: Handle,
+    attributes: *const Attribute,
+    n_attributes: c_uint,
+}
+
+/// `CUlaunchAttribute`.
+#[repr(C)]
+pub(super) struct Attribute {
+    id: c_int,
+    padding: c_int,
+    value: [u64; 8],
+}
+
+/// `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`: the call may begin as soon as the one before it allows.
+static EARLY: Attribute = Attribute {
+    id: 6,
+    padding: 0,
+    value: [1, 0, 0, 0, 0, 0, 0, 0],
+};
+
+impl Call {
+    /// `early`: it may begin before the kernel that is called before it has ended.
+    pub fn new(stream: Handle, grid: [u32; 3], threads: u32, early: bool) -> Self {
+        Self {
+            grid,
+            block: [threads, 1, 1],
+            shared_bytes: 0,
+            stream,
+            attributes: &raw const EARLY,
+            n_attributes: c_uint::from(early),
         }
     }
 }
@@ -223,6 +262,16 @@ impl Driver {
             }
         }
         Err(reason)
+    }
+
+    /// 12030 for 12.3; 0 if it does not say.
+    pub fn version(&self) -> c_int {
+        let mut version = 0;
+        // SAFETY: the version is written.
+        match unsafe { (self.functions.version)(&raw mut version) } {
+            0 => version,
+            _ => 0,
+        }
     }
 
     /// What the driver calls an error.

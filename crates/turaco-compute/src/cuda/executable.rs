@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::context::{Context, Counters, HostMemory, Stream};
-use super::driver::Handle;
+use super::driver::{Call, Handle};
 use super::plan::{Launch, Numbers, Output, Plan, SlotTable};
 use super::state::{CudaCache, CudaState};
 use crate::cpu::kernels::rope;
@@ -16,6 +16,9 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Op, Scope, Work};
 use crate::step::{Bindings, SlotBinding};
 use crate::trace::{self, Detail, Name};
+
+/// Words of results that a kernel writes to the host's memory; the card has copiers for more.
+const MOST_PUBLISHED: usize = 16 << 10;
 
 /// A graph with its memory.
 pub(super) struct CudaExecutable {
@@ -28,6 +31,9 @@ pub(super) struct CudaExecutable {
     /// What the host gives to a run, and what it gets.
     given: HostMemory,
     results: HostMemory,
+    /// How results come without a copy, where they are few: the last kernel writes them, and then the number of the run.
+    publish: Option<Launch>,
+    run: u32,
     recording: Option<Recording>,
     /// Lists of numbers that differ from those of the run before, by where they begin.
     moved: Vec<usize>,
@@ -49,11 +55,19 @@ impl CudaExecutable {
     /// Plan a graph and allocate its memory.
     pub fn new(context: &Arc<Context>, graph: Graph) -> Result<Self> {
         let plan = Plan::new(context, &graph)?;
+        // The number of the run comes behind the results.
+        let results = HostMemory::new(context, plan.result_words + 1)?;
+        let publish = match plan.result_words <= MOST_PUBLISHED {
+            true => Some(plan.publish(context, results.pointer())?),
+            false => None,
+        };
         Ok(Self {
             context: Arc::clone(context),
             stream: context.new_stream()?,
             given: plan.staging(context)?,
-            results: HostMemory::new(context, plan.result_words)?,
+            results,
+            publish,
+            run: 0,
             recording: None,
             moved: Vec::new(),
             has_angles: false,
@@ -100,6 +114,9 @@ impl CudaExecutable {
             rope::table(&given[at..at + len], &angles.frequencies, to);
         }
         self.has_angles = true;
+        // Never what is there at the beginning.
+        self.run = self.run.wrapping_add(1).max(1);
+        words[plan.run] = self.run;
         let slots = plan.slots.iter().zip(&plan.needs);
         for ((table, need), binding) in slots.zip(bindings.slots.iter()) {
             let to = &mut words[table.at..];
@@ -127,7 +144,7 @@ impl CudaExecutable {
 
     /// The copy of results.
     fn download(&self) -> Result<()> {
-        let bytes = 4 * self.results.words().len();
+        let bytes = 4 * self.plan.result_words;
         if bytes == 0 {
             return Ok(());
         }
@@ -138,22 +155,17 @@ impl CudaExecutable {
         self.context.check(status, "copying results")
     }
 
-    fn launch(&self, launch: &Launch) -> Result<()> {
-        let [x, y, z] = launch.grid;
+    /// Call a kernel; `follows`: what is before it in the stream is another call.
+    fn launch(&self, launch: &Launch, follows: bool) -> Result<()> {
+        let early = follows && self.context.overlaps();
+        let call = Call::new(self.stream.handle, launch.grid, launch.threads, early);
         let functions = &self.context.driver.functions;
         let mut params = [launch.params.as_ptr().cast_mut().cast::<c_void>()];
         // SAFETY: the kernel takes one struct, which the parameters hold; they are copied before the call returns.
         let status = unsafe {
             (functions.launch)(
+                &raw const call,
                 launch.function,
-                x,
-                y,
-                z,
-                launch.threads,
-                1,
-                1,
-                0,
-                self.stream.handle,
                 params.as_mut_ptr(),
                 std::ptr::null_mut(),
             )
@@ -162,22 +174,36 @@ impl CudaExecutable {
             .check(status, &format!("calling {}", launch.name))
     }
 
+    /// Kernels that are called one after the other.
+    fn launch_all(&self, launches: &[Launch]) -> Result<()> {
+        let mut numbered = launches.iter().enumerate();
+        numbered.try_for_each(|(nth, launch)| self.launch(launch, nth > 0))
+    }
+
     /// Everything of a run, recorded.
     #[cold]
     fn record(&mut self) -> Result<()> {
+        let recorded = self.capture();
+        // A driver may not want calls that begin early in what it records.
+        if recorded.is_err() && self.context.overlap_no_more() {
+            return self.capture();
+        }
+        recorded
+    }
+
+    fn capture(&mut self) -> Result<()> {
         /// `CU_STREAM_CAPTURE_MODE_THREAD_LOCAL`: what other threads do meanwhile is their business.
         const THREAD_LOCAL: i32 = 1;
         let functions = &self.context.driver.functions;
         // SAFETY: the stream lives.
         let status = unsafe { (functions.capture_begin)(self.stream.handle, THREAD_LOCAL) };
         self.context.check(status, "recording a run")?;
-        let called = self.upload().and_then(|()| {
-            self.plan
-                .launches
-                .iter()
-                .try_for_each(|launch| self.launch(launch))
+        let called = self.upload();
+        let called = called.and_then(|()| self.launch_all(&self.plan.launches));
+        let called = called.and_then(|()| match &self.publish {
+            Some(publish) => self.launch(publish, !self.plan.launches.is_empty()),
+            None => self.download(),
         });
-        let called = called.and_then(|()| self.download());
         let mut graph = std::ptr::null_mut();
         // SAFETY: the capture began above and has to end, whatever happened in it.
         let status = unsafe { (functions.capture_end)(self.stream.handle, &raw mut graph) };
@@ -212,27 +238,39 @@ impl CudaExecutable {
         let status = unsafe { (functions.graph_launch)(recording.graph, self.stream.handle) };
         self.context.check(status, "handing over a run")?;
         self.count(1);
-        self.wait()
+        match &self.publish {
+            Some(_) => {
+                let mark = self.results.mark(self.plan.result_words);
+                let waited = (self.context).wait_for(mark, self.run, self.stream.handle, "a run");
+                waited.map_err(|error| self.named(error))
+            }
+            None => self.wait(),
+        }
     }
 
     fn count(&self, submissions: usize) {
         let counters = &self.context.counters;
         Counters::add(&counters.submissions, submissions);
         Counters::add(&counters.dispatches, self.plan.launches.len());
-        let words = self.results.words().len();
+        let words = self.plan.result_words;
         Counters::add(&counters.readbacks, usize::from(words > 0));
         Counters::add(&counters.read_bytes, 4 * words);
     }
 
     fn wait(&self) -> Result<()> {
         let waited = self.context.wait(self.stream.handle, "a run");
-        waited.map_err(|error| match error {
+        waited.map_err(|error| self.named(error))
+    }
+
+    /// An error with the kernels that may be its cause.
+    fn named(&self, error: Error) -> Error {
+        match error {
             Error::Device { device, reason } => Error::Device {
                 device,
                 reason: format!("{reason} (one of {})", self.names()),
             },
             other => other,
-        })
+        }
     }
 
     /// The kernels of this step, for people.
@@ -282,15 +320,11 @@ impl CudaExecutable {
         let calls = |op: usize| op.checked_sub(1).map_or(0, |op| self.plan.ends[op]);
         let mut done = 0;
         for (nth, &mark) in marks.iter().enumerate() {
-            for launch in &self.plan.launches[done..calls(mark)] {
-                self.launch(launch)?;
-            }
+            self.launch_all(&self.plan.launches[done..calls(mark)])?;
             done = calls(mark);
             clock.mark(nth, &self.stream)?;
         }
-        for launch in &self.plan.launches[done..] {
-            self.launch(launch)?;
-        }
+        self.launch_all(&self.plan.launches[done..])?;
         self.download()?;
         self.count(1);
         self.wait()?;
@@ -378,6 +412,15 @@ impl Context {
             if !storage.belongs_to(self) {
                 return Err(foreign());
             }
+            if let Some(head_dim) = table.head_dim
+                && !storage.has_heads_of(head_dim)
+            {
+                return Err(Error::Shape {
+                    what: "a key/value cache of bytes".into(),
+                    expected: format!("heads of {head_dim} columns"),
+                    found: format!("{}", cache.shape().head_dim),
+                });
+            }
             let capacity = cache.shape().capacity;
             let after = cache.len() + appended;
             let (first, turn) = match cache.is_ring() {
@@ -395,7 +438,7 @@ impl Context {
                 turn,
                 capacity,
                 storage.format as usize,
-                0,
+                cache.shape().head_dim,
             ];
             for (word, number) in to[2..].iter_mut().zip(numbers) {
                 *word = number as u32;

@@ -24,6 +24,7 @@ pub(super) enum Module {
     History,
     Choose,
     Filter,
+    Publish,
 }
 
 /// How `matvec.cu` cuts its work: rows and outputs of a block, and warps that share its inputs out.
@@ -66,6 +67,7 @@ impl Module {
             Self::History => "history".into(),
             Self::Choose => "choose".into(),
             Self::Filter => "filter".into(),
+            Self::Publish => "publish".into(),
         }
     }
 
@@ -85,6 +87,7 @@ impl Module {
             Self::History => &[STATES, include_str!("kernels/history.cu")],
             Self::Choose => &[CHOICE, include_str!("kernels/choose.cu")],
             Self::Filter => &[CHOICE, include_str!("kernels/filter.cu")],
+            Self::Publish => &[include_str!("kernels/publish.cu")],
         };
         [&[PRELUDE], parts].concat().join("\n")
     }
@@ -118,6 +121,37 @@ impl Module {
         }
     }
 
+    /// Every file of kernels at least once, with every type of weights that it takes.
+    pub fn samples() -> Vec<Self> {
+        let mut all = vec![
+            Self::Append,
+            Self::Map,
+            Self::Rows,
+            Self::History,
+            Self::Choose,
+            Self::Filter,
+            Self::Publish,
+            Self::Attention(128, false),
+            Self::Attention(64, true),
+            Self::Decode(128, 4),
+            Self::Scores(64),
+        ];
+        for weights in WeightType::ALL {
+            let few = |rows, columns, warps| {
+                let cut = MatvecCut {
+                    rows,
+                    columns,
+                    warps,
+                };
+                Self::Matvec(weights, cut)
+            };
+            all.extend([few(1, 32, 8), few(8, 16, 8)]);
+            all.push(Self::Matmul(weights, 128));
+            all.extend([Self::Lookup(weights), Self::Lstm(weights)]);
+        }
+        all
+    }
+
     /// Those that models of common sizes call on a card of so many processors.
     pub fn common(processors: usize) -> Vec<Self> {
         let mut all = vec![
@@ -128,6 +162,7 @@ impl Module {
             Self::History,
             Self::Choose,
             Self::Filter,
+            Self::Publish,
         ];
         for weights in WeightType::ALL {
             all.push(Self::Lookup(weights));

@@ -23,7 +23,7 @@ use self::executable::CudaExecutable;
 use self::state::{CudaCache, CudaState};
 use self::weights::{CudaMatrix, CudaVector};
 
-pub use self::ahead::compile_ahead;
+pub use self::ahead::{KernelSet, compile_ahead};
 pub use self::context::{CardSummary, cards, is_likely};
 pub use self::driver::Libraries;
 

@@ -41,7 +41,7 @@ params! {
         weights: Address, scales: Address, ids: Address, x: Address, out: Address,
         panel_bytes: u64,
         rows: u32, cols: u32, table_rows: u32, count: u32, id_stride: u32, x_stride: u32,
-        accumulate: u32, flags: u32,
+        accumulate: u32,
     }
 
     /// `attention.cuh`
@@ -58,8 +58,11 @@ params! {
     /// `attention.cuh`
     struct AppendParams {
         slot: Address, k: Address, v: Address, q: Address, q_out: Address, table: Address,
+        k_gamma: Address, q_gamma: Address,
         layer: u32, rows: u32, columns: u32, q_columns: u32,
-        k_stride: u32, v_stride: u32, q_stride: u32, head_dim: u32, interleaved: u32, before: u32, total: u32,
+        k_stride: u32, v_stride: u32, q_stride: u32, q_out_stride: u32,
+        head_dim: u32, interleaved: u32, before: u32, total: u32,
+        k_eps: f32, q_eps: f32,
     }
 
     /// `map.cu`
@@ -99,6 +102,9 @@ params! {
         x: Address, rate: Address, gain: Address, out: Address, slot: Address,
         rows: u32, cols: u32, before: u32, offset: u32, x_stride: u32,
     }
+
+    /// `publish.cu`
+    struct PublishParams { results: Address, to: Address, run: Address, words: u32, mark: u32, }
 
     /// `choose.cu`
     struct ChooseParams {

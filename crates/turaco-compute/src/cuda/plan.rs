@@ -3,13 +3,14 @@
 //! What differs from run to run (which caches are bound, how long they are) is in a table that the host writes before
 //! each run ([`Tables`]); so one recording of all calls serves every run.
 
+use std::ffi::c_void;
 use std::sync::Arc;
 
 use super::context::{Context, HostMemory, Memory};
 use super::driver::{Address, Handle};
 use super::kernels::Module;
 use super::memory::{Places, View};
-use super::params::Params;
+use super::params::{Params, PublishParams};
 use crate::cpu::kernels::rope;
 use crate::device::KernelChoice;
 use crate::error::{Error, Result};
@@ -42,6 +43,8 @@ pub(super) struct Plan {
     /// What the host gives: inputs, angles of rotations, tables of slots.
     pub inputs: Memory,
     pub input_words: usize,
+    /// Where the number of the run is among them.
+    pub run: usize,
     pub float_inputs: Vec<(usize, usize)>,
     pub id_inputs: Vec<(usize, usize)>,
     pub angles: Vec<Angles>,
@@ -84,6 +87,8 @@ pub(super) struct Angles {
 pub(super) struct SlotTable {
     pub at: usize,
     pub sequences: usize,
+    /// Columns of the heads that attend to it.
+    pub head_dim: Option<usize>,
 }
 
 /// Numbers that index something.
@@ -113,6 +118,7 @@ pub(super) enum Output {
 /// Where the host writes what it gives, in words.
 struct Layout {
     words: usize,
+    run: usize,
     float_inputs: Vec<(usize, usize)>,
     id_inputs: Vec<(usize, usize)>,
     angles: Vec<Angles>,
@@ -154,6 +160,7 @@ impl Plan {
             // One kernel for any number of rows, where they may not make a difference.
             few_rows: if graph.uniform { 0 } else { FEW_ROWS + 1 },
             most_choices: 0,
+            heads: true,
             is_gated: &is_gated,
         };
         let tasks = fuse::tasks(graph, &limits)?;
@@ -200,6 +207,7 @@ impl Plan {
             .collect();
         let Layout {
             words,
+            run,
             float_inputs,
             id_inputs,
             angles,
@@ -210,6 +218,7 @@ impl Plan {
             ends,
             inputs,
             input_words: words,
+            run,
             float_inputs,
             id_inputs,
             angles,
@@ -226,6 +235,25 @@ impl Plan {
     /// Bytes on the card.
     pub fn bytes(&self) -> usize {
         self.inputs.bytes + self.memory.bytes
+    }
+
+    /// The call that writes results and the number of the run to memory of the host.
+    pub fn publish(&self, context: &Context, to: *mut c_void) -> Result<Launch> {
+        const THREADS: u32 = 256;
+        let params = PublishParams {
+            results: self.memory.address,
+            to: to as Address,
+            run: self.inputs.address + 4 * self.run as u64,
+            words: self.result_words as u32,
+            mark: self.result_words as u32,
+        };
+        Launch::new(
+            context,
+            (Module::Publish, "publish"),
+            [1, 1, 1],
+            THREADS,
+            params,
+        )
     }
 
     /// Memory that the host writes inputs to.
@@ -257,10 +285,20 @@ impl Layout {
                 SlotKind::CacheWrite | SlotKind::CacheRead => need.most_sequences(),
             };
             let (at, _) = place((SLOT_BYTES + SEQUENCE_BYTES * sequences.max(1)) / 4);
-            SlotTable { at, sequences }
+            SlotTable {
+                at,
+                sequences,
+                head_dim: None,
+            }
         });
-        let slots = slots.collect();
+        let mut slots: Vec<SlotTable> = slots.collect();
+        for op in &graph.ops {
+            if let Op::CachedAttention { slot, shape, .. } = op {
+                slots[slot.0].head_dim = Some(shape.head_dim);
+            }
+        }
         Ok(Self {
+            run: place(1).0,
             float_inputs,
             id_inputs,
             angles,
@@ -495,18 +533,32 @@ impl Planner<'_> {
                 reason: format!("the card takes at most {most:?}"),
             });
         }
-        let function = self.context.kernel(module, name)?;
+        let grid = grid.map(|blocks| blocks as u32);
+        let launch = Launch::new(self.context, (module, name), grid, threads, params)?;
+        self.launches.push(launch);
+        Ok(())
+    }
+}
+
+impl Launch {
+    fn new<P: Params>(
+        context: &Context,
+        (module, name): (Module, &str),
+        grid: [u32; 3],
+        threads: u32,
+        params: P,
+    ) -> Result<Self> {
+        let function = context.kernel(module, name)?;
         let mut words = vec![0_u64; size_of::<P>().div_ceil(8)];
         // SAFETY: there is room for the struct, which is aligned to 8 bytes at most.
         unsafe { words.as_mut_ptr().cast::<P>().write(params) };
-        self.launches.push(Launch {
+        Ok(Self {
             function,
             name: format!("{}/{name}", module.name()),
-            grid: grid.map(|blocks| blocks as u32),
+            grid,
             threads,
             params: words,
-        });
-        Ok(())
+        })
     }
 }
 
@@ -534,10 +586,14 @@ pub(super) fn choices(context: &Context) -> Vec<KernelChoice> {
         choice(
             "runs",
             format!(
-                "one graph each, on {} multiprocessors of compute capability {}.{}",
+                "one graph each, on {} multiprocessors of compute capability {}.{}; {}",
                 context.multiprocessors,
                 context.capability / 10,
-                context.capability % 10
+                context.capability % 10,
+                match context.overlaps() {
+                    true => "kernels begin while the one before ends",
+                    false => "one kernel after the other",
+                }
             ),
         ),
     ]

@@ -20,10 +20,11 @@ pub(super) struct CudaCache {
 
 impl CudaCache {
     pub fn new(context: &Arc<Context>, shape: CacheShape) -> Result<Self> {
-        let (format, bytes) = match shape.dtype {
-            DType::F32 => (0, 4),
-            DType::F16 | DType::I8 => (1, 2),
-            DType::Bf16 => (2, 2),
+        let (format, row_bytes) = match shape.dtype {
+            DType::F32 => (0, shape.kv_dim.saturating_mul(4)),
+            DType::F16 => (1, shape.kv_dim.saturating_mul(2)),
+            DType::Bf16 => (2, shape.kv_dim.saturating_mul(2)),
+            DType::I8 => (3, scaled_row_bytes(shape)?),
             other => {
                 return Err(Error::Unsupported {
                     what: format!("a key/value cache of {other}"),
@@ -32,7 +33,7 @@ impl CudaCache {
             }
         };
         let what = "a key/value cache";
-        let total = [shape.kv_dim, bytes, shape.capacity, 2, shape.n_layers]
+        let total = [row_bytes, shape.capacity, 2, shape.n_layers]
             .into_iter()
             .try_fold(1_usize, usize::checked_mul)
             .ok_or_else(|| Error::OutOfMemory {
@@ -42,7 +43,7 @@ impl CudaCache {
         Ok(Self {
             memory: context.zeros(total, what)?,
             format,
-            row_bytes: shape.kv_dim * bytes,
+            row_bytes,
             shape,
         })
     }
@@ -76,6 +77,24 @@ impl CudaCache {
     pub fn belongs_to(&self, context: &Arc<Context>) -> bool {
         Arc::ptr_eq(self.memory.context(), context)
     }
+
+    /// Whether heads of so many columns are those that have factors of their own, if there are any.
+    pub fn has_heads_of(&self, head_dim: usize) -> bool {
+        self.shape.dtype != DType::I8 || self.shape.head_dim == head_dim
+    }
+}
+
+/// Bytes of the keys of a position, and behind them the factors of its heads.
+fn scaled_row_bytes(shape: CacheShape) -> Result<usize> {
+    let n_heads = shape.kv_dim.checked_div(shape.head_dim).unwrap_or(0);
+    if n_heads == 0 || n_heads * shape.head_dim != shape.kv_dim {
+        return Err(Error::Shape {
+            what: "a key/value cache of bytes".into(),
+            expected: "whole heads".into(),
+            found: format!("{} columns of {}", shape.kv_dim, shape.head_dim),
+        });
+    }
+    Ok(shape.kv_dim.next_multiple_of(16) + 16 * n_heads.div_ceil(4))
 }
 
 /// Storage behind a [`StateBuffer`](crate::StateBuffer).

@@ -302,6 +302,7 @@ impl Plan {
         let limits = Limits {
             few_rows: MATMUL_ROWS,
             most_choices: CHOICES_IN_PANELS,
+            heads: false,
             is_gated: &is_whole,
         };
         let tasks = fuse::tasks(graph, &limits)?;

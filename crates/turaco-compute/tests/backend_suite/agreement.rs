@@ -408,6 +408,21 @@ fn cached_attention_agrees() {
 }
 
 #[test]
+fn caches_of_bytes_agree_on_cards() {
+    let reference = &devices()[0];
+    for device in cards() {
+        for (heads, mask) in HEADS.into_iter().zip(masks().into_iter().cycle()) {
+            let run = |device| {
+                let pieces = [1, 1, 14, 50, 1, 3, 64, 1];
+                cached(device, 2, heads, mask, DType::I8, &pieces)
+            };
+            let case = format!("cached attention of bytes {heads:?} {mask:?}");
+            assert_close(&run(&device), &run(reference), 3e-5, &case);
+        }
+    }
+}
+
+#[test]
 fn read_caches_can_be_shared_and_a_batch_equals_its_members() {
     for device in all_devices() {
         for dtype in [DType::F32, DType::F16, DType::Bf16] {

@@ -2,16 +2,16 @@
 //! `nvidia-cuda-nvrtc-cu12`; `TURACO_NVRTC` names its library.
 #![cfg(feature = "cuda")]
 
-use turaco_compute::cuda;
+use turaco_compute::cuda::{self, KernelSet};
 
-#[test]
-fn every_kernel_compiles_for_hopper() {
+fn compiles(set: KernelSet, capability: u32) {
     if std::env::var_os("TURACO_NVRTC").is_none() {
         eprintln!("SKIPPED: TURACO_NVRTC names no compiler");
         return;
     }
-    let folder = std::env::temp_dir().join(format!("turaco-nvrtc-{}", std::process::id()));
-    let count = cuda::compile_ahead(90, &folder, &|_, _| ()).unwrap();
+    let name = format!("turaco-nvrtc-{}-{capability}", std::process::id());
+    let folder = std::env::temp_dir().join(name);
+    let count = cuda::compile_ahead(set, capability, &folder, &|_, _| ()).unwrap();
     let files: Vec<_> = std::fs::read_dir(&folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -23,4 +23,22 @@ fn every_kernel_compiles_for_hopper() {
         assert!(stored[8..].starts_with(b"\x7fELF"), "{}", file.display());
     }
     std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn every_kernel_compiles_for_hopper() {
+    compiles(KernelSet::Samples, 90);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn every_kernel_compiles_for_older_cards() {
+    compiles(KernelSet::Samples, 80);
+    compiles(KernelSet::Samples, 75);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn everything_that_is_compiled_ahead_compiles() {
+    compiles(KernelSet::Common, 90);
 }

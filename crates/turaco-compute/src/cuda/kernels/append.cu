@@ -1,8 +1,10 @@
-// Keys and values of rows to the caches of a slot. With a table of rotations, keys are rotated on the way, and queries where
+// Keys and values of rows to the caches of a slot. Heads of keys and queries may be normed and rotated on the way; queries go where
 // the attention will find them. Blocks of a row are side by side in y, and the rows of all sequences in x.
 
 constexpr u32 APPEND_THREADS = 128;
 constexpr u32 UNIT = 8; // columns of a thread that moves whole vectors
+
+enum Kind { KEY, VALUE, QUERY };
 
 // As a cache of bf16 holds it: the nearest, halves to even.
 __device__ __forceinline__ u32 to_bf16(float value) {
@@ -11,16 +13,31 @@ __device__ __forceinline__ u32 to_bf16(float value) {
     return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
 }
 
-__device__ __forceinline__ void store_number(char *row, u32 column, u32 format, float x) {
+// What turns the numbers of a head, of which the largest has these bits, into bytes; 0 if none of them is any.
+__device__ __forceinline__ float byte_factor(u32 largest) {
+    const float factor = 127.0f / __uint_as_float(largest);
+    return fabsf(factor) <= -LOWEST ? factor : 0.0f;
+}
+
+// The nearest byte, halves to even, 128 above what it stands for: it appears in the low bits of a large sum.
+__device__ __forceinline__ u32 to_byte(float value, float factor) {
+    return (__float_as_uint(__fadd_rn(__fmul_rn(value, factor), 12582912.0f)) & 255) ^ 128;
+}
+
+__device__ __forceinline__ void store_number(char *row, u32 column, u32 format, float x, float factor) {
     if (format == 0) ((float *)row)[column] = x;
+    else if (format == BYTES) ((u8 *)row)[column] = (u8)to_byte(x, factor);
     else ((u16 *)row)[column] = format == 1 ? to_f16(x) : (u16)to_bf16(x);
 }
 
-__device__ __forceinline__ void store_four(char *row, u32 column, u32 format, float4 x) {
+__device__ __forceinline__ void store_four(char *row, u32 column, u32 format, float4 x, float factor) {
     if (format == 0) {
         *(float4 *)(row + 4 * column) = x;
     } else if (format == 1) {
         *(uint2 *)(row + 2 * column) = make_uint2(to_f16(x.x) | (u32)to_f16(x.y) << 16, to_f16(x.z) | (u32)to_f16(x.w) << 16);
+    } else if (format == BYTES) {
+        *(u32 *)(row + column) =
+            to_byte(x.x, factor) | to_byte(x.y, factor) << 8 | to_byte(x.z, factor) << 16 | to_byte(x.w, factor) << 24;
     } else {
         *(uint2 *)(row + 2 * column) = make_uint2(to_bf16(x.x) | to_bf16(x.y) << 16, to_bf16(x.z) | to_bf16(x.w) << 16);
     }
@@ -31,7 +48,13 @@ struct Target {
     char *key;
     char *value;
     u32 format;
+    u32 head_dim; // of numbers that share a scale
     bool stays;
+
+    // The scale of a head, which turns bytes back into numbers.
+    __device__ __forceinline__ void store_scale(const AppendParams &p, char *row, u32 head, u32 largest) const {
+        ((float *)(row + scales_at(p.columns)))[head] = __uint_as_float(largest) / 127.0f;
+    }
 };
 
 __device__ __forceinline__ Target target_of(const AppendParams &p, u32 row, u32 count, u32 appended) {
@@ -41,46 +64,83 @@ __device__ __forceinline__ Target target_of(const AppendParams &p, u32 row, u32 
     const Sequence &sequence = p.slot->sequences[index];
     Target target;
     target.format = sequence.format;
+    target.head_dim = max(sequence.head_dim, 1u);
     // Of rows that do not all fit, the last ones stay.
     target.stays = nth + sequence.capacity >= appended;
-    const u64 row_bytes = (u64)p.columns * size_of(target.format);
+    const u64 row_bytes = row_bytes_of(sequence, p.columns);
     const u64 all = sequence.capacity * row_bytes;
     target.key = sequence.cache + 2 * p.layer * all + place(sequence, sequence.length + nth) * row_bytes;
     target.value = target.key + all;
     return target;
 }
 
-// One column of a row whose heads are rotated, if there is a table.
-__device__ __forceinline__ float rotated(const AppendParams &p, const float *x, const float *table, u32 column) {
-    if (!table) return x[column];
-    const u32 half = p.head_dim / 2;
-    const u32 i = column % p.head_dim;
-    const bool second = p.interleaved ? i % 2 == 1 : i >= half;
-    const u32 pair = p.interleaved ? i / 2 : second ? i - half : i;
-    const float other = x[p.interleaved ? column ^ 1 : second ? column - half : column + half];
-    return x[column] * table[pair] + (second ? other : -other) * table[half + pair];
+// One row of what is moved.
+struct Source {
+    const float *k;
+    const float *v;
+    const float *q;
+    float *q_out;
+    const float *table; // null: no rotation
+    u32 q_columns;
+
+    __device__ __forceinline__ Source(const AppendParams &p, u32 row)
+        : k(p.k + (u64)row * p.k_stride), v(p.v + (u64)row * p.v_stride), q(p.q ? p.q + (u64)row * p.q_stride : nullptr),
+          q_out(p.q_out + (u64)row * p.q_out_stride), table(p.table ? p.table + (u64)row * p.head_dim : nullptr),
+          q_columns(p.q ? p.q_columns : 0) {}
+    __device__ __forceinline__ const float *of(Kind kind) const { return kind == KEY ? k : kind == VALUE ? v : q; }
+};
+
+__device__ __forceinline__ const float *gamma_of(const AppendParams &p, Kind kind) {
+    return kind == KEY ? p.k_gamma : kind == QUERY ? p.q_gamma : nullptr;
 }
 
-// Eight columns of such a row: two times four neighbours, which begin at `first` and `second`, and their rotations.
+// What a norm multiplies a head of these squares with.
+__device__ __forceinline__ float norm_factor(const AppendParams &p, Kind kind, float squares) {
+    return rsqrtf(squares * (1.0f / (float)p.head_dim) + (kind == KEY ? p.k_eps : p.q_eps));
+}
+
+// Eight columns of a row: two times four neighbours, which begin at `first` and `second`, and their rotations.
 struct Eight {
-    float4 a, b, cosines, sines;
+    float4 a, b, cosines, sines, gamma_a, gamma_b;
     u32 first, second;
 
-    __device__ __forceinline__ void load(const AppendParams &p, const float *x, const float *table, u32 column) {
+    __device__ __forceinline__ void load(const AppendParams &p, const float *x, const float *table, const float *gamma,
+                                         u32 column) {
         first = column;
         second = column + 4;
         cosines = sines = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        if (table) {
+        gamma_a = gamma_b = make_float4(1.0f, 1.0f, 1.0f, 1.0f);
+        if (table || gamma) {
             const u32 half = p.head_dim / 2, head = column / p.head_dim * p.head_dim, pair = (column - head) / 2;
-            if (!p.interleaved) {
-                first = head + pair;
-                second = first + half;
+            if (table) {
+                if (!p.interleaved) {
+                    first = head + pair;
+                    second = first + half;
+                }
+                cosines = *(const float4 *)(table + pair);
+                sines = *(const float4 *)(table + half + pair);
             }
-            cosines = *(const float4 *)(table + pair);
-            sines = *(const float4 *)(table + half + pair);
+            if (gamma) {
+                gamma_a = *(const float4 *)(gamma + first - head);
+                gamma_b = *(const float4 *)(gamma + second - head);
+            }
         }
         a = *(const float4 *)(x + first);
         b = *(const float4 *)(x + second);
+    }
+    __device__ __forceinline__ float squares() const {
+        return (a.x * a.x + a.y * a.y) + (a.z * a.z + a.w * a.w) + ((b.x * b.x + b.y * b.y) + (b.z * b.z + b.w * b.w));
+    }
+    __device__ __forceinline__ u32 largest() const {
+        const float each[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+        u32 most = 0;
+#pragma unroll
+        for (u32 i = 0; i < 8; i++) most = max(most, __float_as_uint(each[i]) & 0x7fffffffu);
+        return most;
+    }
+    __device__ __forceinline__ void norm(float factor) {
+        a = make_float4(a.x * factor * gamma_a.x, a.y * factor * gamma_a.y, a.z * factor * gamma_a.z, a.w * factor * gamma_a.w);
+        b = make_float4(b.x * factor * gamma_b.x, b.y * factor * gamma_b.y, b.z * factor * gamma_b.z, b.w * factor * gamma_b.w);
     }
     __device__ __forceinline__ void rotate(u32 interleaved) {
         const float4 x = a, y = b, c = cosines, s = sines;
@@ -94,52 +154,135 @@ struct Eight {
     }
 };
 
+// Whether neighbouring threads of a warp, eight columns each, have whole heads of that many columns.
+__device__ __forceinline__ bool fits_a_warp(u32 head_dim) {
+    const u32 threads = head_dim / UNIT;
+    return head_dim % UNIT == 0 && threads > 0 && threads <= WARP && (threads & (threads - 1)) == 0;
+}
+
+// Eight of all columns of a row: keys, then values, then queries. Beyond the end the last ones again.
+struct Unit {
+    Kind kind;
+    u32 column;
+    Eight x;
+
+    __device__ __forceinline__ Unit(const AppendParams &p, const Source &from, u32 i, u32 units) {
+        const u32 at = min(i, units - 1) * UNIT;
+        kind = at < p.columns ? KEY : at < 2 * p.columns ? VALUE : QUERY;
+        column = at - kind * p.columns;
+        x.load(p, from.of(kind), kind == VALUE ? nullptr : from.table, gamma_of(p, kind), column);
+    }
+};
+
+// In vectors. All threads of a warp stay together: they share what their heads add up to.
+__device__ __forceinline__ void move_eights(const AppendParams &p, const Source &from, const Target &target, Unit unit, u32 units,
+                                            u32 start, u32 stride) {
+    const bool is_normed = p.k_gamma || p.q_gamma;
+    for (u32 i = start; i - i % WARP < units; i += stride) {
+        if (i != start) unit = Unit(p, from, i, units);
+        Eight &x = unit.x;
+        const Kind kind = unit.kind;
+        const u32 column = unit.column;
+        if (is_normed) {
+            float squares = x.squares();
+            for (u32 step = p.head_dim / UNIT / 2; step > 0; step /= 2) squares += __shfl_xor_sync(0xffffffffu, squares, step);
+            if (gamma_of(p, kind)) x.norm(norm_factor(p, kind, squares));
+        }
+        if (from.table && kind != VALUE) x.rotate(p.interleaved);
+        float factor = 1.0f;
+        char *to = kind == VALUE ? target.value : target.key;
+        if (target.format == BYTES) {
+            u32 largest = x.largest();
+            const u32 threads = target.head_dim / UNIT;
+            for (u32 step = threads / 2; step > 0; step /= 2)
+                largest = max(largest, __shfl_xor_sync(0xffffffffu, largest, step));
+            factor = byte_factor(largest);
+            if (i < units && kind != QUERY && target.stays && column % target.head_dim == 0)
+                target.store_scale(p, to, column / target.head_dim, largest);
+        }
+        if (i >= units) continue;
+        if (kind == QUERY) {
+            *(float4 *)(from.q_out + x.first) = x.a;
+            *(float4 *)(from.q_out + x.second) = x.b;
+        } else if (target.stays) {
+            store_four(to, x.first, target.format, x.a, factor);
+            store_four(to, x.second, target.format, x.b, factor);
+        }
+    }
+}
+
+// One column of a head after its norm.
+__device__ __forceinline__ float normed(const float *x, const float *gamma, float factor, u32 i) {
+    return gamma ? x[i] * factor * gamma[i] : x[i];
+}
+
+// One column of a head after its norm and its rotation.
+__device__ __forceinline__ float turned(const AppendParams &p, const float *x, const float *gamma, float factor,
+                                        const float *table, u32 i) {
+    const float value = normed(x, gamma, factor, i);
+    if (!table) return value;
+    const u32 half = p.head_dim / 2;
+    const bool second = p.interleaved ? i % 2 == 1 : i >= half;
+    const u32 pair = p.interleaved ? i / 2 : second ? i - half : i;
+    const float other = normed(x, gamma, factor, p.interleaved ? i ^ 1 : second ? i - half : i + half);
+    return value * table[pair] + (second ? other : -other) * table[half + pair];
+}
+
+// Heads of any width, a warp for each. Where nothing is done with whole heads, any width will do.
+__device__ __forceinline__ void move_heads(const AppendParams &p, const Source &from, const Target &target, u32 start, u32 stride) {
+    const u32 lane = threadIdx.x % WARP;
+    const u32 width = p.head_dim != 0 ? p.head_dim : target.format == BYTES ? target.head_dim : WARP;
+    const u32 heads = (p.columns + width - 1) / width, query_heads = (from.q_columns + width - 1) / width;
+    for (u32 head = start / WARP; head < 2 * heads + query_heads; head += stride / WARP) {
+        const Kind kind = head < heads ? KEY : head < 2 * heads ? VALUE : QUERY;
+        const u32 begin = (head - kind * heads) * width;
+        const u32 count = min(width, (kind == QUERY ? from.q_columns : p.columns) - begin);
+        const float *x = from.of(kind) + begin, *gamma = gamma_of(p, kind);
+        const float *table = kind == VALUE ? nullptr : from.table;
+        float factor = 1.0f, byte = 1.0f;
+        if (gamma) {
+            float squares = 0.0f;
+            for (u32 i = lane; i < count; i += WARP) squares += x[i] * x[i];
+            factor = norm_factor(p, kind, warp_sum(squares));
+        }
+        char *to = kind == VALUE ? target.value : target.key;
+        if (target.format == BYTES && kind != QUERY) {
+            u32 largest = 0;
+            for (u32 i = lane; i < count; i += WARP)
+                largest = max(largest, __float_as_uint(turned(p, x, gamma, factor, table, i)) & 0x7fffffffu);
+            for (u32 step = WARP / 2; step > 0; step /= 2) largest = max(largest, __shfl_xor_sync(0xffffffffu, largest, step));
+            byte = byte_factor(largest);
+            if (lane == 0 && target.stays) target.store_scale(p, to, begin / target.head_dim, largest);
+        }
+        for (u32 i = lane; i < count; i += WARP) {
+            const float value = turned(p, x, gamma, factor, table, i);
+            if (kind == QUERY) from.q_out[begin + i] = value;
+            else if (target.stays) store_number(to, begin + i, target.format, value, byte);
+        }
+    }
+}
+
 KERNEL(APPEND_THREADS, append, AppendParams) {
-    // Asked for first, and used after what is to be moved has been asked for: what is far away comes at the same time.
-    const u32 count = p.slot->count, appended = p.slot->appended;
+    follow();
     const u32 row = blockIdx.x;
-    const float *k = p.k + (u64)row * p.k_stride;
-    const float *v = p.v + (u64)row * p.v_stride;
-    const float *q = p.q ? p.q + (u64)row * p.q_stride : nullptr;
-    const u32 q_columns = p.q ? p.q_columns : 0;
-    float *q_out = p.q_out + (u64)row * p.q_columns;
-    const float *table = p.table ? p.table + (u64)row * p.head_dim : nullptr;
+    const Source from(p, row);
 
     // Whether all of it comes in vectors: rows of a cache then do, too.
-    const u64 places = (u64)p.k | (u64)p.v | (u64)p.q | (u64)p.table | (q_columns > 0 ? (u64)p.q_out : 0);
-    const u32 strides = p.k_stride | p.v_stride | (q_columns > 0 ? p.q_stride : 0);
-    const u32 eights = p.columns | q_columns | (p.table ? p.head_dim : 0);
+    const bool has_queries = from.q_columns > 0;
+    const u64 places = (u64)p.k | (u64)p.v | (u64)p.q | (u64)p.table | (u64)p.k_gamma | (u64)p.q_gamma | (has_queries ? (u64)p.q_out : 0);
+    const u32 strides = p.k_stride | p.v_stride | (has_queries ? p.q_stride | p.q_out_stride : 0);
+    const u32 eights = p.columns | from.q_columns | (p.table ? p.head_dim : 0);
+    const bool heads = !(p.k_gamma || p.q_gamma) || fits_a_warp(p.head_dim);
     const u32 start = blockIdx.y * APPEND_THREADS + threadIdx.x, stride = gridDim.y * APPEND_THREADS;
-    if (places % 16 == 0 && strides % 4 == 0 && eights % UNIT == 0) {
-        for (u32 i = start; i < (2 * p.columns + q_columns) / UNIT; i += stride) {
-            const u32 at = i * UNIT;
-            const bool is_value = at >= p.columns && at < 2 * p.columns, is_query = at >= 2 * p.columns;
-            Eight x;
-            if (is_query) x.load(p, q, table, at - 2 * p.columns);
-            else if (is_value) x.load(p, v, nullptr, at - p.columns);
-            else x.load(p, k, table, at);
-            const Target target = target_of(p, row, count, appended);
-            if (table && !is_value) x.rotate(p.interleaved);
-            if (is_query) {
-                *(float4 *)(q_out + x.first) = x.a;
-                *(float4 *)(q_out + x.second) = x.b;
-            } else if (target.stays) {
-                char *to = is_value ? target.value : target.key;
-                store_four(to, x.first, target.format, x.a);
-                store_four(to, x.second, target.format, x.b);
-            }
-        }
-        return;
-    }
-    const Target target = target_of(p, row, count, appended);
-    for (u32 i = start; i < 2 * p.columns + q_columns; i += stride) {
-        if (i >= 2 * p.columns) {
-            q_out[i - 2 * p.columns] = rotated(p, q, table, i - 2 * p.columns);
-        } else if (target.stays) {
-            const bool is_value = i >= p.columns;
-            const u32 column = is_value ? i - p.columns : i;
-            const float x = is_value ? v[column] : rotated(p, k, table, column);
-            store_number(is_value ? target.value : target.key, column, target.format, x);
+    if (places % 16 == 0 && strides % 4 == 0 && eights % UNIT == 0 && heads) {
+        // Asked for before the place where it goes to is: what is far away comes at the same time.
+        const u32 units = (2 * p.columns + from.q_columns) / UNIT;
+        const Unit first(p, from, start, units);
+        const Target target = target_of(p, row, p.slot->count, p.slot->appended);
+        if (target.format != BYTES || fits_a_warp(target.head_dim)) {
+            move_eights(p, from, target, first, units, start, stride);
+            return;
         }
     }
+    move_heads(p, from, target_of(p, row, p.slot->count, p.slot->appended), start, stride);
 }

@@ -1,6 +1,6 @@
 // Attention of many queries per sequence: a block takes neighbouring queries of one head and visits the keys in tiles that lie
 // in shared memory as f32; a higher maximum rescales what was summed. With EXACT=1 all products are of f32. With EXACT=0 they
-// are of tf32 by matrix instructions, where queries and shares, and keys and values of f32, are split into two numbers each:
+// are of tf32 by matrix instructions, where queries and shares, and keys and values of f32 or bytes, are split into two numbers each:
 // as exact, but for infinities. Heads wider than 128, and cards without such instructions, always get products of f32.
 
 #ifndef EXACT
@@ -27,14 +27,18 @@ __device__ __forceinline__ void load_vectors(float *tile, const Keys &keys, cons
     constexpr bool EVEN = ALL % (AT_ONCE * ATTENTION_THREADS) == 0;
 #pragma unroll 1
     for (u32 some = 0; some < ALL; some += AT_ONCE * ATTENTION_THREADS) {
-        uint4 raw[AT_ONCE];
+        Vector<FORMAT> raw[AT_ONCE];
+        float scale[AT_ONCE]; // of bytes
 #pragma unroll
         for (u32 i = 0; i < AT_ONCE; i++) {
             const u32 at = some + i * ATTENTION_THREADS + threadIdx.x;
             const u32 position = first + at / VECTORS, column = at % VECTORS * WIDTH;
-            raw[i] = make_uint4(0, 0, 0, 0);
+            raw[i] = nothing(raw[i]);
+            scale[i] = 0.0f;
             if ((EVEN || at < ALL) && position < end && column < width) {
-                raw[i] = __ldg((const uint4 *)(rows + keys.place(position) * row_bytes + column * (16 / WIDTH)));
+                const char *row = rows + keys.place(position) * row_bytes;
+                raw[i] = *(const Vector<FORMAT> *)(row + column * SIZE<FORMAT>);
+                if (FORMAT == BYTES) scale[i] = keys.scale_of(row);
             }
         }
 #pragma unroll
@@ -44,6 +48,10 @@ __device__ __forceinline__ void load_vectors(float *tile, const Keys &keys, cons
             float *to = tile + at / VECTORS * TILE_STRIDE + at % VECTORS * WIDTH;
             float x[WIDTH];
             unpack<FORMAT>(raw[i], x);
+            if constexpr (FORMAT == BYTES) {
+#pragma unroll
+                for (u32 j = 0; j < WIDTH; j++) x[j] *= scale[i];
+            }
 #pragma unroll
             for (u32 j = 0; j < WIDTH; j += 4) *(float4 *)(to + j) = make_float4(x[j], x[j + 1], x[j + 2], x[j + 3]);
         }
@@ -56,13 +64,18 @@ __device__ __forceinline__ void load_tile(float *tile, const Keys &keys, const c
         for (u32 at = threadIdx.x; at < TILE_KEYS * COLUMNS; at += ATTENTION_THREADS) {
             const u32 position = first + at / COLUMNS, column = at % COLUMNS;
             float x = 0.0f;
-            if (position < end && column < width) x = number_at(rows + keys.place(position) * row_bytes, column, keys.format);
+            if (position < end && column < width) {
+                const char *row = rows + keys.place(position) * row_bytes;
+                x = number_at(row, column, keys.format) * keys.scale_of(row);
+            }
             tile[at / COLUMNS * TILE_STRIDE + column] = x;
         }
     } else if (keys.format == 0) {
         load_vectors<0>(tile, keys, rows, row_bytes, first, end, width);
     } else if (keys.format == 1) {
         load_vectors<1>(tile, keys, rows, row_bytes, first, end, width);
+    } else if (keys.format == BYTES) {
+        load_vectors<BYTES>(tile, keys, rows, row_bytes, first, end, width);
     } else {
         load_vectors<2>(tile, keys, rows, row_bytes, first, end, width);
     }
@@ -103,7 +116,8 @@ __device__ __forceinline__ Left left_of(float a, float b, float c, float d) {
     return {{first_of(a), first_of(b), first_of(c), first_of(d)}, {rest_of(a), rest_of(b), rest_of(c), rest_of(d)}};
 }
 
-// Small terms first. Numbers of 16 bits have no more digits than the first: FINE ones are f32.
+// Small terms first. Numbers of 16 bits have no more digits than the first: FINE ones are f32, or
+// bytes times their factor.
 template <bool FINE> __device__ __forceinline__ void multiply(float (&d)[4], const Left &a, float b0, float b1) {
     u32 first[2] = {__float_as_uint(b0), __float_as_uint(b1)};
     if constexpr (FINE) {
@@ -348,6 +362,7 @@ __device__ __forceinline__ void attend(const AttentionParams &p, const Keys &key
 #endif
 
 KERNEL(ATTENTION_THREADS, attention, AttentionParams) {
+    follow();
 #if MATRIX
     __align__(16) __shared__ float key_tile[TILE_KEYS * TILE_STRIDE];
     __align__(16) __shared__ float value_tile[TILE_KEYS * TILE_STRIDE];
@@ -366,7 +381,7 @@ KERNEL(ATTENTION_THREADS, attention, AttentionParams) {
         task.all = sight_of(p, keys, task.position);
         task.all.end = sight_of(p, keys, task.position + task.rows - 1).end;
 #if MATRIX
-        if (keys.format == 0) attend<true>(p, keys, task, key_tile, value_tile);
+        if (keys.format == 0 || keys.format == BYTES) attend<true>(p, keys, task, key_tile, value_tile);
         else attend<false>(p, keys, task, key_tile, value_tile);
 #else
         attend(p, keys, task);

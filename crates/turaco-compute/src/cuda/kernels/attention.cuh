@@ -33,8 +33,11 @@ struct AppendParams {
     const float *q; // or null: nothing to rotate besides the keys
     float *q_out;
     const float *table; // for each row half a head of cosines, then as many sines; null: no rotation
+    const float *k_gamma; // of norms of heads; null for none
+    const float *q_gamma;
     u32 layer, rows, columns, q_columns; // rows of all sequences of this append
-    u32 k_stride, v_stride, q_stride, head_dim, interleaved, before, total;
+    u32 k_stride, v_stride, q_stride, q_out_stride, head_dim, interleaved, before, total;
+    float k_eps, q_eps;
 };
 
 // Times this, powers of e are powers of two.
@@ -43,12 +46,31 @@ constexpr float LOG2_E = 1.4426950408889634f;
 // Most divisors here are 1, and a division takes as long as a load.
 __device__ __forceinline__ u32 quotient(u32 x, u32 by) { return by == 1 ? x : x / by; }
 
-__device__ __forceinline__ u32 size_of(u32 format) { return format == 0 ? 4 : 2; }
-
-// Numbers in 16 bytes.
+// What is loaded at once, and the numbers in it: 16 bytes, or 8 of bytes, which become as many numbers as halves do.
+template <u32 FORMAT> struct Vectors { using Type = uint4; };
+template <> struct Vectors<BYTES> { using Type = uint2; };
+template <u32 FORMAT> using Vector = typename Vectors<FORMAT>::Type;
 template <u32 FORMAT> constexpr u32 NUMBERS = FORMAT == 0 ? 4 : 8;
+template <u32 FORMAT> constexpr u32 SIZE = FORMAT == 0 ? 4 : FORMAT == BYTES ? 1 : 2; // of a number
 
-template <u32 FORMAT> __device__ __forceinline__ void unpack(const uint4 &raw, float (&x)[NUMBERS<FORMAT>]) {
+// Bytes without their factor: put into the fraction of 2^23, they are a difference away.
+__device__ __forceinline__ float byte_number(u32 word, u32 i) {
+    return __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440u | i)) - 8388736.0f;
+}
+
+__device__ __forceinline__ uint4 nothing(const uint4 &) { return make_uint4(0, 0, 0, 0); }
+__device__ __forceinline__ uint2 nothing(const uint2 &) { return make_uint2(0, 0); }
+
+__device__ __forceinline__ void unpack_bytes(const uint2 &raw, float (&x)[8]) {
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) x[i] = byte_number(raw.x, i), x[4 + i] = byte_number(raw.y, i);
+}
+
+template <u32 FORMAT> __device__ __forceinline__ void unpack(const Vector<FORMAT> &raw, float (&x)[NUMBERS<FORMAT>]) {
+    if constexpr (FORMAT == BYTES) {
+        unpack_bytes(raw, x);
+        return;
+    } else {
     const u32 words[4] = {raw.x, raw.y, raw.z, raw.w};
 #pragma unroll
     for (u32 i = 0; i < 4; i++) {
@@ -59,11 +81,13 @@ template <u32 FORMAT> __device__ __forceinline__ void unpack(const uint4 &raw, f
             x[2 * i + 1] = FORMAT == 1 ? f16_high(words[i]) : bf16_high(words[i]);
         }
     }
+    }
 }
 
-// One number of a row.
+// One number of a row, of bytes without its factor.
 __device__ __forceinline__ float number_at(const char *row, u32 column, u32 format) {
     if (format == 0) return ((const float *)row)[column];
+    if (format == BYTES) return (float)((const u8 *)row)[column] - 128.0f;
     const u16 bits = ((const u16 *)row)[column];
     return format == 1 ? from_f16(bits) : bf16_low(bits);
 }
@@ -77,13 +101,18 @@ struct Keys {
     u32 turn, capacity;  // as of a `Sequence`
     u32 oldest, end;     // the positions that there are
     u32 position;        // that of the first query
-    bool aligned;        // whether 16 bytes of a head can be loaded at once
+    u32 scale_at;        // bytes: from a head of a key to its factor
+    bool aligned;        // whether a vector of a head can be loaded at once
 
     __device__ __forceinline__ u32 place(u32 position) const {
         return (position >= turn ? position : position + capacity) - turn;
     }
     __device__ __forceinline__ const char *key(u32 position) const { return keys + place(position) * key_bytes; }
     __device__ __forceinline__ const char *value(u32 position) const { return values + place(position) * value_bytes; }
+    // What the numbers of a head of a key or value have to be multiplied with.
+    __device__ __forceinline__ float scale_of(const char *row) const {
+        return format == BYTES ? *(const float *)(row + scale_at) : 1.0f;
+    }
 };
 
 __device__ __forceinline__ Keys keys_of(const AttentionParams &p, u32 index, u32 kv_head, u32 kv_heads) {
@@ -98,13 +127,14 @@ __device__ __forceinline__ Keys keys_of(const AttentionParams &p, u32 index, u32
         // What a run appends is shared out evenly.
         found.end = sequence.length + quotient(p.until, p.sequences);
         found.position = sequence.length + quotient(p.before, p.sequences);
-        const u32 size = size_of(found.format);
-        found.key_bytes = found.value_bytes = (u64)width * size;
+        const u32 column = kv_head * p.head_dim;
+        found.key_bytes = found.value_bytes = row_bytes_of(sequence, width);
         const u64 all = sequence.capacity * found.key_bytes;
-        found.keys = sequence.cache + 2 * p.layer * all + (u64)kv_head * p.head_dim * size;
+        found.keys = sequence.cache + 2 * p.layer * all + (u64)column * size_of(found.format);
+        found.scale_at = scales_at(width) + 4 * kv_head - column;
         found.values = found.keys + all;
     } else {
-        found.format = found.turn = found.oldest = found.position = 0;
+        found.format = found.turn = found.oldest = found.position = found.scale_at = 0;
         found.capacity = found.end = p.keys;
         found.key_bytes = (u64)p.k_stride * 4;
         found.value_bytes = (u64)p.v_stride * 4;
@@ -112,7 +142,7 @@ __device__ __forceinline__ Keys keys_of(const AttentionParams &p, u32 index, u32
         found.values = (const char *)(p.v + kv_head * p.head_dim) + (u64)index * p.keys * found.value_bytes;
     }
     const u64 all = (u64)found.keys | (u64)found.values | found.key_bytes | found.value_bytes;
-    found.aligned = all % 16 == 0 && p.head_dim * size_of(found.format) % 16 == 0;
+    found.aligned = found.format == BYTES ? (all | p.head_dim) % 8 == 0 : (all | p.head_dim * size_of(found.format)) % 16 == 0;
     return found;
 }
 

@@ -103,6 +103,7 @@ __device__ __forceinline__ float part_of(float value, float most) {
 }
 
 KERNEL(256, choose, ChooseParams) {
+    follow();
     constexpr u32 WARPS = CHOOSE_THREADS / WARP;
     constexpr u32 HELD = 3072; // words of what was found that shared memory has room for
     __shared__ u64 best_room[2][WARPS];

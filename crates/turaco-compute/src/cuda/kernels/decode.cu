@@ -24,7 +24,8 @@ template <u32 FORMAT, bool PLAIN = false> struct Team {
     static constexpr u32 LANES = VECTORS < WARP ? power_of_two(VECTORS) : WARP;
     static constexpr u32 EACH = (VECTORS + LANES - 1) / LANES; // vectors of a lane
     static constexpr u32 TEAMS = WARP / LANES;
-    static constexpr u32 KEYS = PLAIN ? 1 : (FORMAT == 0 ? 8 : 4) / EACH; // that a team loads at once
+    // That a team loads at once: the same bytes of all formats, as far as there are registers for their scores.
+    static constexpr u32 KEYS = PLAIN ? 1 : (FORMAT == 0 || (FORMAT == BYTES && QUERIES <= 2) ? 8 : 4) / EACH;
     static constexpr u32 STEP = KEYS * TEAMS; // keys that a warp loads at once
 };
 
@@ -56,14 +57,14 @@ struct Queries {
 
 // 16 bytes of a key, or with PLAIN numbers of any format and place as 4 f32.
 template <u32 FORMAT, bool PLAIN>
-__device__ __forceinline__ uint4 load_vector(const char *row, u32 column, u32 width, u32 format) {
+__device__ __forceinline__ Vector<FORMAT> load_vector(const char *row, u32 column, u32 width, u32 format, float scale) {
     if constexpr (PLAIN) {
         u32 words[4];
 #pragma unroll
-        for (u32 i = 0; i < 4; i++) words[i] = column + i < width ? __float_as_uint(number_at(row, column + i, format)) : 0;
+        for (u32 i = 0; i < 4; i++) words[i] = column + i < width ? __float_as_uint(number_at(row, column + i, format) * scale) : 0;
         return make_uint4(words[0], words[1], words[2], words[3]);
     } else {
-        return __ldg((const uint4 *)(row + column * (16 / NUMBERS<FORMAT>)));
+        return __ldcg((const Vector<FORMAT> *)(row + column * SIZE<FORMAT>));
     }
 }
 
@@ -130,19 +131,22 @@ __device__ __forceinline__ void sum_up(const AttentionParams &p, const Keys &key
         }
     }
     for (u32 base = begin + warp * T::STEP; base < end; base += WARPS * T::STEP) {
-        uint4 k[T::KEYS][T::EACH], v[T::KEYS][T::EACH];
+        Vector<FORMAT> k[T::KEYS][T::EACH], v[T::KEYS][T::EACH];
+        float k_scale[T::KEYS], v_scale[T::KEYS]; // of bytes
 #pragma unroll
         for (u32 n = 0; n < T::KEYS; n++) {
             const u32 position = base + n * T::TEAMS + team;
             const u64 place = keys.place(position);
             const char *key = keys.keys + place * keys.key_bytes, *value = keys.values + place * keys.value_bytes;
+            k_scale[n] = v_scale[n] = 1.0f;
+            if ((FORMAT == BYTES || PLAIN) && position < end) k_scale[n] = keys.scale_of(key), v_scale[n] = keys.scale_of(value);
 #pragma unroll
             for (u32 c = 0; c < T::EACH; c++) {
                 const u32 column = (member + c * T::LANES) * T::WIDTH;
-                k[n][c] = v[n][c] = make_uint4(0, 0, 0, 0);
+                k[n][c] = v[n][c] = nothing(k[n][c]);
                 if (position < end && column < p.head_dim) {
-                    k[n][c] = load_vector<FORMAT, PLAIN>(key, column, p.head_dim, keys.format);
-                    v[n][c] = load_vector<FORMAT, PLAIN>(value, column, p.head_dim, keys.format);
+                    k[n][c] = load_vector<FORMAT, PLAIN>(key, column, p.head_dim, keys.format, k_scale[n]);
+                    v[n][c] = load_vector<FORMAT, PLAIN>(value, column, p.head_dim, keys.format, v_scale[n]);
                 }
             }
         }
@@ -170,6 +174,13 @@ __device__ __forceinline__ void sum_up(const AttentionParams &p, const Keys &key
                 for (u32 i = 0; i < QUERIES; i++) score[n][i] += __shfl_xor_sync(0xffffffffu, score[n][i], step);
             }
         }
+        if constexpr (FORMAT == BYTES) {
+#pragma unroll
+            for (u32 n = 0; n < T::KEYS; n++) {
+#pragma unroll
+                for (u32 i = 0; i < QUERIES; i++) score[n][i] *= k_scale[n];
+            }
+        }
         if (base < common.begin || base + T::STEP > common.end) {
 #pragma unroll
             for (u32 i = 0; i < QUERIES; i++) {
@@ -194,6 +205,7 @@ __device__ __forceinline__ void sum_up(const AttentionParams &p, const Keys &key
             for (u32 n = 0; n < T::KEYS; n++) {
                 score[n][i] = exp2f(score[n][i] - next);
                 sum[i] += score[n][i];
+                if constexpr (FORMAT == BYTES) score[n][i] *= v_scale[n];
             }
 #pragma unroll
             for (u32 c = 0; c < T::EACH; c++) {
@@ -310,6 +322,7 @@ __device__ __forceinline__ void merge(const AttentionParams &p, const Queries &q
 }
 
 KERNEL(DECODE_THREADS, decode, AttentionParams) {
+    follow();
     __align__(16) __shared__ Sums sums;
     __shared__ u32 is_last;
     const u32 index = blockIdx.x;
@@ -340,6 +353,7 @@ KERNEL(DECODE_THREADS, decode, AttentionParams) {
     if (!keys.aligned) sum_up<0, true>(p, keys, queries, index, begin, end, common, sums);
     else if (keys.format == 0) sum_up<0, false>(p, keys, queries, index, begin, end, common, sums);
     else if (keys.format == 1) sum_up<1, false>(p, keys, queries, index, begin, end, common, sums);
+    else if (keys.format == BYTES) sum_up<BYTES, false>(p, keys, queries, index, begin, end, common, sums);
     else sum_up<2, false>(p, keys, queries, index, begin, end, common, sums);
     const u32 states = WARPS * (keys.aligned && keys.format != 0 ? Team<1>::TEAMS : Team<0>::TEAMS);
     __syncthreads();

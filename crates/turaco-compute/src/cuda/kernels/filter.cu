@@ -119,6 +119,7 @@ __device__ __forceinline__ u64 total_of(u64 value, u64 *room) {
 }
 
 KERNEL(1024, filter_tokens, FilterParams) {
+    follow();
     __shared__ Bins bins;
     __shared__ float room[FILTER_THREADS / WARP];
     const float *controls = p.controls + (u64)blockIdx.x * p.controls_stride;

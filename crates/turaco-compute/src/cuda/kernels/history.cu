@@ -13,6 +13,7 @@ constexpr u32 HISTORY_THREADS = 256;
 
 // The rows of the state, then the rows of the run, through the snake if there is one.
 KERNEL(256, history, HistoryParams) {
+    follow();
     const u32 count = p.rows * p.cols;
     const float *state = p.slot->buffer + p.offset;
     for (u32 i = blockIdx.x * HISTORY_THREADS + threadIdx.x; i < count; i += gridDim.x * HISTORY_THREADS) {
@@ -28,6 +29,7 @@ KERNEL(256, history, HistoryParams) {
 }
 
 KERNEL(256, history_keep, HistoryParams) {
+    follow();
     const float *last = p.out + (p.rows * p.cols - p.before);
     float *state = p.slot->buffer + p.offset;
     for (u32 i = blockIdx.x * HISTORY_THREADS + threadIdx.x; i < p.before; i += gridDim.x * HISTORY_THREADS) state[i] = last[i];

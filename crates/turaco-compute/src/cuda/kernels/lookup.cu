@@ -10,10 +10,11 @@ struct LookupParams {
     float *out;          // rows of `cols`
     u64 panel_bytes;
     u32 rows, cols, table_rows, count;
-    u32 id_stride, x_stride, accumulate, flags;
+    u32 id_stride, x_stride, accumulate;
 };
 
 KERNEL(THREADS, lookup, LookupParams) {
+    follow();
     const u32 row = blockIdx.x;
     const u32 count = p.ids ? p.count : 1;
     const u32 *ids = p.ids + (u64)row * p.id_stride;

@@ -135,6 +135,7 @@ __device__ __forceinline__ void add_products(float (&sums)[OUTPUTS], const Loade
 }
 
 KERNEL(512, lstm, LstmParams) {
+    follow();
     __align__(16) __shared__ float previous[LSTM_HIDDEN]; // h, zeros behind it
     __align__(16) __shared__ float products[4 * LSTM_HIDDEN];
     const u32 thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP;

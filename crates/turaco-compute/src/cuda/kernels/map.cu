@@ -24,6 +24,7 @@ __device__ __forceinline__ float4 b_quad(const MapParams &p, u32 row, u32 col) {
 // A function that has `one(p, row, col)` and `four(p, row, col)`, at every place. A grid has a thread for each result, or
 // fewer: then its threads go around, by four results that lie next to each other where that is possible.
 template <class Function> __device__ __forceinline__ void over(const MapParams &p) {
+    follow();
     const u32 stride = p.out_stride == 0 ? p.cols : p.out_stride;
     const u32 count = p.rows * p.cols;
     const u32 threads = gridDim.x * MAP_THREADS;
@@ -188,6 +189,7 @@ KERNEL(256, map_repeat, MapParams) { over<Repeated>(p); }
 // Stacked matrices of `x_rows` rows and `b_rows` columns each, transposed by squares: both sides are read and written along
 // their rows. Any number of blocks.
 KERNEL(256, map_transpose, MapParams) {
+    follow();
     constexpr u32 SIDE = 32;
     __shared__ float square[SIDE][SIDE + 1];
     const u32 stride = p.out_stride == 0 ? p.cols : p.out_stride;

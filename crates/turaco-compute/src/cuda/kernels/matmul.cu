@@ -304,10 +304,12 @@ template <bool WINDOWS> struct Tile {
             if (threadIdx.x < TILE) places[threadIdx.x] = inputs.place(first_row + threadIdx.x);
             __syncthreads();
         }
+        let_next_begin();
         for (u32 ahead = 0; ahead < STAGES - 1; ahead++) {
             if (part.x + ahead < part.y) copy_weights(part.x + ahead, ahead);
             copy_commit();
         }
+        wait_for_previous();
 #pragma unroll 1
         for (u32 ahead = 0; ahead < 2 && part.x + ahead < part.y; ahead++) {
             fetch(part.x + ahead);
@@ -371,6 +373,7 @@ template <bool WINDOWS> __device__ __forceinline__ void matmul(const LinearParam
     const u32 first_row = blockIdx.x % row_tiles * TILE, first_output = blockIdx.x / row_tiles * TILE;
     const u32 across = threadIdx.x % ACROSS, down = threadIdx.x / ACROSS;
     Inputs<WINDOWS> inputs(p);
+    follow();
     float sums[HEIGHT * WIDTH];
 #pragma unroll
     for (u32 i = 0; i < HEIGHT * WIDTH; i++) sums[i] = 0.0f;

@@ -434,7 +434,8 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
         for (u32 half = 0; half < HALVES; half++)
             weights[half] = (const char *)p.weights + (u64)(panel + half * (p.outputs / PANEL)) * p.panel_bytes;
 
-        // Weights first: they come from far away, and what follows needs none of them.
+        // Weights first: they come from far away, and neither the call before nor what follows has to do with them.
+        let_next_begin();
 #pragma unroll
         for (u32 d = 0; d < DEPTH; d++) {
 #pragma unroll
@@ -449,6 +450,7 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
 #pragma unroll
         for (u32 i = 0; i < sizeof(total) / 4; i++) flat[i] = 0.0f;
         const bool whole = all_whole();
+        wait_for_previous();
         if (p.norm != 0) {
             if (whole) measure<true>(room);
             else measure<false>(room);

@@ -105,6 +105,21 @@ template <u32 pending> __device__ __forceinline__ void copy_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
 
+// The next call of the run may begin when all blocks of this one have said so, or have ended.
+__device__ __forceinline__ void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Waits until the call before has ended and all that it wrote can be seen. Every thread of every kernel does so, which is why all
+// calls before that one have ended too. Until then only weights may be read, and nothing may be written.
+__device__ __forceinline__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // Counts up to `last`, then from 0 again; gives the count before. What this block wrote before comes before it for whoever
 // counts later: at a block's last barrier, then by one thread, then another barrier.
 __device__ __forceinline__ u32 count_up(u32 *at, u32 last) {
@@ -113,6 +128,12 @@ __device__ __forceinline__ u32 count_up(u32 *at, u32 last) {
     return before;
 }
 #endif
+
+// How kernels begin that have nothing to do before they wait.
+__device__ __forceinline__ void follow() {
+    let_next_begin();
+    wait_for_previous();
+}
 
 __device__ __forceinline__ float bf16_low(u32 both) { return __uint_as_float(both << 16); }
 __device__ __forceinline__ float bf16_high(u32 both) { return __uint_as_float(both & 0xffff0000u); }

@@ -61,6 +61,7 @@ __device__ __forceinline__ float squares_of(float4 x, float mean) {
 
 // A block for each norm.
 KERNEL(256, norm_rows, NormParams) {
+    follow();
     __shared__ float room[ROW_THREADS / WARP];
     constexpr u32 HELD = 4; // quads of a thread that stay in registers
     const u32 thread = threadIdx.x;
@@ -110,6 +111,7 @@ KERNEL(256, norm_rows, NormParams) {
 
 // A warp for each norm of at most 256 columns.
 KERNEL(256, norm_groups, NormParams) {
+    follow();
     const u32 lane = threadIdx.x % WARP;
     const u32 task = blockIdx.x * (ROW_THREADS / WARP) + threadIdx.x / WARP;
     if (task >= p.rows * p.groups) return;
@@ -176,6 +178,7 @@ struct SoftmaxParams {
 
 // A block for each row; a row of only minus infinity becomes zeros.
 KERNEL(256, softmax_rows, SoftmaxParams) {
+    follow();
     __shared__ float room[ROW_THREADS / WARP];
     constexpr u32 HELD = 8; // values of a thread that stay in registers
     const u32 thread = threadIdx.x;
@@ -229,6 +232,7 @@ __device__ __forceinline__ float sum_of_warps(float value, float (*room)[WARP]) 
 
 // Mean, then standard deviation of each column, a block of 32 warps for 32 columns.
 KERNEL(1024, statistics, StatisticsParams) {
+    follow();
     __shared__ float room[WARP][WARP];
     const u32 warp = threadIdx.x / WARP;
     const u32 col = blockIdx.x * WARP + threadIdx.x % WARP;

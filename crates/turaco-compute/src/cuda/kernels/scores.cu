@@ -4,6 +4,7 @@ constexpr u32 SCORE_THREADS = 128;
 constexpr u32 SCORE_ROWS = 8;
 
 KERNEL(SCORE_THREADS, scores, AttentionParams) {
+    follow();
     __shared__ float queries[COLUMNS * SCORE_ROWS];
     const u32 index = blockIdx.z;
     const u32 row = blockIdx.y * SCORE_ROWS;
@@ -25,7 +26,7 @@ KERNEL(SCORE_THREADS, scores, AttentionParams) {
     for (u32 nth = 0; nth < SCORE_ROWS; nth++) sum[nth] = position < keys.oldest ? MINUS_INFINITY : 0.0f;
     if (position >= keys.oldest) {
         const char *key = keys.key(position);
-        if (keys.aligned) {
+        if (keys.aligned && keys.format != BYTES) {
             const u32 width = 16 / size_of(keys.format);
 #pragma unroll 4
             for (u32 column = 0; column < p.head_dim; column += width) {
@@ -43,7 +44,7 @@ KERNEL(SCORE_THREADS, scores, AttentionParams) {
             }
         } else {
             for (u32 column = 0; column < p.head_dim; column++) {
-                const float x = number_at(key, column, keys.format);
+                const float x = number_at(key, column, keys.format) * keys.scale_of(key);
 #pragma unroll
                 for (u32 nth = 0; nth < SCORE_ROWS; nth++) sum[nth] += queries[column * SCORE_ROWS + nth] * x;
             }

@@ -7,7 +7,9 @@ use super::grids::{
     APPEND_THREADS, ATTENTION_THREADS, DECODE_THREADS, FEW_QUERIES, SCORES_THREADS, append_grid,
     attention_queries, decode_cut, head_columns, scores_grid,
 };
+use super::operations::vector;
 use crate::error::{Error, Result};
+use crate::fuse::Task;
 use crate::graph::{AttentionShape, Mask, Op, Slot, SlotKind, Value};
 use crate::slots::NewRows;
 
@@ -84,12 +86,12 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Append keys and values to caches, keys and perhaps queries after their rotation.
+    /// Append keys and values to caches, keys and perhaps queries after a norm of their heads and their rotation.
     pub(super) fn append(
         &mut self,
         (slot, layer): (Slot, usize),
         (k, v): (Value, Value),
-        rotations: Option<(Option<&Op>, &Op)>,
+        task: &Task<'_>,
         new_rows: NewRows,
     ) -> Result<()> {
         let values = self.view(v);
@@ -105,26 +107,46 @@ impl Planner<'_> {
             ..AppendParams::default()
         };
         let mut keys = self.view(k);
-        if let Some((query, key)) = rotations
+        if let Some((query, key)) = task.rotations
             && let Op::Rope {
                 x,
                 positions,
                 head_dim,
                 theta,
                 interleaved,
-                ..
+                out,
             } = key
         {
-            keys = self.view(*x);
             params.table = self.angles(*positions, *head_dim, *theta);
             params.head_dim = *head_dim as u32;
             params.interleaved = u32::from(*interleaved);
+            // What comes before the keys in the same rotation.
+            let before = keys.address - self.view(*out).address;
+            keys = self.view(*x);
+            keys.address += before;
             if let Some(Op::Rope { x, out, .. }) = query {
+                let (queries, target) = (self.view(*x), self.view(*out));
+                params.q = queries.address;
+                params.q_stride = queries.stride as u32;
+                params.q_columns = match before {
+                    0 => x.cols() as u32,
+                    bytes => bytes as u32 / 4,
+                };
+                params.q_out = target.address;
+                params.q_out_stride = target.stride as u32;
+            }
+            let (query_norm, key_norm) = task.head_norms;
+            if let Some(Op::RmsNorm { x, gamma, eps, .. }) = key_norm {
+                keys = self.view(*x);
+                params.k_gamma = vector(gamma)?;
+                params.k_eps = *eps;
+            }
+            if let Some(Op::RmsNorm { x, gamma, eps, .. }) = query_norm {
                 let queries = self.view(*x);
                 params.q = queries.address;
                 params.q_stride = queries.stride as u32;
-                params.q_columns = x.cols() as u32;
-                params.q_out = self.view(*out).address;
+                params.q_gamma = vector(gamma)?;
+                params.q_eps = *eps;
             }
         }
         params.k = keys.address;

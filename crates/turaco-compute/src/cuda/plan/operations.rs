@@ -148,7 +148,7 @@ impl Planner<'_> {
                 out,
             } => self.attention((*q, *k, *v), *n_sequences, shape, *out),
             Op::CacheAppend { slot, layer, k, v } => {
-                self.append((*slot, *layer), (*k, *v), task.rotations, new_rows)
+                self.append((*slot, *layer), (*k, *v), task, new_rows)
             }
             Op::CachedAttention {
                 q,
@@ -281,7 +281,6 @@ impl Planner<'_> {
             id_stride: id_stride as u32,
             x_stride: x.map_or(0, |x| x.stride as u32),
             accumulate: u32::from(accumulate),
-            flags: 0,
         };
         let module = Module::Lookup(weights.weight_type);
         let grid = [
