@@ -1,6 +1,6 @@
 //! What all handlers share.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::Request;
@@ -26,26 +26,30 @@ pub struct App {
 struct Shared {
     engine: Engine,
     config: Config,
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
     /// The default model, which `/load` may replace.
     model: Mutex<String>,
     ready: AtomicBool,
     requests: Arc<Semaphore>,
-    sessions: AtomicUsize,
+    /// How many live sessions are open.
+    sessions: watch::Sender<usize>,
     ending: watch::Sender<bool>,
 }
 
 impl App {
     /// Handlers of this engine.
     pub fn new(engine: Engine, config: Config) -> Self {
+        let metrics = Arc::new(Metrics::new());
+        let counted = Arc::clone(&metrics);
+        engine.watch_live(move |round| counted.live_round(round));
         Self {
             shared: Arc::new(Shared {
                 engine,
-                metrics: Metrics::new(),
+                metrics,
                 model: Mutex::new(config.model.clone()),
                 ready: AtomicBool::new(true),
                 requests: Arc::new(Semaphore::new(config.max_queue + WORKING)),
-                sessions: AtomicUsize::new(0),
+                sessions: watch::Sender::new(0),
                 ending: watch::Sender::new(false),
                 config,
             }),
@@ -134,7 +138,12 @@ impl App {
             return Err(ApiError::shutting_down());
         }
         let place = SessionPlace(self.clone());
-        if self.shared.sessions.fetch_add(1, Ordering::Relaxed) >= self.config().max_sessions {
+        let mut before = 0;
+        self.shared.sessions.send_modify(|open| {
+            before = *open;
+            *open += 1;
+        });
+        if before >= self.config().max_sessions {
             return Err(ApiError::too_many_sessions());
         }
         Ok(place)
@@ -142,7 +151,18 @@ impl App {
 
     /// Live sessions that are open.
     pub fn open_sessions(&self) -> usize {
-        self.shared.sessions.load(Ordering::Relaxed)
+        *self.shared.sessions.borrow()
+    }
+
+    /// Resolves when no live session is open.
+    pub async fn sessions_closed(&self) {
+        // The sender lives as long as the server.
+        let _ = self
+            .shared
+            .sessions
+            .subscribe()
+            .wait_for(|open| *open == 0)
+            .await;
     }
 
     /// Tell everybody that the server ends.
@@ -161,7 +181,7 @@ pub struct SessionPlace(App);
 
 impl Drop for SessionPlace {
     fn drop(&mut self) {
-        self.0.shared.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.0.shared.sessions.send_modify(|open| *open -= 1);
     }
 }
 

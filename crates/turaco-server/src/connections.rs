@@ -19,6 +19,9 @@ use crate::tls::Tls;
 /// How long a client may take for the head of a request, or to agree on a key.
 const HEAD: Duration = Duration::from_secs(30);
 
+/// What clients have beyond the grace to read that the server ends.
+pub const FAREWELL: Duration = Duration::from_secs(1);
+
 /// Answer connections until `app` ends, then let those that are open finish for as long as the grace lasts. With `tls` they are
 /// encrypted.
 pub async fn serve(app: &App, listener: TcpListener, router: Router, tls: Option<&Tls>) {
@@ -56,9 +59,13 @@ pub async fn serve(app: &App, listener: TcpListener, router: Router, tls: Option
         }
     }
     drop(listener);
-    let finish = async { while open.join_next().await.is_some() {} };
+    let finish = async {
+        while open.join_next().await.is_some() {}
+        // WebSockets are on their own by now.
+        app.sessions_closed().await;
+    };
     // What is still open then is dropped, and its work cancelled.
-    let _ = tokio::time::timeout(app.config().grace, finish).await;
+    let _ = tokio::time::timeout(app.config().grace + FAREWELL, finish).await;
 }
 
 /// Resolves when the server ends.

@@ -9,6 +9,7 @@ mod auth;
 mod config;
 mod connections;
 mod error;
+mod family;
 mod health;
 mod layer;
 mod metrics;

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use turaco::engine::Engine;
+use turaco::engine::{Engine, LiveRound};
 use turaco::voice::TurnTimings;
 
 /// Upper bounds in seconds of whole requests and waits.
@@ -160,6 +160,12 @@ impl Metrics {
     pub fn step(&self, model: &str, stage: &str, seconds: f64) {
         let labels = labels(&[("model", model), ("stage", stage)]);
         self.observe("step_seconds", labels, seconds);
+    }
+
+    /// A step that all live streams of a model took together.
+    pub fn live_round(&self, round: &LiveRound) {
+        self.step(&round.model, "live", round.seconds);
+        self.audio("live", &round.model, round.audio, round.seconds);
     }
 
     /// A wait for the first turn.

@@ -12,8 +12,9 @@ use turaco::voice::{
 };
 
 use super::answers::{Answers, Asked};
+use super::awaited::Awaited;
 use super::items::{NewItem, ReadItem};
-use super::protocol::{ClientEvent, ServerEvent};
+use super::protocol::{ClientEvent, ServerEvent, TurnDetection};
 use super::response::{AskedResponse, ResponseRequest};
 use super::session::Outbox;
 use super::settings::Settings;
@@ -38,6 +39,7 @@ pub struct Conversation {
     sound: Option<SoundReader>,
     /// Whether sound came that belongs to no turn yet.
     has_sound: bool,
+    awaited: Awaited,
 }
 
 struct Running {
@@ -82,12 +84,18 @@ impl Conversation {
             answers: Answers::new(beta),
             sound: None,
             has_sound: false,
+            awaited: Awaited::default(),
         }
     }
 
     /// Whether something is being answered, so that the client does not have to say anything.
     pub fn is_working(&self) -> bool {
         self.answers.is_answering()
+    }
+
+    /// Whether that is so, or something was asked that will be answered or written down.
+    pub fn is_busy(&self) -> bool {
+        self.is_working() || self.awaited.is_busy()
     }
 
     /// What the client says, but for changes of settings.
@@ -294,6 +302,11 @@ impl Conversation {
             let line = format!("{}: answer {end:?}: {}", self.name, stages.join(", "));
             self.app.log(LogLevel::Info, &line);
         }
+        // An endpoint reads; models that hear have it written down for the client only.
+        let writes = self.app.config().llm.is_some() || settings.transcription.model.is_some();
+        let answers = settings.turn_detection.as_ref();
+        let answers = answers.is_some_and(TurnDetection::creates_response);
+        self.awaited.note(&event, writes, answers);
         self.answers.tell(event, &settings.talking, out)
     }
 

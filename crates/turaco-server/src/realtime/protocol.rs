@@ -177,7 +177,8 @@ pub struct OutputUpdate {
 #[serde(default)]
 pub struct InputUpdate {
     pub format: Option<AudioFormat>,
-    pub transcription: Option<Transcription>,
+    #[serde(deserialize_with = "given")]
+    pub transcription: Option<Option<Transcription>>,
     #[serde(deserialize_with = "given")]
     pub turn_detection: Option<Option<TurnDetection>>,
     pub noise_reduction: Option<Value>,
@@ -188,7 +189,8 @@ pub struct InputUpdate {
 #[serde(default)]
 pub struct OldSessionUpdate {
     pub input_audio_format: Option<String>,
-    pub input_audio_transcription: Option<Transcription>,
+    #[serde(deserialize_with = "given")]
+    pub input_audio_transcription: Option<Option<Transcription>>,
     #[serde(deserialize_with = "given")]
     pub turn_detection: Option<Option<TurnDetection>>,
     pub input_audio_noise_reduction: Option<Value>,
@@ -330,6 +332,20 @@ const fn usual_silence() -> u32 {
 
 const fn yes() -> bool {
     true
+}
+
+impl TurnDetection {
+    /// Whether what was said is answered without being asked.
+    pub const fn creates_response(&self) -> bool {
+        match self {
+            Self::ServerVad {
+                create_response, ..
+            }
+            | Self::SemanticVad {
+                create_response, ..
+            } => *create_response,
+        }
+    }
 }
 
 impl Default for TurnDetection {

@@ -1,6 +1,7 @@
 //! One connection of `/v1/realtime`: from events of the client to utterances, and from what was heard to events.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -16,6 +17,7 @@ use super::utterances::{Utterances, seconds};
 use super::vllm::Vllm;
 use crate::app::{App, SessionPlace};
 use crate::error::ApiError;
+use crate::family::family;
 use crate::layer::new_id;
 use crate::upload::SAMPLE_RATE;
 
@@ -58,6 +60,10 @@ pub struct Session {
     sound: Option<SoundReader>,
     detector: Option<Detector>,
     ear: Option<Ear>,
+    /// The ear listens as it was asked to earlier, and goes when it has written down what it was given.
+    is_stale: bool,
+    /// The detector has ended an utterance since the client said that one was over.
+    is_committed: bool,
     events: mpsc::UnboundedSender<EarEvent>,
     voice_events: mpsc::UnboundedSender<VoiceEvent>,
     utterances: Utterances,
@@ -109,6 +115,8 @@ impl Session {
             sound: None,
             detector: None,
             ear: None,
+            is_stale: false,
+            is_committed: false,
             events,
             voice_events,
             utterances: Utterances::new(beta),
@@ -191,7 +199,7 @@ impl Session {
                 let session = session.ok_or_else(|| ApiError::missing("session"))?;
                 let mut changed = self.settings.clone();
                 changed.update(*session)?;
-                self.change(changed).await?;
+                self.change(changed, out).await?;
                 let session = self.settings.to_json(&self.id);
                 out.push(ServerEvent::SessionUpdated { session }.to_json());
                 Ok(())
@@ -199,7 +207,7 @@ impl Session {
             ClientEvent::OldSessionUpdate { session } => {
                 let mut changed = self.settings.clone();
                 changed.update_old(*session)?;
-                self.change(changed).await?;
+                self.change(changed, out).await?;
                 let session = self.settings.to_json(&self.id);
                 out.push(
                     ServerEvent::OldSessionUpdated {
@@ -259,6 +267,21 @@ impl Session {
             _ => (false, false),
         };
         let waiting = std::mem::take(waiting);
+        // With the format of the update that decides, which may be one that cannot be: then nothing is decided.
+        let mut changed = self.settings.clone();
+        changed.talks = talks;
+        let read = match event {
+            ClientEvent::SessionUpdate {
+                session: Some(session),
+                ..
+            } => changed.update((**session).clone()),
+            ClientEvent::OldSessionUpdate { session } => changed.update_old((**session).clone()),
+            _ => Ok(()),
+        };
+        if let Err(error) = read {
+            self.dialect = Dialect::Undecided(waiting);
+            return Err(error);
+        }
         self.settings.talks = talks;
         self.dialect = match (is_vllm, talks) {
             (true, _) => Dialect::Vllm(Box::default()),
@@ -269,15 +292,10 @@ impl Session {
             }
             _ => Dialect::OpenAi,
         };
-        // With the format of the update that decided.
-        if let ClientEvent::SessionUpdate {
-            session: Some(session),
-            ..
-        } = event
-        {
-            let mut changed = self.settings.clone();
-            changed.update((**session).clone())?;
-            self.change(changed).await?;
+        if let Err(error) = self.change(changed, out).await {
+            self.settings.talks = false;
+            self.dialect = Dialect::Undecided(waiting);
+            return Err(error);
         }
         match waiting.is_empty() {
             true => Ok(()),
@@ -286,7 +304,8 @@ impl Session {
     }
 
     /// Take over new settings; sound that was heard already keeps its format and its ear.
-    async fn change(&mut self, settings: Settings) -> Result<(), ApiError> {
+    async fn change(&mut self, mut settings: Settings, out: &mut Outbox) -> Result<(), ApiError> {
+        settings.check_hearing(&self.app, &self.settings)?;
         let ear_changes = settings.ear(&self.app) != self.settings.ear(&self.app);
         if settings.format != self.settings.format {
             if self.n_heard > 0 {
@@ -306,13 +325,13 @@ impl Session {
             self.sound = None;
         }
         if settings.detector() != self.settings.detector() {
+            // What is being said has nobody any more who would see its end.
+            self.end_open(out).await?;
             self.detector = None;
         }
-        if ear_changes && self.utterances.is_idle() {
-            self.ear = None;
-            self.n_given = 0;
-        }
+        self.is_stale |= ear_changes && self.ear.is_some();
         self.settings = settings;
+        self.leave_ear();
         Ok(())
     }
 
@@ -412,10 +431,20 @@ impl Session {
                         );
                     }
                     self.end_utterance(out);
+                    self.is_committed = true;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Another ear listens to what is said next, when this one has done its work and was to listen otherwise.
+    fn leave_ear(&mut self) {
+        if self.is_stale && self.utterances.is_idle() {
+            self.ear = None;
+            self.n_given = 0;
+            self.is_stale = false;
+        }
     }
 
     async fn give(&mut self, samples: &[f32]) -> Result<(), ApiError> {
@@ -439,7 +468,8 @@ impl Session {
         Ok(())
     }
 
-    async fn commit(&mut self, out: &mut Outbox) -> Result<(), ApiError> {
+    /// End what is being said, as far as anything is; whether something was.
+    async fn end_open(&mut self, out: &mut Outbox) -> Result<bool, ApiError> {
         if let Some(mut detector) = self.detector.take() {
             let mut found = Vec::new();
             detector.detector.commit(|event| found.push(event))?;
@@ -448,12 +478,17 @@ impl Session {
             self.detector = Some(detector);
             self.found(found, begin, out).await?;
         }
-        if self.utterances.has_sound() {
+        let has_sound = self.utterances.has_sound();
+        if has_sound {
             self.end_utterance(out);
-            return Ok(());
         }
-        if self.settings.turn_detection.is_some() && self.n_heard > 0 {
-            // The detector has ended it already.
+        Ok(has_sound)
+    }
+
+    async fn commit(&mut self, out: &mut Outbox) -> Result<(), ApiError> {
+        let was_open = self.end_open(out).await?;
+        // The detector may have ended it already.
+        if std::mem::take(&mut self.is_committed) || was_open {
             return Ok(());
         }
         let mut error = ApiError::malformed("there is no sound to commit");
@@ -493,21 +528,26 @@ impl Session {
     }
 
     /// What the ear heard.
-    pub fn heard(&mut self, event: EarEvent, out: &mut Outbox) {
+    pub async fn heard(&mut self, event: EarEvent, out: &mut Outbox) {
         if let Dialect::Vllm(vllm) = &mut self.dialect {
-            if matches!(
+            let is_last = matches!(
                 event,
                 EarEvent::Done { .. } | EarEvent::Failed(_) | EarEvent::Broken(_)
-            ) {
-                self.ear = None;
+            );
+            if let Some(seconds) = vllm.heard(event, out) {
+                self.app.metrics().transcript(seconds);
             }
-            vllm.heard(event, out);
+            if is_last {
+                self.ear = None;
+                self.vllm_next(out).await;
+            }
             return;
         }
         match event {
             EarEvent::Broken(error) => {
                 self.ear = None;
                 self.n_given = 0;
+                self.is_stale = false;
                 self.utterances.fail_open(&error, out);
                 self.complain(&error, None, out);
             }
@@ -520,7 +560,40 @@ impl Session {
                 if let Some(seconds) = self.utterances.heard(event, wanted, out) {
                     self.app.metrics().transcript(seconds);
                 }
+                self.leave_ear();
             }
+        }
+    }
+
+    /// Go on with what the client has said while a text was still coming.
+    async fn vllm_next(&mut self, out: &mut Outbox) {
+        while let Dialect::Vllm(vllm) = &mut self.dialect
+            && let Some((sound, ended)) = vllm.next()
+        {
+            match self.give(&sound).await {
+                Ok(()) => {
+                    if let Some(ended) = ended {
+                        self.vllm_end(ended);
+                    }
+                    return;
+                }
+                Err(error) => {
+                    self.complain(&error, None, out);
+                    if let Dialect::Vllm(vllm) = &mut self.dialect {
+                        vllm.reset();
+                    }
+                }
+            }
+        }
+    }
+
+    /// There is no more sound of the utterance.
+    fn vllm_end(&mut self, when: Instant) {
+        if let Some(ear) = &mut self.ear {
+            ear.end_utterance();
+        }
+        if let Dialect::Vllm(vllm) = &mut self.dialect {
+            vllm.end(when);
         }
     }
 
@@ -536,7 +609,7 @@ impl Session {
             } => {
                 let model = model.ok_or_else(|| ApiError::missing("model"))?;
                 let name = self.app.recognizer_name(Some(&model));
-                self.app.engine().catalog().find(&name)?;
+                family(&self.app, &name)?;
                 vllm.segments = timestamp_granularities.iter().any(|kind| kind == "segment");
                 vllm.has_model = true;
                 self.settings.transcription.model = Some(model);
@@ -549,28 +622,23 @@ impl Session {
                     error.code = "model_not_validated";
                     return Err(error);
                 }
+                let last = last == Some(true);
                 if vllm.is_finishing() {
+                    vllm.queue(last);
                     return Ok(());
                 }
-                let last = last == Some(true);
                 let held = vllm.begin();
                 self.vllm_sound(held).await?;
                 if last {
                     if self.ear.is_none() {
                         self.give(&[]).await?;
                     }
-                    if let Some(ear) = &mut self.ear {
-                        ear.end_utterance();
-                    }
-                    if let Dialect::Vllm(vllm) = &mut self.dialect {
-                        vllm.end();
-                    }
+                    self.vllm_end(Instant::now());
                 }
                 Ok(())
             }
             ClientEvent::Clear {} => {
-                vllm.begin();
-                vllm.reset();
+                vllm.clear();
                 self.ear = None;
                 out.push(ServerEvent::Cleared {}.to_json());
                 Ok(())
@@ -598,7 +666,39 @@ impl Session {
     pub fn is_working(&self) -> bool {
         match &self.dialect {
             Dialect::Conversation(talk) => talk.is_working(),
+            Dialect::Vllm(vllm) => vllm.is_finishing(),
             _ => self.utterances.is_working(),
+        }
+    }
+
+    /// Whether text or an answer is still to come when the client says nothing more.
+    pub fn is_busy(&self) -> bool {
+        match &self.dialect {
+            Dialect::Conversation(talk) => talk.is_busy(),
+            _ => self.is_working(),
+        }
+    }
+
+    /// Whether what the client says next has to wait until the ear has written down what it was given, because another one is
+    /// to hear it.
+    pub fn is_settling(&self) -> bool {
+        self.is_stale && self.utterances.current().is_none() && self.utterances.is_working()
+    }
+
+    /// The client is not listened to any more: what it has said so far is all there is.
+    pub async fn finish(&mut self, out: &mut Outbox) {
+        let ended = match &mut self.dialect {
+            Dialect::Vllm(vllm) => {
+                if vllm.is_hearing() && self.ear.is_some() {
+                    self.vllm_end(Instant::now());
+                }
+                Ok(false)
+            }
+            Dialect::OpenAi => self.end_open(out).await,
+            Dialect::Undecided(_) | Dialect::Conversation(_) => Ok(false),
+        };
+        if let Err(error) = ended {
+            self.complain(&error, None, out);
         }
     }
 }

@@ -11,6 +11,11 @@ use super::protocol::{
 use super::talking::Talking;
 use crate::app::App;
 use crate::error::ApiError;
+use crate::family::{Family, check_language, family};
+
+/// Milliseconds of the delays that a streaming model has.
+const DELAY_STEP: u32 = 80;
+const MOST_DELAY: u32 = 2400;
 
 /// What a session does with what it hears.
 #[derive(Debug, Clone)]
@@ -25,6 +30,8 @@ pub struct Settings {
     pub talking: Talking,
     /// What was asked for and has no effect.
     pub warnings: Vec<String>,
+    /// The same, of what the model that writes down does not know.
+    pub hearing_warnings: Vec<String>,
 }
 
 impl Settings {
@@ -46,6 +53,7 @@ impl Settings {
             talks: false,
             talking,
             warnings: Vec::new(),
+            hearing_warnings: Vec::new(),
         }
     }
 
@@ -73,9 +81,7 @@ impl Settings {
         changed.ignore("tools", Some(&Value::Bool(true)).filter(|_| offered));
         if let Some(input) = update.audio.and_then(|audio| audio.input) {
             changed.format = input.format.unwrap_or(changed.format);
-            if let Some(transcription) = input.transcription {
-                changed.transcribe(transcription);
-            }
+            changed.transcribe(input.transcription);
             if let Some(turn_detection) = input.turn_detection {
                 changed.detect(turn_detection);
             }
@@ -98,9 +104,7 @@ impl Settings {
                 ApiError::invalid("session.input_audio_format", message)
             })?;
         }
-        if let Some(transcription) = update.input_audio_transcription {
-            changed.transcribe(transcription);
-        }
+        changed.transcribe(update.input_audio_transcription);
         if let Some(turn_detection) = update.turn_detection {
             changed.detect(turn_detection);
         }
@@ -113,7 +117,20 @@ impl Settings {
         Ok(())
     }
 
-    fn transcribe(&mut self, given: Transcription) {
+    fn transcribe(&mut self, given: Option<Option<Transcription>>) {
+        let given = match given {
+            None => return,
+            // Questions are not written down where nobody has to read them.
+            Some(None) if self.talks => {
+                self.transcription = Transcription::default();
+                return;
+            }
+            Some(None) => {
+                self.ignore("transcription: null", Some(&Value::Bool(true)));
+                return;
+            }
+            Some(Some(given)) => given,
+        };
         let old = std::mem::take(&mut self.transcription);
         self.transcription = Transcription {
             model: given.model.or(old.model),
@@ -176,6 +193,54 @@ impl Settings {
             delay_ms: wanted.delay_ms.or(wanted.delay.map(|delay| delay.ms())),
             words: self.wants_logprobs(),
         }
+    }
+
+    /// See that who writes down can do as it was asked, and note what has no effect.
+    ///
+    /// # Errors
+    /// A model that is not here or does not hear, a delay or a language that there is not.
+    pub fn check_hearing(&mut self, app: &App, before: &Self) -> Result<(), ApiError> {
+        const PLACE: &str = "session.audio.input.transcription";
+        let wanted = &self.transcription;
+        self.hearing_warnings.clear();
+        if wanted.language != before.transcription.language {
+            check_language(wanted.language.as_deref())
+                .map_err(|error| error.about(&format!("{PLACE}.language")))?;
+        }
+        let is_delay = |delay: u32| {
+            (DELAY_STEP..=MOST_DELAY).contains(&delay) && delay.is_multiple_of(DELAY_STEP)
+        };
+        if wanted.delay_ms.is_some_and(|delay| !is_delay(delay)) {
+            let message = format!("expected a multiple of {DELAY_STEP} up to {MOST_DELAY}");
+            return Err(ApiError::invalid(&format!("{PLACE}.delay_ms"), message));
+        }
+        if self.talks && wanted.model.is_none() {
+            return Ok(());
+        }
+        let ear = self.ear(app);
+        let family = match family(app, &ear.model) {
+            Ok(family) => family,
+            // The default is looked for when it is needed.
+            Err(_) if wanted.model == before.transcription.model => return Ok(()),
+            Err(error) => return Err(error.about(&format!("{PLACE}.model"))),
+        };
+        let reads_prompts = family == Family::Whisper;
+        let without_effect = [
+            (
+                "language",
+                ear.language.is_some() && family == Family::VoxtralRealtime,
+            ),
+            ("prompt", ear.prompt.is_some() && !reads_prompts),
+            ("keywords", !ear.keywords.is_empty() && !reads_prompts),
+            (
+                "delay",
+                ear.delay_ms.is_some() && family != Family::VoxtralRealtime,
+            ),
+        ];
+        let given = without_effect.into_iter().filter(|(_, given)| *given);
+        let warnings = given.map(|(name, _)| format!("{name} has no effect on {}", ear.model));
+        self.hearing_warnings = warnings.collect();
+        Ok(())
     }
 
     /// For the detector of speech; none where the client says what an utterance is.
@@ -267,6 +332,7 @@ impl Settings {
     }
 
     fn input_json(&self, id: &str) -> Value {
+        let warnings = [self.warnings.as_slice(), &self.hearing_warnings].concat();
         json!({
             "type": "transcription",
             "object": "realtime.transcription_session",
@@ -280,7 +346,7 @@ impl Settings {
                 },
             },
             "include": self.include,
-            "warnings": self.warnings,
+            "warnings": warnings,
         })
     }
 }

@@ -1,5 +1,8 @@
 //! vLLM's dialect of `/v1/realtime`: one utterance from the first commit to the last, PCM at 16 kHz.
 
+use std::collections::VecDeque;
+use std::time::Instant;
+
 use serde_json::{Value, json};
 
 use super::ear::EarEvent;
@@ -22,8 +25,12 @@ pub struct Vllm {
     /// Sound before the first commit.
     held: Vec<f32>,
     running: bool,
-    /// All sound of the utterance is there, and not all text.
-    finishing: bool,
+    /// When all sound of the utterance was there; not all text is.
+    finishing: Option<Instant>,
+    /// Whole utterances behind that one, and when they were.
+    queued: VecDeque<(Vec<f32>, Instant)>,
+    /// Another one was begun behind them.
+    begun: bool,
     text: String,
     n_deltas: u64,
     n_samples: u64,
@@ -43,7 +50,7 @@ impl Vllm {
 
     /// Sound to be heard now, if it is time.
     pub fn take(&mut self, samples: Vec<f32>) -> Option<Vec<f32>> {
-        if !self.running || self.finishing {
+        if !self.running || self.finishing.is_some() {
             self.held.extend(samples);
             return None;
         }
@@ -51,28 +58,63 @@ impl Vllm {
         Some(samples)
     }
 
-    /// Seconds of sound before the first commit.
+    /// Seconds of sound that wait for their time.
     pub fn waiting(&self) -> f64 {
-        self.held.len() as f64 / f64::from(SAMPLE_RATE)
+        let queued: usize = self.queued.iter().map(|(sound, _)| sound.len()).sum();
+        (self.held.len() + queued) as f64 / f64::from(SAMPLE_RATE)
     }
 
     /// It is time; the sound that came before. While the text of the last utterance is still coming, nothing happens.
     pub fn begin(&mut self) -> Vec<f32> {
-        if self.finishing {
+        if self.finishing.is_some() {
             return Vec::new();
         }
         self.running = true;
         std::mem::take(&mut self.held)
     }
 
-    /// No more sound of this utterance.
-    pub fn end(&mut self) {
-        self.finishing = true;
+    /// An utterance behind the one whose text is still coming begins, or is there as a whole.
+    pub fn queue(&mut self, last: bool) {
+        self.begun = !last;
+        if last {
+            let sound = std::mem::take(&mut self.held);
+            self.queued.push_back((sound, Instant::now()));
+        }
+    }
+
+    /// What is to be heard next, now that a text is there, and when that was all of it, if it is.
+    pub fn next(&mut self) -> Option<(Vec<f32>, Option<Instant>)> {
+        let (sound, ended) = match self.queued.pop_front() {
+            Some((sound, ended)) => (sound, Some(ended)),
+            None if std::mem::take(&mut self.begun) => (std::mem::take(&mut self.held), None),
+            None => return None,
+        };
+        self.running = true;
+        self.n_samples = sound.len() as u64;
+        Some((sound, ended))
+    }
+
+    /// No more sound of this utterance since then.
+    pub fn end(&mut self, when: Instant) {
+        self.finishing = Some(when);
     }
 
     /// Whether all sound of an utterance is there, and not all text.
     pub fn is_finishing(&self) -> bool {
-        self.finishing
+        self.finishing.is_some()
+    }
+
+    /// Whether an utterance is being heard that has no end yet.
+    pub fn is_hearing(&self) -> bool {
+        self.running && self.finishing.is_none()
+    }
+
+    /// Forget all sound.
+    pub fn clear(&mut self) {
+        self.held.clear();
+        self.queued.clear();
+        self.begun = false;
+        self.reset();
     }
 
     /// Ready for another utterance.
@@ -82,12 +124,14 @@ impl Vllm {
             segments: self.segments,
             rest: self.rest.take(),
             held: std::mem::take(&mut self.held),
+            queued: std::mem::take(&mut self.queued),
+            begun: self.begun,
             ..Self::default()
         };
     }
 
-    /// What the ear heard.
-    pub fn heard(&mut self, event: EarEvent, out: &mut Outbox) {
+    /// What the ear heard; how long the client waited for a text that is there now.
+    pub fn heard(&mut self, event: EarEvent, out: &mut Outbox) -> Option<f64> {
         match event {
             EarEvent::Delta(text) => {
                 let delta = match self.text.is_empty() {
@@ -95,7 +139,7 @@ impl Vllm {
                     false => text.as_str(),
                 };
                 if delta.is_empty() {
-                    return;
+                    return None;
                 }
                 self.text.push_str(delta);
                 self.n_deltas += 1;
@@ -121,13 +165,16 @@ impl Vllm {
                 });
                 self.add_segments(&mut event);
                 out.push(event);
+                let waited = self.finishing.map(|ended| ended.elapsed().as_secs_f64());
                 self.reset();
+                return waited;
             }
             EarEvent::Failed(error) | EarEvent::Broken(error) => {
                 out.push(Self::error(&error));
                 self.reset();
             }
         }
+        None
     }
 
     fn add_segments(&self, event: &mut Value) {

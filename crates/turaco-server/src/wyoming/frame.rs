@@ -35,6 +35,12 @@ impl Frame {
         }
     }
 
+    /// Whether this is about sound that is to be written down.
+    pub fn is_sound(&self) -> bool {
+        let kinds = ["transcribe", "audio-start", "audio-chunk", "audio-stop"];
+        kinds.contains(&self.kind.as_str())
+    }
+
     /// A text of the data.
     pub fn text(&self, key: &str) -> Option<&str> {
         self.data.get(key)?.as_str()

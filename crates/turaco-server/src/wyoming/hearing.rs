@@ -7,6 +7,7 @@ use turaco::audio::Resampler;
 use super::frame::Frame;
 use crate::app::App;
 use crate::error::ApiError;
+use crate::family::family;
 use crate::realtime::{Ear, EarEvent, EarOptions};
 use crate::upload::SAMPLE_RATE;
 
@@ -21,6 +22,8 @@ pub struct Hearing {
     events: mpsc::UnboundedSender<EarEvent>,
     text: String,
     began: bool,
+    /// All was said, and the text is not there yet.
+    finishing: bool,
 }
 
 struct Format {
@@ -46,6 +49,20 @@ impl Hearing {
             events,
             text: String::new(),
             began: false,
+            finishing: false,
+        }
+    }
+
+    /// Whether all was said, and the text is not there yet.
+    pub fn is_finishing(&self) -> bool {
+        self.finishing
+    }
+
+    /// There is no more sound: what is being said is over.
+    pub fn finish(&mut self) {
+        if let Some(ear) = self.ear.as_mut().filter(|_| !self.finishing) {
+            ear.end_utterance();
+            self.finishing = true;
         }
     }
 
@@ -55,7 +72,7 @@ impl Hearing {
     /// A model that is not here.
     pub fn transcribe(&mut self, frame: &Frame) -> Result<(), ApiError> {
         let model = self.app.recognizer_name(frame.text("name"));
-        self.app.engine().catalog().find(&model)?;
+        family(&self.app, &model)?;
         let mut keywords = Vec::new();
         for key in ["transcript_names", "transcript_terms"] {
             let words = frame.data.get(key).and_then(Value::as_array);
@@ -114,6 +131,7 @@ impl Hearing {
     /// A model that cannot be loaded.
     pub async fn stop(&mut self) -> Result<(), ApiError> {
         self.ear().await?.end_utterance();
+        self.finishing = true;
         self.format = None;
         Ok(())
     }
@@ -159,11 +177,15 @@ impl Hearing {
                 }
                 frames.push(Frame::new("transcript", transcript));
                 self.ear = None;
+                self.finishing = false;
                 self.text.clear();
                 self.began = false;
             }
             EarEvent::Failed(error) | EarEvent::Broken(error) => {
                 self.ear = None;
+                self.finishing = false;
+                self.text.clear();
+                self.began = false;
                 return Err(error);
             }
         }

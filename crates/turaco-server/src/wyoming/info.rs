@@ -9,12 +9,21 @@ use turaco::weights::Sidecars;
 use super::frame::Frame;
 use crate::app::App;
 use crate::error::ApiError;
+use crate::family::Family;
 
-/// Languages of recognisers that know more than English.
+/// Languages of Whispers that know more than English.
 const MULTILINGUAL: &[&str] = &[
     "ar", "cs", "da", "de", "el", "en", "es", "fi", "fr", "he", "hi", "hu", "id", "it", "ja", "ko",
     "ms", "nl", "no", "pl", "pt", "ro", "ru", "sv", "th", "tr", "uk", "vi", "zh",
 ];
+
+/// Languages that Voxtral Realtime was made for.
+const VOXTRAL_REALTIME: &[&str] = &[
+    "ar", "de", "en", "es", "fr", "hi", "it", "ja", "ko", "nl", "pt", "ru", "zh",
+];
+
+/// Languages that Voxtral Mini and Small were made for.
+const VOXTRAL_MINI: &[&str] = &["ar", "de", "en", "es", "fr", "hi", "it", "nl", "pt"];
 
 /// The answer to `describe`.
 ///
@@ -34,8 +43,12 @@ pub fn info(app: &App) -> Result<Frame, ApiError> {
         let models: Vec<Value> = hearing
             .iter()
             .map(|model| {
-                let english = model.id.contains(".en");
-                let languages: &[&str] = if english { &["en"] } else { MULTILINGUAL };
+                let languages: &[&str] = match Family::of(model) {
+                    Some(Family::VoxtralRealtime) => VOXTRAL_REALTIME,
+                    Some(Family::VoxtralMini) => VOXTRAL_MINI,
+                    _ if model.id.contains(".en") => &["en"],
+                    _ => MULTILINGUAL,
+                };
                 artifact(&model.id, "Speech to text", json!({"languages": languages}))
             })
             .collect();

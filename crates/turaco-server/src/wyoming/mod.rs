@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::app::{App, blocking};
-use crate::connections::{ended, pause};
+use crate::connections::{FAREWELL, ended, pause};
 use crate::error::ApiError;
 use crate::realtime::EarEvent;
 use crate::synthesis::Text;
@@ -48,7 +48,7 @@ pub async fn serve(app: &App, listener: TcpListener) {
     drop(listener);
     let finish = async { while open.join_next().await.is_some() {} };
     // What is still open then is dropped, and its work cancelled.
-    let _ = tokio::time::timeout(app.config().grace, finish).await;
+    let _ = tokio::time::timeout(app.config().grace + FAREWELL, finish).await;
 }
 
 async fn connection(app: App, stream: TcpStream) {
@@ -79,9 +79,24 @@ async fn connection(app: App, stream: TcpStream) {
     };
     let mut ending = app.ending();
     let idle = app.config().session_timeout;
+    // Sound for the next text, while the last one is still coming.
+    let mut held = None;
     loop {
+        let is_finishing = client.hearing.is_finishing();
+        if let Some(frame) = held.take_if(|_| !is_finishing) {
+            if let Err(error) = client.frame(frame).await
+                && client.out.send(error_frame(&app, &error)).await.is_err()
+            {
+                break;
+            }
+            continue;
+        }
         let done = tokio::select! {
-            frame = incoming.recv() => match frame {
+            frame = incoming.recv(), if held.is_none() => match frame {
+                Some(Ok(frame)) if is_finishing && frame.is_sound() => {
+                    held = Some(frame);
+                    Ok(())
+                }
                 Some(Ok(frame)) => client.frame(frame).await,
                 Some(Err(message)) => {
                     let error = ApiError::malformed(message);
@@ -93,7 +108,7 @@ async fn connection(app: App, stream: TcpStream) {
             Some(event) = heard.recv() => client.heard(event).await,
             _ = &mut writing => return,
             () = ended(&mut ending) => break,
-            () = tokio::time::sleep(idle) => break,
+            () = tokio::time::sleep(idle), if !is_finishing => break,
         };
         if let Err(error) = done
             && client.out.send(error_frame(&app, &error)).await.is_err()
@@ -101,12 +116,24 @@ async fn connection(app: App, stream: TcpStream) {
             break;
         }
     }
-    // What was asked for last is still answered if the client only stopped asking.
+    // What was asked for last is still answered if the client only stopped asking, or the server ends.
     reading.abort();
     client.texts = None;
     client.streaming = None;
-    drop(client);
+    if *ending.borrow() {
+        client.hearing.finish();
+    }
     let rest = async {
+        while client.hearing.is_finishing()
+            && let Some(event) = heard.recv().await
+        {
+            if let Err(error) = client.heard(event).await
+                && client.out.send(error_frame(&app, &error)).await.is_err()
+            {
+                break;
+            }
+        }
+        drop(client);
         while tasks.join_next().await.is_some() {}
         let _ = writing.await;
     };

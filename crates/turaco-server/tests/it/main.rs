@@ -8,6 +8,7 @@ mod limits;
 mod network;
 mod realtime;
 mod responses;
+mod sessions;
 mod speech;
 mod support;
 mod transcriptions;

@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::{Message, WebSocket, client};
 
 use crate::support::{TestServer, testdata, wait_until};
 
-const TRANSCRIPTION: &str = "conversation.item.input_audio_transcription.";
+pub const TRANSCRIPTION: &str = "conversation.item.input_audio_transcription.";
 
 /// A client of the test server.
 pub struct Socket(pub WebSocket<TcpStream>);
@@ -65,7 +65,7 @@ impl Socket {
         }
     }
 
-    fn update(&mut self, input: Value) -> Value {
+    pub fn update(&mut self, input: Value) -> Value {
         let session = json!({"type": "transcription", "audio": {"input": input}});
         self.say(json!({"type": "session.update", "session": session}));
         self.until("session.updated").pop().unwrap()
@@ -82,7 +82,7 @@ pub fn speech() -> Vec<u8> {
     bytes.collect()
 }
 
-fn texts(events: &[Value], of: &str) -> Vec<String> {
+pub fn texts(events: &[Value], of: &str) -> Vec<String> {
     let kind = format!("{TRANSCRIPTION}{of}");
     let field = if of == "delta" { "delta" } else { "transcript" };
     events

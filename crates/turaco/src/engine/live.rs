@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::asr::realtime::{
     RealtimeBatch, RealtimeEvent, RealtimeOptions, RealtimeRecognizer, RealtimeSession,
@@ -16,7 +16,7 @@ use crate::asr::realtime::{
 use crate::device_queue::{DeviceQueue, Job, Urgency};
 use crate::{Control, Error, Result};
 
-use super::models::ModelLease;
+use super::models::{ModelLease, Watching};
 
 /// Seconds of sound that a stream gives in a round.
 const ROUND: f64 = 2.0;
@@ -35,6 +35,20 @@ pub enum LiveEvent {
     Failed(Error),
 }
 
+/// What one round of a model's streams took.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct LiveRound {
+    /// The model's name.
+    pub model: String,
+    /// Streams that had something to hear.
+    pub sessions: usize,
+    /// Seconds of sound that they heard, all together.
+    pub audio: f64,
+    /// Seconds that the device worked for them.
+    pub seconds: f64,
+}
+
 /// Takes what happens to a stream, in order.
 pub(super) type Listener = Box<dyn FnMut(LiveEvent) + Send>;
 
@@ -47,6 +61,9 @@ pub(super) struct LiveSessions {
 struct Shared {
     recognizer: Arc<RealtimeRecognizer>,
     queue: Arc<DeviceQueue>,
+    /// The model's name, and who wants to know of its rounds.
+    model: String,
+    watching: Arc<Watching>,
     state: Mutex<State>,
     /// There is work, or a session less.
     wake: Condvar,
@@ -100,11 +117,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl LiveSessions {
-    pub fn new(recognizer: &Arc<RealtimeRecognizer>, queue: Arc<DeviceQueue>) -> Self {
+    pub fn new(
+        recognizer: &Arc<RealtimeRecognizer>,
+        queue: Arc<DeviceQueue>,
+        (model, watching): (&str, &Arc<Watching>),
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
                 recognizer: Arc::clone(recognizer),
                 queue,
+                model: model.to_owned(),
+                watching: Arc::clone(watching),
                 state: Mutex::default(),
                 wake: Condvar::new(),
                 n_sessions: AtomicUsize::new(0),
@@ -305,6 +328,8 @@ impl Rounds {
         let rate = self.shared.recognizer.config().sample_rate;
         let most = (ROUND * f64::from(rate)) as usize;
         let turn = job.turn(control)?;
+        let started = Instant::now();
+        let (mut n_samples, mut n_busy) = (0, 0);
         let mut failed = Vec::new();
         let mut endings = vec![Ending::None; self.streams.len()];
         for (index, stream) in self.streams.iter_mut().enumerate() {
@@ -321,6 +346,8 @@ impl Rounds {
                 continue;
             };
             let (sound, ending, behind) = take(&stream.inbox, most);
+            n_samples += sound.len();
+            n_busy += usize::from(!sound.is_empty() || ending != Ending::None);
             session.hurry(behind);
             if let Err(error) = session.feed(&sound, rate) {
                 failed.push((index, error));
@@ -350,6 +377,14 @@ impl Rounds {
         self.batch.flush(&mut sessions, &flushed)?;
         self.batch.finish(&mut sessions, &finished)?;
         drop(turn);
+        if n_busy > 0 {
+            self.shared.watching.tell(&LiveRound {
+                model: self.shared.model.clone(),
+                sessions: n_busy,
+                audio: n_samples as f64 / f64::from(rate),
+                seconds: started.elapsed().as_secs_f64(),
+            });
+        }
         for (index, error) in failed {
             (self.streams[index].on_event)(LiveEvent::Failed(error));
             lock(&self.streams[index].inbox).closed = true;

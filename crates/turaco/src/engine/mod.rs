@@ -11,5 +11,5 @@ mod models;
 
 pub use crate::device_queue::{DeviceQueue, Job, QueueLimits, Turn, Urgency};
 pub use catalog::{Catalog, KnownModel, ModelKind};
-pub use live::{LiveEvent, LiveSession};
+pub use live::{LiveEvent, LiveRound, LiveSession};
 pub use models::{Engine, EngineOptions, LoadedFacts, LoadedModel, ModelLease};

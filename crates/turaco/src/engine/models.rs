@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::asr::RealtimeOptions;
@@ -10,7 +10,7 @@ use crate::device_queue::{DeviceQueue, Job, QueueLimits, Urgency};
 use crate::{ChatModel, Control, Error, LoadOptions, Recognizer, Result, Synthesizer};
 
 use super::catalog::{Catalog, KnownModel, ModelKind};
-use super::live::{LiveEvent, LiveSession, LiveSessions};
+use super::live::{LiveEvent, LiveRound, LiveSession, LiveSessions};
 
 /// How models are loaded and kept.
 #[derive(Debug, Clone)]
@@ -113,6 +113,30 @@ struct Shared {
     changed: Condvar,
     /// By the description of the device.
     queues: Mutex<HashMap<String, Arc<DeviceQueue>>>,
+    watching: Arc<Watching>,
+}
+
+/// Takes what every round of live streams took.
+type Watch = Box<dyn Fn(&LiveRound) + Send + Sync>;
+
+/// Who is told of every round of live streams.
+#[derive(Default)]
+pub(super) struct Watching(OnceLock<Watch>);
+
+impl Watching {
+    pub(super) fn tell(&self, round: &LiveRound) {
+        if let Some(watch) = self.0.get() {
+            watch(round);
+        }
+    }
+}
+
+impl std::fmt::Debug for Watching {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Watching")
+            .field(&self.0.get().is_some())
+            .finish()
+    }
 }
 
 /// Loaded models, shared by all who ask; clones are the same engine.
@@ -131,6 +155,7 @@ impl Engine {
                 slots: Mutex::default(),
                 changed: Condvar::new(),
                 queues: Mutex::default(),
+                watching: Arc::default(),
             }),
         }
     }
@@ -139,6 +164,13 @@ impl Engine {
     pub fn catalog(&self) -> Catalog {
         let catalog = self.shared.catalog.lock();
         catalog.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Be told of every round of the models that hear streams, by the thread that does the work; `watch` has to be quick. Only
+    /// the first who asks is told.
+    pub fn watch_live(&self, watch: impl Fn(&LiveRound) + Send + Sync + 'static) {
+        // Who is told already stays.
+        let _ = self.shared.watching.0.set(Box::new(watch));
     }
 
     /// Load a model, or wait for whoever is loading it.
@@ -276,9 +308,10 @@ impl Engine {
             return Err(Error::Cancelled);
         };
         let queue = Arc::clone(&ready.queue);
+        let watching = (ready.known.id.as_str(), &self.shared.watching);
         let live = (ready
             .live
-            .get_or_insert_with(|| LiveSessions::new(&recognizer, queue)))
+            .get_or_insert_with(|| LiveSessions::new(&recognizer, queue, watching)))
         .clone();
         drop(slots);
         live.open(lease, options, Box::new(on_event))
