@@ -92,7 +92,8 @@ impl Drop for Temporary {
     }
 }
 
-fn temporary_name(target: &Path) -> PathBuf {
+/// A name beside `target` that nothing has.
+pub fn temporary_name(target: &Path) -> PathBuf {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     // Not derived from the target's name: that may already be as long as the file system allows.

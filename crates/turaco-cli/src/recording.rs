@@ -7,12 +7,18 @@ use std::path::{Path, PathBuf};
 use turaco::audio::{SoundFormat, SoundWriter};
 
 use crate::exit::Failure;
+use crate::files;
+use crate::signals::Unfinished;
 
 /// A file that has its name only when it is complete, or from the start if it is to be watched while it grows.
 pub struct Recording {
     path: PathBuf,
-    /// Where it is written; the same as `path` if it grows in the open.
+    /// The file that it becomes.
+    real: PathBuf,
+    /// Where it is written; the same as `real` if it grows in the open.
     at: PathBuf,
+    /// Removes it when the program is made to end.
+    unfinished: Option<Unfinished>,
     /// From the first sound until it is finished.
     writer: Option<SoundWriter<BufWriter<File>>>,
     /// A file that there was before: it keeps its content until there is sound.
@@ -53,17 +59,23 @@ impl Recording {
         format: SoundFormat,
         sample_rate: u32,
     ) -> Result<Self, Failure> {
-        // Devices and pipes are no files that could be replaced.
-        let is_special = fs::metadata(path).is_ok_and(|known| !known.is_file());
-        let at = match (is_special, path.file_name()) {
-            (false, Some(name)) => {
-                let mut name = name.to_owned();
-                name.push(".part");
-                path.with_file_name(name)
-            }
-            _ => path.to_path_buf(),
+        // What a link leads to is replaced, not the link.
+        let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        let known = fs::metadata(path);
+        // Devices and pipes are no files that could be replaced, and neither is what the shell opened.
+        let is_special = known.is_ok_and(|known| !known.is_file())
+            || ["/dev", "/proc"]
+                .iter()
+                .any(|folder| path.starts_with(folder));
+        let at = match is_special {
+            true => path.to_path_buf(),
+            false => files::temporary_name(&real),
         };
         let mut recording = Self::new(path, at, format, sample_rate);
+        if !is_special {
+            recording.real = real;
+            recording.unfinished = Some(Unfinished::new(&recording.at));
+        }
         recording.begin()?;
         Ok(recording)
     }
@@ -71,7 +83,9 @@ impl Recording {
     fn new(path: &Path, at: PathBuf, format: SoundFormat, sample_rate: u32) -> Self {
         Self {
             path: path.to_path_buf(),
+            real: at.clone(),
             at,
+            unfinished: None,
             writer: None,
             replaces: false,
             is_new: false,
@@ -105,7 +119,7 @@ impl Recording {
             self.begin()?;
         }
         self.n_samples += samples.len() as u64;
-        let watched = self.at == self.path;
+        let watched = self.at == self.real;
         let written = self.writer.as_mut().map_or(Ok(()), |writer| {
             writer.write(samples)?;
             // Whoever looks at the file sees all of the sound.
@@ -138,9 +152,10 @@ impl Recording {
             file.write_all(&head)?;
             file.flush()?;
         }
-        if self.at != self.path {
-            fs::rename(&self.at, &self.path)?;
+        if self.at != self.real {
+            fs::rename(&self.at, &self.real)?;
         }
+        self.unfinished = None;
         Ok(())
     }
 }
@@ -150,7 +165,7 @@ impl Drop for Recording {
         if self.finished {
             return;
         }
-        if self.at == self.path {
+        if self.at == self.real {
             // What was interrupted while it grew is a whole file all the same.
             let _ = self.complete();
             if self.is_new && self.n_samples == 0 {

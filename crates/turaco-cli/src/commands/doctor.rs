@@ -236,10 +236,23 @@ fn variables() -> Vec<(&'static str, String)> {
         .flat_map(|variable| variable.name.split(", "))
         .filter_map(|name| {
             let value = env::value(name)?;
-            let secret = name == "HF_TOKEN" || (name.ends_with("_PROXY") && value.contains('@'));
-            Some((name, if secret { "(set)".into() } else { value }))
+            let shown = if is_secret(name, &value) {
+                "(set)".into()
+            } else {
+                value
+            };
+            Some((name, shown))
         })
         .collect()
+}
+
+/// Whether somebody could use what a variable holds.
+fn is_secret(name: &str, value: &str) -> bool {
+    let holds_one = ["_KEY", "_TOKEN", "_HEADERS"]
+        .iter()
+        .any(|end| name.ends_with(end));
+    // That of a certificate is a file's name.
+    (holds_one && name != env::TURACO_TLS_KEY) || value.split('/').any(|part| part.contains('@'))
 }
 
 /// A program on `PATH`.
@@ -248,4 +261,19 @@ fn in_path(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path)
         .map(|folder| folder.join(format!("{name}{}", std::env::consts::EXE_SUFFIX)))
         .find(|program| program.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_not_printed() {
+        for name in ["HF_TOKEN", env::TURACO_API_KEY, env::TURACO_LLM_KEY] {
+            assert!(is_secret(name, "x"), "{name}");
+        }
+        assert!(is_secret("HTTPS_PROXY", "http://me:secret@proxy:80"));
+        assert!(!is_secret("HTTPS_PROXY", "http://proxy:80"));
+        assert!(!is_secret(env::TURACO_MODEL, "tiny"));
+    }
 }

@@ -19,6 +19,7 @@ use super::{Context, speech_model};
 use crate::args::SpeakArgs;
 use crate::engine;
 use crate::exit::{Exit, Failure, Outcome, Stop};
+use crate::files;
 use crate::printer::Level;
 use crate::recording::Recording;
 use crate::speaker::Speaker;
@@ -26,6 +27,7 @@ use crate::speaker::Speaker;
 /// Say what the command line says.
 pub fn run(args: &SpeakArgs, context: &Context) -> Outcome {
     let sink_kind = SinkKind::new(args, io::stdout().is_terminal())?;
+    check_plot(args)?;
     if args.list_voices {
         return list(false, context);
     }
@@ -59,10 +61,29 @@ pub fn run(args: &SpeakArgs, context: &Context) -> Outcome {
     }
     if let Some(path) = &args.plot {
         let picture = turaco::output::plot_sound(&plotted, synthesizer.sample_rate());
-        fs::write(path, picture).map_err(|error| Failure::write(path, &error))?;
+        files::write_all(&[(path.clone(), picture.into())])?;
     }
     job.report(&options, &totals)?;
     Ok(Exit::Success)
+}
+
+/// Whether the picture can be written is known before minutes of work.
+fn check_plot(args: &SpeakArgs) -> Result<(), Failure> {
+    let Some(path) = &args.plot else {
+        return Ok(());
+    };
+    if args.output.as_ref() == Some(path) {
+        return Err(Failure::usage("--plot and -o name the same file").at(path));
+    }
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    match fs::metadata(folder) {
+        Ok(known) if known.is_dir() => Ok(()),
+        Ok(_) => Err(Failure::write(path, &io::ErrorKind::NotADirectory.into())),
+        Err(error) => Err(Failure::write(path, &error)),
+    }
 }
 
 /// What is to be said.
@@ -520,7 +541,7 @@ impl Job<'_> {
                 .collect();
             let facts = json!({
                 "model": self.synthesizer.model_name(),
-                "output": self.args.output,
+                "output": self.args.output.as_ref().map(|path| path.to_string_lossy()),
                 "duration": seconds,
                 "sample_rate": self.synthesizer.sample_rate(),
                 "frames": totals.n_frames,

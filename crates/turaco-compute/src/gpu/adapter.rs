@@ -9,6 +9,9 @@ use std::time::Duration;
 use super::shader::Extras;
 use crate::error::{Error, Result};
 
+/// How long drivers may take to say what there is, and to open it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Which graphics processor to use.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GpuOptions {
@@ -133,7 +136,8 @@ pub fn is_likely() -> bool {
 /// asked with [`adapters_async`].
 pub fn adapters() -> Vec<AdapterSummary> {
     if CAN_WAIT {
-        wait(adapters_async())
+        // A driver that hangs shows nothing.
+        answered(|| wait(adapters_async())).unwrap_or_default()
     } else {
         Vec::new()
     }
@@ -247,14 +251,37 @@ pub(super) struct Opened {
     pub extras: Extras,
 }
 
+/// How a user names what the options ask for.
+pub(super) fn asked_for(options: &GpuOptions) -> String {
+    let interface = options.interface.map_or("wgpu", Interface::name);
+    match options.index {
+        Some(index) => format!("{interface}:{index}"),
+        None => interface.to_owned(),
+    }
+}
+
+/// What drivers answer, asked on a thread of its own: one that is broken may never do it. `None` after a minute.
+pub(super) fn answered<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    answered_within(PATIENCE, ask)
+}
+
+fn answered_within<T: Send + 'static>(
+    patience: Duration,
+    ask: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let asking = std::thread::Builder::new().name("turaco-driver".into());
+    // The thread of a driver that hangs ends with the program.
+    asking
+        .spawn(move || drop(sender.send(ask())))
+        .ok()
+        .and_then(|_| receiver.recv_timeout(patience).ok())
+}
+
 /// Open the processor that the options ask for.
 pub(super) async fn open(options: &GpuOptions) -> Result<Opened> {
-    let asked = options.interface.map_or("wgpu", Interface::name);
     let unavailable = |reason: String| Error::Device {
-        device: match options.index {
-            Some(index) => format!("{asked}:{index}"),
-            None => asked.to_owned(),
-        },
+        device: asked_for(options),
         reason,
     };
     let Found { fit, unfit } = found(options.interface).await;
@@ -334,6 +361,13 @@ pub(super) fn wait<F: Future>(future: F) -> F::Output {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn drivers_that_do_not_answer_are_given_up() {
+        assert_eq!(answered(|| 7), Some(7));
+        let hanging = || std::thread::sleep(Duration::from_secs(3600));
+        assert_eq!(answered_within(Duration::from_millis(20), hanging), None);
+    }
 
     #[test]
     fn adapters_without_compute_shaders_are_named() {

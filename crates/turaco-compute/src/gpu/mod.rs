@@ -62,7 +62,14 @@ impl Device {
                 reason: "a page must not block; `Device::gpu_async` does not".into(),
             });
         }
-        wait(Self::gpu_async(options))
+        let device = adapter::asked_for(&options);
+        match adapter::answered(move || wait(Self::gpu_async(options))) {
+            Some(opened) => opened,
+            None => Err(Error::Device {
+                device,
+                reason: "its driver does not answer".into(),
+            }),
+        }
     }
 
     /// As [`gpu`](Self::gpu), in a browser too. There, models run with [`Step::run_async`](crate::Step::run_async), and a

@@ -76,8 +76,13 @@ impl ShaderCache {
         }
         // Under a name of its own first: another process may be reading.
         let unfinished = self.path.with_extension(std::process::id().to_string());
-        std::fs::write(&unfinished, bytes)?;
-        std::fs::rename(unfinished, &self.path)
+        let stored = std::fs::write(&unfinished, bytes)
+            .and_then(|()| std::fs::rename(&unfinished, &self.path));
+        if stored.is_err() {
+            // A full disk: nothing half-written is left on it.
+            let _ = std::fs::remove_file(&unfinished);
+        }
+        stored
     }
 }
 

@@ -153,6 +153,11 @@ impl Settings {
         }
     }
 
+    /// Whether a number is there, and is 0.
+    pub fn is_zero(&self, key: &str) -> bool {
+        self.present(key).and_then(serde_json::Value::as_f64) == Some(0.0)
+    }
+
     /// The base of rotary frequencies: in an object of its own in newer files, beside the other keys in older ones.
     ///
     /// # Errors

@@ -1,11 +1,22 @@
 //! Long texts, and texts that are still being written, in pieces that can be said by themselves.
 
+use std::ops::Range;
+
 /// A piece is not ended before so many characters, so that it has a melody.
 const SHORTEST: usize = 60;
 /// The first piece of a text that is still being written is what one waits for.
 const SHORTEST_FIRST: usize = 12;
 /// Beyond this, a comma will do, then a space.
 const LONGEST: usize = 320;
+/// What closes a sentence behind its stop.
+const CLOSING: &[char] = &['"', '\'', ')', ']', '”', '’', '»', '」', '』', '）', '》'];
+/// Words that a full stop follows in the middle of a sentence.
+const ABBREVIATIONS: &[&str] = &[
+    "Mr", "Mrs", "Ms", "Dr", "Prof", "St", "Sr", "Jr", "Rev", "Hon", "Gen", "Col", "Capt", "Lt",
+    "Sgt", "Mt", "vs", "approx", "No", "no", "Nr", "Fig", "fig", "Vol", "Ch", "pp", "cf", "ca",
+    "bzw", "Hr", "Fr", "Mme", "Mlle", "Sra", "Srta", "Dra", "Ing", "Inc", "Ltd", "Co", "Corp",
+    "Jan", "Feb", "Aug", "Sept", "Oct", "Nov", "Dec",
+];
 
 /// Cuts a text that comes bit by bit into pieces of one or more sentences.
 ///
@@ -95,40 +106,71 @@ impl SentenceSplitter {
     }
 }
 
-/// Where the first piece of a text ends, in bytes. Looks at [`LONGEST`] characters at most.
+/// Where the first piece of a text ends, in bytes. Looks at little more than [`LONGEST`] characters.
 fn end_of_piece(text: &str, shortest: usize) -> Option<usize> {
     let (mut count, mut comma, mut space) = (0, None, None);
     let mut characters = text.char_indices().peekable();
-    let mut word_len = 0;
+    let mut word = 0;
     while let Some((at, character)) = characters.next() {
         count += 1;
         let end = at + character.len_utf8();
         let next = characters.peek().map(|(_, next)| *next);
-        let wide = matches!(character, '。' | '！' | '？' | '…' | '；');
-        // A full stop ends a sentence only before a space; "e.g." and initials are no sentences.
-        let stop = matches!(character, '.' | '!' | '?' | ';')
-            && next.is_some_and(char::is_whitespace)
-            && (character != '.' || word_len > 1);
         let paragraph = character == '\n' && next == Some('\n');
-        if ((stop || wide) && count >= shortest) || (paragraph && count > 1) {
+        if paragraph && count > 1 {
             return Some(end);
         }
+        if count >= shortest
+            && let Some(closed) = end_of_sentence(text, word..at, character)
+        {
+            return Some(closed);
+        }
         match character {
-            ',' | ':' | '—' | '–' if next.is_some_and(char::is_whitespace) => comma = Some(end),
-            '，' | '、' | '：' => comma = Some(end),
+            ',' | ':' | '—' | '–' if count >= shortest && next.is_some_and(char::is_whitespace) =>
+            {
+                comma = Some(end);
+            }
+            '，' | '、' | '：' if count >= shortest => comma = Some(end),
             _ if character.is_whitespace() => space = Some(end),
             _ => {}
         }
-        word_len = if character.is_alphanumeric() {
-            word_len + 1
-        } else {
-            0
-        };
+        if !character.is_alphanumeric() {
+            word = end;
+        }
         if count >= LONGEST {
             return Some(comma.or(space).unwrap_or(end));
         }
     }
     None
+}
+
+/// Whether `character` behind the word `word` of a text ends a sentence: then where that ends, with the quotes and brackets that it
+/// closes.
+fn end_of_sentence(text: &str, word: Range<usize>, character: char) -> Option<usize> {
+    let behind = &text[word.end + character.len_utf8()..];
+    let open = behind.trim_start_matches(CLOSING);
+    let end = text.len() - open.len();
+    match character {
+        '。' | '！' | '？' | '…' | '；' => Some(end),
+        '!' | '?' | ';' => open.starts_with(char::is_whitespace).then_some(end),
+        '.' => {
+            open.chars().next().filter(|next| next.is_whitespace())?;
+            // "e.g.", initials and titles are no sentences.
+            let word = &text[word];
+            if word.chars().nth(1).is_none() || ABBREVIATIONS.contains(&word) {
+                return None;
+            }
+            let mut gap = open.chars().take(LONGEST);
+            let line_ends = gap
+                .clone()
+                .take_while(|next| next.is_whitespace())
+                .any(|next| next == '\n');
+            // Neither is what goes on in small letters, which is not known before there is more.
+            let after = gap.find(|next| !next.is_whitespace());
+            let is_over = line_ends || after.is_some_and(|after| !after.is_lowercase());
+            is_over.then_some(end)
+        }
+        _ => None,
+    }
 }
 
 /// The pieces of a whole text, each found when it is asked for.
@@ -163,7 +205,10 @@ impl Iterator for Pieces {
             && let Some(rest) = self.splitter.finish()
         {
             if rest.chars().count() < SHORTEST / 2 && piece.len() + rest.len() < LONGEST {
-                piece.push(' ');
+                // Chinese and Japanese have no spaces between sentences.
+                if !piece.ends_with(is_wide) {
+                    piece.push(' ');
+                }
                 piece.push_str(&rest);
             } else {
                 self.next = Some(rest);
@@ -171,6 +216,11 @@ impl Iterator for Pieces {
         }
         Some(piece)
     }
+}
+
+/// Whether a character is of a script without spaces, or a sign in one.
+fn is_wide(character: char) -> bool {
+    matches!(character, '…' | '”' | '’' | '\u{3000}'..='\u{9fff}' | '\u{ff00}'..='\u{ffef}')
 }
 
 #[cfg(test)]
@@ -257,6 +307,38 @@ mod tests {
         );
         assert_eq!(SentenceSplitter::split("Hello"), ["Hello"]);
         assert_eq!(SentenceSplitter::split("  \n"), [""; 0]);
+    }
+
+    #[test]
+    fn titles_do_not_end_sentences_and_quotes_do() {
+        let titles = "Nobody had ever seen so many people in front of the old house of Mr. Smith and his friend Dr. Jones. It was late.";
+        let pieces = SentenceSplitter::split(titles);
+        assert_eq!(pieces.len(), 1, "{pieces:?}");
+        let small = "The boats are as long as a house in the town and weigh three tons approx. or more. So they say who built them with their hands.";
+        let pieces = SentenceSplitter::split(small);
+        assert_eq!(pieces.len(), 2, "{pieces:?}");
+        let quoted = "\"I will not go there with you, neither today nor any other day of the week.\" \"Why not?\" \"Because it is raining and the boats stay where they are.\" (He left.) And nobody ever saw him again in the town.";
+        let pieces = SentenceSplitter::split(quoted);
+        assert!(pieces.len() >= 2, "{pieces:?}");
+        assert!(pieces[0].ends_with("week.\""), "{pieces:?}");
+        assert!(pieces[1].starts_with("\"Why not?\""), "{pieces:?}");
+        let chinese = format!("{}。好的。", "今天天气很好看的".repeat(8));
+        assert_eq!(SentenceSplitter::split(&chinese).concat(), chinese);
+    }
+
+    #[test]
+    fn a_title_at_the_end_of_what_came_is_awaited() {
+        let mut splitter = SentenceSplitter::new();
+        splitter.push("Good morning, Mr. ");
+        assert_eq!(splitter.next(), None);
+        splitter.push("Smith. ");
+        assert_eq!(splitter.next(), None);
+        splitter.push("How");
+        assert_eq!(splitter.next().as_deref(), Some("Good morning, Mr. Smith."));
+        // Who ends a line waits for what it says.
+        splitter
+            .push(" are you all today, you and your friends from the other house over there.\n");
+        assert!(splitter.next().is_some());
     }
 
     #[test]

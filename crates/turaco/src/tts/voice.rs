@@ -92,14 +92,14 @@ impl ClonedVoice {
         bytes.extend(self.vector.iter().flat_map(|value| value.to_le_bytes()));
         bytes.extend(self.codes.iter().flat_map(|code| code.to_le_bytes()));
         // A voice that exists stays whole if the disk is full.
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(".part");
-        let partial = path.with_file_name(name);
+        let partial = path.with_file_name(format!(".turaco-{}.tmp", std::process::id()));
+        // What a link leads to is replaced, not the link.
+        let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let write = || {
             let mut file = std::fs::File::create(&partial)?;
             file.write_all(&bytes)?;
             file.sync_all()?;
-            std::fs::rename(&partial, path)
+            std::fs::rename(&partial, &target)
         };
         write().map_err(|source| {
             let _ = std::fs::remove_file(&partial);

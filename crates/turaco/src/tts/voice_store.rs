@@ -7,6 +7,11 @@ use crate::{Error, Result};
 
 use super::ClonedVoice;
 
+/// The voices of the published CustomVoice models: a saved one of the same name could not be told from them.
+const PRESETS: &[&str] = &[
+    "vivian", "serena", "uncle_fu", "dylan", "eric", "ryan", "aiden", "ono_anna", "sohee",
+];
+
 /// A folder of voices, `NAME.safetensors` each.
 #[derive(Debug, Clone)]
 pub struct VoiceStore {
@@ -74,7 +79,8 @@ impl VoiceStore {
     pub fn path(&self, name: &str) -> Result<PathBuf> {
         let plain = !name.is_empty()
             && !name.starts_with('.')
-            && !name.contains(['/', '\\', ':', '\0'])
+            && !name.contains(['/', '\\', ':'])
+            && !name.contains(char::is_control)
             && name.len() <= 100;
         if !plain {
             return Err(Error::InvalidOption {
@@ -99,9 +105,18 @@ impl VoiceStore {
     /// Keep a voice.
     ///
     /// # Errors
-    /// A name that is no file name, or the file system refuses.
+    /// A name that is no file name or has a voice already, or the file system refuses.
     pub fn save(&self, name: &str, voice: &ClonedVoice) -> Result<PathBuf> {
         let path = self.path(name)?;
+        if PRESETS
+            .iter()
+            .any(|preset| preset.eq_ignore_ascii_case(name))
+        {
+            return Err(Error::InvalidOption {
+                option: "voice",
+                message: format!("`{name}` is the name of a voice of CustomVoice models"),
+            });
+        }
         fs::create_dir_all(&self.folder).map_err(|source| self.failed("create", source))?;
         voice.save(&path)?;
         Ok(path)

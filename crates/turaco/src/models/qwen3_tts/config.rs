@@ -185,7 +185,11 @@ impl Qwen3TtsConfig {
             Some("voice_design") => TtsKind::VoiceDesign,
             other => {
                 let message = format!(
-                    "key `tts_model_type` is {other:?}, expected base, custom_voice or voice_design"
+                    "key `tts_model_type` is {}, expected base, custom_voice or voice_design",
+                    other.map_or("missing".into(), |kind| format!(
+                        "`{}`",
+                        kind.escape_debug()
+                    ))
                 );
                 return Err(invalid(path, message));
             }
@@ -387,18 +391,24 @@ fn generation(sidecars: &Sidecars) -> Result<GenerationDefaults> {
     let size = |key: &str, default: usize| -> Result<usize> {
         json.map_or(Ok(default), |json| json.size(key, Some(default)))
     };
+    // All tokens, and the most probable one: as everywhere else.
+    let is_zero = |key: &str| json.is_some_and(|json| json.is_zero(key));
+    let top_k = |key: &str| match is_zero(key) {
+        true => Ok(0),
+        false => size(key, 50),
+    };
     let samples = |key: &str| json.is_none_or(|json| json.flag(key).unwrap_or(true));
     let temperature = |key: &str, samples: bool| match samples {
-        true => number(key, 0.9),
-        false => Ok(0.0),
+        true if !is_zero(key) => number(key, 0.9),
+        _ => Ok(0.0),
     };
     Ok(GenerationDefaults {
         temperature: temperature("temperature", samples("do_sample"))?,
-        top_k: size("top_k", 50)?,
+        top_k: top_k("top_k")?,
         top_p: number("top_p", 1.0)?,
         repetition_penalty: number("repetition_penalty", 1.05)?,
         subtalker_temperature: temperature("subtalker_temperature", samples("subtalker_dosample"))?,
-        subtalker_top_k: size("subtalker_top_k", 50)?,
+        subtalker_top_k: top_k("subtalker_top_k")?,
         subtalker_top_p: number("subtalker_top_p", 1.0)?,
         max_new_tokens: size("max_new_tokens", 2048)?,
     })
