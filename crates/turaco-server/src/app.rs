@@ -9,8 +9,10 @@ use turaco::Control;
 use turaco::engine::Engine;
 
 use crate::config::{Config, LogLevel};
+use crate::deadline;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
+use crate::sound_room::{Share, SoundRoom};
 use crate::traces;
 use crate::upload::discard;
 
@@ -30,9 +32,14 @@ struct Shared {
     /// The default model, which `/load` may replace.
     model: Mutex<String>,
     ready: AtomicBool,
+    /// Why what was to be loaded first is not.
+    unready: Mutex<Vec<String>>,
     requests: Arc<Semaphore>,
     /// How many live sessions are open.
     sessions: watch::Sender<usize>,
+    sound: Arc<SoundRoom>,
+    /// Only programs of this machine reach the server.
+    is_local: AtomicBool,
     ending: watch::Sender<bool>,
 }
 
@@ -48,8 +55,11 @@ impl App {
                 metrics,
                 model: Mutex::new(config.model.clone()),
                 ready: AtomicBool::new(true),
+                unready: Mutex::default(),
                 requests: Arc::new(Semaphore::new(config.max_queue + WORKING)),
                 sessions: watch::Sender::new(0),
+                sound: SoundRoom::new(config.max_sound),
+                is_local: AtomicBool::new(false),
                 ending: watch::Sender::new(false),
                 config,
             }),
@@ -84,6 +94,28 @@ impl App {
     /// Say whether all that was to be loaded first is loaded.
     pub fn set_ready(&self, ready: bool) {
         self.shared.ready.store(ready, Ordering::Relaxed);
+    }
+
+    /// Something that was to be loaded first cannot be.
+    pub fn not_loaded(&self, why: String) {
+        let unready = self.shared.unready.lock();
+        unready.unwrap_or_else(PoisonError::into_inner).push(why);
+    }
+
+    /// What was to be loaded first and cannot be, each with its reason.
+    pub fn unready(&self) -> Vec<String> {
+        let unready = self.shared.unready.lock();
+        unready.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether only programs of this machine reach the server.
+    pub fn is_local(&self) -> bool {
+        self.shared.is_local.load(Ordering::Relaxed)
+    }
+
+    /// Say whether only programs of this machine reach the server.
+    pub fn set_local(&self, is_local: bool) {
+        self.shared.is_local.store(is_local, Ordering::Relaxed);
     }
 
     /// The recogniser that a request means.
@@ -165,6 +197,11 @@ impl App {
             .await;
     }
 
+    /// What the recordings of a request take of the memory that there is for them.
+    pub fn sound_share(&self) -> Share {
+        self.shared.sound.share()
+    }
+
     /// Tell everybody that the server ends.
     pub fn end(&self) {
         self.shared.ending.send_replace(true);
@@ -229,18 +266,12 @@ pub async fn blocking<T: Send + 'static>(
 ) -> Result<T, ApiError> {
     let mut guard = CancelOnDrop::new(app);
     let (control, app) = (guard.control(), app.clone());
-    let limit = app.config().request_timeout;
+    let deadline = deadline::of_request(&app);
     let trace = traces::current();
     let running = tokio::task::spawn_blocking(move || {
         traces::recorded(trace.as_ref(), || work(&app, &control))
     });
-    let done = match limit {
-        None => running.await,
-        Some(limit) => match tokio::time::timeout(limit, running).await {
-            Ok(done) => done,
-            Err(_) => return Err(ApiError::timed_out("the request took longer than it may")),
-        },
-    };
+    let done = deadline::until(deadline, running).await?;
     guard.finish();
     done.unwrap_or_else(|panic| Err(ApiError::internal(panic.to_string())))
 }

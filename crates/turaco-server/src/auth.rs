@@ -1,5 +1,7 @@
 //! Who may come in: keys, and origins of web pages.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use axum::http::{HeaderMap, Uri, header};
 
 use crate::error::ApiError;
@@ -65,14 +67,35 @@ fn equal(secret: &[u8], given: &[u8]) -> bool {
 }
 
 /// Whether a page of this origin may use the server: the server's own, or one that was named.
-pub fn allows_origin(allowed: &[String], origin: &str, headers: &HeaderMap) -> bool {
+///
+/// A name of which its owner says that it is this machine leads a browser to a server that only this machine reaches, and what came
+/// from there before is then of the server's own origin (DNS rebinding): with `only_local` names count as the server's own only if
+/// nobody else can give them out.
+pub fn allows_origin(
+    allowed: &[String],
+    origin: &str,
+    headers: &HeaderMap,
+    only_local: bool,
+) -> bool {
     let host = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok());
-    let own = origin
+    let own = host.filter(|host| !only_local || is_of_this_machine(host));
+    let is_own = origin
         .split_once("://")
-        .is_some_and(|(_, authority)| Some(authority) == host);
-    own || is_named(allowed, origin)
+        .is_some_and(|(_, authority)| Some(authority) == own);
+    is_own || is_named(allowed, origin)
+}
+
+/// Whether a host is `localhost` or an address, with a port or without.
+fn is_of_this_machine(host: &str) -> bool {
+    if let Some(rest) = host.strip_prefix('[') {
+        let address = rest.split(']').next().unwrap_or_default();
+        return address.parse::<Ipv6Addr>().is_ok();
+    }
+    let name = host.split(':').next().unwrap_or_default();
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    name == "localhost" || name.ends_with(".localhost") || name.parse::<Ipv4Addr>().is_ok()
 }
 
 /// Whether the options name this origin.
@@ -147,12 +170,39 @@ mod tests {
 
     #[test]
     fn only_the_own_page_and_named_ones_come_in() {
-        let headers = headers(&[(header::HOST, "localhost:8000")]);
+        let local = headers(&[(header::HOST, "localhost:8000")]);
         let named = ["https://app.example".to_owned()];
-        assert!(allows_origin(&[], "http://localhost:8000", &headers));
-        assert!(allows_origin(&named, "https://app.example", &headers));
-        assert!(!allows_origin(&named, "https://evil.example", &headers));
-        assert!(!allows_origin(&[], "null", &headers));
-        assert!(allows_origin(&["*".to_owned()], "null", &headers));
+        let allows = |allowed: &[String], origin| allows_origin(allowed, origin, &local, true);
+        assert!(allows(&[], "http://localhost:8000"));
+        assert!(allows(&named, "https://app.example"));
+        assert!(!allows(&named, "https://evil.example"));
+        assert!(!allows(&[], "null"));
+        assert!(allows(&["*".to_owned()], "null"));
+    }
+
+    #[test]
+    fn names_that_anybody_can_give_out_are_not_the_own_ones_of_a_local_server() {
+        for (host, is_own) in [
+            ("localhost:8000", true),
+            ("LOCALHOST", true),
+            ("turaco.localhost:8000", true),
+            ("127.0.0.1:8000", true),
+            ("[::1]:8000", true),
+            ("192.168.1.7", true),
+            ("rebound.example:8000", false),
+            ("127.0.0.1.rebound.example", false),
+            ("localhost.rebound.example", false),
+        ] {
+            let headers = headers(&[(header::HOST, host)]);
+            let origin = format!("http://{host}");
+            assert_eq!(
+                allows_origin(&[], &origin, &headers, true),
+                is_own,
+                "{host}"
+            );
+            assert!(allows_origin(&[], &origin, &headers, false), "{host}");
+            let named = [origin.clone()];
+            assert!(allows_origin(&named, &origin, &headers, true), "{host}");
+        }
     }
 }

@@ -49,6 +49,8 @@ pub struct Config {
     pub max_buffer: f64,
     /// Characters of a text to be spoken.
     pub max_text: usize,
+    /// Bytes of memory for the decoded recordings of all requests together; `None` = half of what is left.
+    pub max_sound: Option<u64>,
     /// How long work may go on after the server was asked to end.
     pub grace: Duration,
     /// How long a request may take; `None` = as long as it takes.
@@ -83,6 +85,7 @@ impl Default for Config {
             session_timeout: Duration::from_secs(15 * 60),
             max_buffer: 300.0,
             max_text: 100_000,
+            max_sound: None,
             grace: Duration::from_secs(30),
             request_timeout: None,
             allow_model_management: false,

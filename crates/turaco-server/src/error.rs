@@ -159,6 +159,41 @@ impl ApiError {
         }
     }
 
+    /// Something of a conversation failed that goes on; `details` are for the log alone.
+    pub fn failed(code: &'static str, details: impl Into<String>) -> Self {
+        let message = match code {
+            "llm_error" => "the model that answers failed; the server's log says why",
+            "transcription_failed" => "this could not be written down; the server's log says why",
+            _ => return Self::internal(details).coded(code),
+        };
+        Self {
+            details: Some(details.into()),
+            ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, code, message)
+        }
+    }
+
+    fn coded(mut self, code: &'static str) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// There is no room in memory for a recording: not for it alone, or not beside those of others.
+    pub fn no_room(is_alone: bool) -> Self {
+        match is_alone {
+            true => Self::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "file_too_large",
+                "the recording is too long for the memory of this server; send it in parts",
+            ),
+            false => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "out_of_memory",
+                "the recordings of other requests fill the memory that there is for them; try again",
+            ),
+        }
+        .about("file")
+    }
+
     /// Name the field that is to blame.
     #[must_use]
     pub fn about(mut self, param: &str) -> Self {

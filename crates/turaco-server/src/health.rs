@@ -11,13 +11,13 @@ use crate::error::ApiError;
 
 /// `GET /health` and `GET /ready`: whether everything is loaded that was to be loaded first.
 pub async fn ready(State(app): State<App>) -> Response {
-    match app.is_ready() {
-        true => Json(json!({"status": "ok"})).into_response(),
-        false => {
-            let body = Json(json!({"status": "loading"}));
-            (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
-        }
-    }
+    let unready = app.unready();
+    let body = match app.is_ready() {
+        true if unready.is_empty() => return Json(json!({"status": "ok"})).into_response(),
+        true => json!({"status": "failed", "message": unready.join("; ")}),
+        false => json!({"status": "loading"}),
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
 }
 
 /// `GET /health/live`.

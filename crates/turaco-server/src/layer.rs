@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use crate::app::App;
 use crate::auth;
 use crate::config::LogLevel;
+use crate::deadline;
 use crate::error::ApiError;
 use crate::traces;
 use crate::upload::discard;
@@ -38,6 +39,10 @@ pub async fn around(State(app): State<App>, request: Request, next: Next) -> Res
     let route = request.extensions().get::<MatchedPath>();
     let route = route.map_or("other", MatchedPath::as_str).to_owned();
     let origin = request.headers().get(header::ORIGIN).cloned();
+    let wished = request
+        .headers()
+        .get(header::ACCESS_CONTROL_REQUEST_HEADERS);
+    let wished = wished.cloned();
 
     let trace = match &app.config().traces {
         Some(traces) if !is_watching(&route) => {
@@ -59,12 +64,13 @@ pub async fn around(State(app): State<App>, request: Request, next: Next) -> Res
                 line: format!("{id} {method} {path}"),
                 done: false,
             };
-            let response = traces::within(trace.clone(), next.run(request)).await;
+            let answered = deadline::within(&app, next.run(request));
+            let response = traces::within(trace.clone(), answered).await;
             unanswered.answered();
             response
         }
     };
-    share(&app, origin.as_ref(), &mut response);
+    share(&app, origin.as_ref(), wished, &mut response);
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert("x-request-id", value);
     }
@@ -131,7 +137,9 @@ fn check(app: &App, request: &Request, origin: Option<&HeaderValue>) -> Result<(
     let acts = is_websocket || !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
     if let Some(origin) = origin.filter(|_| acts) {
         let origin = origin.to_str().unwrap_or_default();
-        if !auth::allows_origin(&config.cors, origin, request.headers()) {
+        // A key is a secret that no page of another origin has.
+        let only_local = app.is_local() && config.api_keys.is_empty();
+        if !auth::allows_origin(&config.cors, origin, request.headers(), only_local) {
             return Err(ApiError::foreign_origin());
         }
     }
@@ -153,8 +161,13 @@ fn preflight() -> Response {
     response
 }
 
-/// Let pages of named origins read the answer.
-fn share(app: &App, origin: Option<&HeaderValue>, response: &mut Response) {
+/// Let pages of named origins read the answer, and send the headers that they wish to: clients of OpenAI's have some of their own.
+fn share(
+    app: &App,
+    origin: Option<&HeaderValue>,
+    wished: Option<HeaderValue>,
+    response: &mut Response,
+) {
     let Some(origin) = origin else { return };
     let named = |text| auth::is_named(&app.config().cors, text);
     if !origin.to_str().is_ok_and(named) {
@@ -179,6 +192,9 @@ fn share(app: &App, origin: Option<&HeaderValue>, response: &mut Response) {
         (header::ACCESS_CONTROL_MAX_AGE, "600"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
+    }
+    if let Some(wished) = wished {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, wished);
     }
 }
 

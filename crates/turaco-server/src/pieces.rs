@@ -12,6 +12,7 @@ use turaco::{Control, Error, Result};
 
 use crate::app::{App, CancelOnDrop};
 use crate::config::LogLevel;
+use crate::deadline;
 use crate::error::ApiError;
 use crate::traces;
 
@@ -65,12 +66,20 @@ impl Pieces {
     }
 
     /// Say that the answer is not whole.
-    fn fail(&mut self, error: &ApiError, content_type: &str) {
+    fn fail(&self, error: &ApiError, content_type: &str) {
         // Nobody reads it if this fails too.
-        let _ = match content_type {
-            EVENT_STREAM => self.event(&json!({"type": "error", "error": error.body()})),
-            _ => self.put(Err(io::Error::other(error.message.clone()))),
-        };
+        let _ = self.put(last_piece(error, content_type));
+    }
+}
+
+/// Says that an answer is not whole: in words where there are events, else by breaking off.
+fn last_piece(error: &ApiError, content_type: &str) -> io::Result<Bytes> {
+    match content_type {
+        EVENT_STREAM => {
+            let data = json!({"type": "error", "error": error.body()});
+            Ok(format!("data: {data}\n\n").into())
+        }
+        _ => Err(io::Error::other(error.message.clone())),
     }
 }
 
@@ -107,20 +116,34 @@ pub async fn in_pieces(
         }
         done
     });
-    let Ok(headers) = begun.await else {
-        let done = running.await;
+    let deadline = deadline::of_request(app);
+    let Ok(headers) = deadline::until(deadline, begun).await? else {
+        let done = deadline::until(deadline, running).await?;
         let done = done.unwrap_or_else(|panic| Err(ApiError::internal(panic.to_string())));
         return Err(done
             .err()
             .unwrap_or_else(|| ApiError::internal("an empty answer")));
     };
-    let state = (receiver, guard);
-    let stream = futures_util::stream::unfold(state, |(mut receiver, mut guard)| async move {
-        let piece = receiver.recv().await;
-        if piece.is_none() {
-            guard.finish();
+    let (worker, state) = (app.clone(), Some((receiver, guard)));
+    let stream = futures_util::stream::unfold(state, move |state| {
+        let worker = worker.clone();
+        async move {
+            let (mut receiver, mut guard) = state?;
+            match deadline::until(deadline, receiver.recv()).await {
+                Ok(Some(piece)) => Some((piece, Some((receiver, guard)))),
+                Ok(None) => {
+                    guard.finish();
+                    None
+                }
+                // The work ends with its guard.
+                Err(error) => {
+                    worker.metrics().error(error.code);
+                    let line = format!("in the middle of an answer: {error}");
+                    worker.log(LogLevel::Warning, &line);
+                    Some((last_piece(&error, content_type), None))
+                }
+            }
         }
-        piece.map(|piece| (piece, (receiver, guard)))
     });
     let mut response = Response::new(Body::from_stream(stream));
     let out = response.headers_mut();

@@ -2,15 +2,18 @@
 
 use std::io::Cursor;
 
+use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use turaco::{Audio, Control, Error, address};
 
 use crate::app::App;
 use crate::error::ApiError;
+use crate::sound_room::Share;
 use crate::upload;
 
-/// The recording that `text`, the value of field `param`, stands for, at `rate` (`None` = its own).
+/// The recording that `text`, the value of field `param`, stands for, at `rate` (`None` = its own); `share` is
+/// taken of for it.
 ///
 /// # Errors
 /// Addresses where none are fetched, one that gives nothing, and what is no recording.
@@ -18,11 +21,11 @@ pub fn recording(
     (app, control): (&App, &Control),
     text: &str,
     param: &str,
-    rate: Option<u32>,
+    (rate, share): (Option<u32>, &mut Share),
 ) -> Result<Audio, ApiError> {
     let text = text.trim();
     if is_address(text) {
-        return fetch((app, control), text, param, rate);
+        return fetch((app, control), text, param, (rate, share));
     }
     let wrong = |message: &str| ApiError::invalid(param, message);
     let encoded = match text.strip_prefix("data:") {
@@ -34,7 +37,8 @@ pub fn recording(
     };
     let bytes = STANDARD.decode(encoded.trim());
     let bytes = bytes.map_err(|_| wrong("expected a recording in base64, or a data URL of one"))?;
-    upload::decode(Cursor::new(bytes), short_name(param), rate).map_err(|error| error.about(param))
+    let decoded = upload::decode(Cursor::new(bytes), short_name(param), rate, share);
+    decoded.map_err(|error| error.about(param))
 }
 
 /// The recording at an address.
@@ -45,7 +49,7 @@ pub fn fetch(
     (app, control): (&App, &Control),
     url: &str,
     param: &str,
-    rate: Option<u32>,
+    (rate, share): (Option<u32>, &mut Share),
 ) -> Result<Audio, ApiError> {
     let Some(hosts) = &app.config().fetch_from else {
         let message =
@@ -59,14 +63,16 @@ pub fn fetch(
     };
     let limit = app.config().max_upload;
     let body = address::open(url.trim(), hosts, limit, control).map_err(failed)?;
-    let decoded = upload::decode(body, short_name(param), rate);
-    decoded.map_err(|error| match error.status.is_server_error() {
-        true => {
-            let message = format!("it broke off, or is larger than the limit of {limit} bytes");
-            ApiError::invalid(param, message)
-        }
-        false => error.about(param),
-    })
+    let decoded = upload::decode(body, short_name(param), rate, share);
+    decoded.map_err(
+        |error| match error.status == StatusCode::INTERNAL_SERVER_ERROR {
+            true => {
+                let message = format!("it broke off, or is larger than the limit of {limit} bytes");
+                ApiError::invalid(param, message)
+            }
+            false => error.about(param),
+        },
+    )
 }
 
 fn is_address(text: &str) -> bool {
@@ -97,6 +103,7 @@ mod tests {
         let catalog = Catalog::new(ModelCache::new("/nowhere"));
         let engine = Engine::new(catalog, EngineOptions::default());
         let app = App::new(engine, Config::default());
+        let (control, mut share) = (Control::new(), app.sound_share());
         for (text, code) in [
             ("https://example.org/a.wav", "unsupported_value"),
             ("file:///etc/passwd", "unsupported_value"),
@@ -104,7 +111,8 @@ mod tests {
             ("data:audio/wav,abc", "invalid_value"),
             ("aGVsbG8gaGVsbG8=", "audio_decode_failed"),
         ] {
-            let error = recording((&app, &Control::new()), text, "ref_audio", None).unwrap_err();
+            let error =
+                recording((&app, &control), text, "ref_audio", (None, &mut share)).unwrap_err();
             assert_eq!(error.code, code, "{text}");
             assert_eq!(error.param.as_deref(), Some("ref_audio"));
         }

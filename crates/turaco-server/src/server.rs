@@ -1,5 +1,6 @@
 //! The whole program: ports, preloading, housekeeping, and the end.
 
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -42,6 +43,12 @@ impl Server {
     pub async fn run(self, listeners: Listeners, shutdown: impl Future<Output = ()>) {
         let app = self.app;
         app.set_ready(self.preload.is_empty());
+        app.set_local(is_local(&listeners.http));
+        let open = listeners.wyoming.as_ref().filter(|port| !is_local(port));
+        if let (Some(_), false) = (open, app.config().api_keys.is_empty()) {
+            let line = "the Wyoming port takes requests from other machines without a key: its protocol knows none";
+            app.log(LogLevel::Warning, line);
+        }
         let preloading = tokio::task::spawn_blocking({
             let app = app.clone();
             move || preload(&app, &self.preload)
@@ -80,6 +87,12 @@ impl Server {
     }
 }
 
+/// Whether only programs of this machine reach a port.
+fn is_local(port: &TcpListener) -> bool {
+    port.local_addr()
+        .is_ok_and(|address| address.ip().is_loopback())
+}
+
 fn preload(app: &App, models: &[String]) {
     for name in models {
         match app.engine().load(name, &turaco::Control::new()) {
@@ -89,7 +102,13 @@ fn preload(app: &App, models: &[String]) {
                 let device = facts.map_or("", |facts| facts.device.as_str());
                 app.log(LogLevel::Info, &format!("loaded {name} on {device}"));
             }
-            Err(error) => app.log(LogLevel::Error, &format!("{name} was not loaded: {error}")),
+            Err(error) => {
+                app.log(LogLevel::Error, &format!("{name} was not loaded: {error}"));
+                // Anybody may ask whether the server is ready: no paths.
+                let name = Path::new(name).file_name().unwrap_or_default();
+                let (name, code) = (name.to_string_lossy(), error.code());
+                app.not_loaded(format!("{name} was not loaded ({code}); the log says why"));
+            }
         }
     }
     app.set_ready(true);

@@ -9,11 +9,14 @@ use axum::extract::{FromRequest, Request};
 use axum::http::{StatusCode, header};
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use turaco::Audio;
 use turaco::audio::{AudioSource, DecodeOptions};
 
 use crate::app::App;
+use crate::deadline;
 use crate::error::ApiError;
+use crate::sound_room::Share;
 use crate::traces;
 
 /// The rate that recognisers and detectors hear.
@@ -35,11 +38,61 @@ const DISCARD_TIME: Duration = Duration::from_secs(5);
 /// How long the next bytes of an upload may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Bytes that come in each [`PATIENCE`] at least. Speech that is sent while it is recorded is four times as much at the lowest rates
+/// of its codecs.
+const LEAST: usize = 12 << 10;
+
+/// How an upload comes along: who sends drops holds a place that others wait for.
+struct Pace {
+    deadline: Option<Instant>,
+    /// How long the client was waited for in the stretch that is looked at, and what came in it.
+    waited: Duration,
+    n_bytes: usize,
+}
+
+impl Pace {
+    fn new(app: &App) -> Self {
+        Self {
+            deadline: deadline::of_request(app),
+            waited: Duration::ZERO,
+            n_bytes: 0,
+        }
+    }
+
+    /// Wait for more of the upload.
+    async fn wait<T>(&mut self, more: impl Future<Output = T>) -> Result<T, ApiError> {
+        let started = Instant::now();
+        let more = tokio::time::timeout(PATIENCE, more);
+        let more = deadline::until(self.deadline, more).await?;
+        self.waited += started.elapsed();
+        more.map_err(|_| ApiError::timed_out("the upload stopped coming"))
+    }
+
+    /// More came.
+    fn came(&mut self, n_bytes: usize) -> Result<(), ApiError> {
+        self.n_bytes += n_bytes;
+        if self.waited < PATIENCE {
+            return Ok(());
+        }
+        if self.n_bytes < LEAST {
+            let message = format!(
+                "the upload comes too slowly: less than {LEAST} bytes in {} s",
+                PATIENCE.as_secs()
+            );
+            return Err(ApiError::timed_out(&message));
+        }
+        (self.waited, self.n_bytes) = (Duration::ZERO, 0);
+        Ok(())
+    }
+}
+
 /// The parts of a form.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Form {
     /// The recording.
     pub audio: Option<Audio>,
+    /// What the recording takes; dropped when nobody needs that any more.
+    pub share: Share,
     /// Names and texts of the other fields, in order; `name[]` is `name`.
     pub fields: Vec<(String, String)>,
 }
@@ -84,11 +137,16 @@ impl Form {
                 error.body_text()
             )),
         };
-        let mut form = Self::default();
+        let mut form = Self {
+            audio: None,
+            share: app.sound_share(),
+            fields: Vec::new(),
+        };
+        let mut pace = Pace::new(app);
         // What a recording has wrong is told when the client has sent everything: it would not listen before.
         let mut failed = None;
         let mut count = 0;
-        while let Some(field) = in_time(multipart.next_field()).await?.map_err(wrong)? {
+        while let Some(field) = pace.wait(multipart.next_field()).await?.map_err(wrong)? {
             count += 1;
             if count > MAX_FIELDS {
                 return Err(ApiError::malformed(format!(
@@ -98,13 +156,17 @@ impl Form {
             let name = field.name().unwrap_or_default();
             let name = name.strip_suffix("[]").unwrap_or(name).to_owned();
             match name == "file" {
-                true => match receive_audio(field, rate).await? {
-                    Received::Audio(audio) => form.audio = Some(audio),
+                true => match receive_audio(app, (field, rate), &mut pace).await? {
+                    Received::Audio(audio, share) => {
+                        (form.audio, form.share) = (Some(audio), share)
+                    }
                     Received::Undecodable(error) => failed = Some(error),
                     Received::Broken(error) => return Err(wrong(error)),
                 },
                 false => {
-                    let text = receive_text(field, &name).await?.map_err(wrong)?;
+                    let text = receive_text(field, &name, &mut pace)
+                        .await?
+                        .map_err(wrong)?;
                     form.fields.push((name, text));
                 }
             }
@@ -143,21 +205,18 @@ pub async fn discard(body: Body) {
     let _ = tokio::time::timeout(DISCARD_TIME, receive).await;
 }
 
-async fn in_time<T>(waited: impl Future<Output = T>) -> Result<T, ApiError> {
-    let limited = tokio::time::timeout(PATIENCE, waited).await;
-    limited.map_err(|_| ApiError::timed_out("the upload stopped coming"))
-}
-
 async fn receive_text(
     mut field: Field<'_>,
     name: &str,
+    pace: &mut Pace,
 ) -> Result<Result<String, MultipartError>, ApiError> {
     let mut bytes = Vec::new();
     loop {
-        match in_time(field.chunk()).await? {
+        match pace.wait(field.chunk()).await? {
             Err(error) => return Ok(Err(error)),
             Ok(None) => break,
             Ok(Some(chunk)) => {
+                pace.came(chunk.len())?;
                 bytes.extend_from_slice(&chunk);
                 if bytes.len() > MAX_TEXT {
                     let message = format!("longer than {MAX_TEXT} bytes");
@@ -172,12 +231,16 @@ async fn receive_text(
 }
 
 enum Received {
-    Audio(Audio),
+    Audio(Audio, Share),
     Undecodable(ApiError),
     Broken(MultipartError),
 }
 
-async fn receive_audio(mut field: Field<'_>, rate: Option<u32>) -> Result<Received, ApiError> {
+async fn receive_audio(
+    app: &App,
+    (mut field, rate): (Field<'_>, Option<u32>),
+    pace: &mut Pace,
+) -> Result<Received, ApiError> {
     let name = shown_name(field.file_name());
     let (sender, receiver) = mpsc::channel(16);
     let reader = Incoming {
@@ -185,15 +248,21 @@ async fn receive_audio(mut field: Field<'_>, rate: Option<u32>) -> Result<Receiv
         current: Bytes::new(),
     };
     let trace = traces::current();
+    let mut share = app.sound_share();
     let decoding = tokio::task::spawn_blocking(move || {
-        traces::recorded(trace.as_ref(), || decode(reader, &name, rate))
+        let decode = || decode(reader, &name, rate, &mut share);
+        let decoded = traces::recorded(trace.as_ref(), decode);
+        decoded.map(|audio| (audio, share))
     });
     let mut broken = None;
     loop {
-        match in_time(field.chunk()).await? {
+        match pace.wait(field.chunk()).await? {
             Ok(None) => break,
             // A decoder that has given up takes nothing; the rest is received all the same.
-            Ok(Some(chunk)) => drop(sender.send(Ok(chunk)).await),
+            Ok(Some(chunk)) => {
+                pace.came(chunk.len())?;
+                drop(sender.send(Ok(chunk)).await);
+            }
             Err(error) => {
                 drop(sender.send(Err(())).await);
                 broken = Some(error);
@@ -207,7 +276,7 @@ async fn receive_audio(mut field: Field<'_>, rate: Option<u32>) -> Result<Receiv
         return Ok(Received::Broken(error));
     }
     match decoded {
-        Ok(Ok(audio)) => Ok(Received::Audio(audio)),
+        Ok(Ok((audio, share))) => Ok(Received::Audio(audio, share)),
         Ok(Err(error)) => Ok(Received::Undecodable(error)),
         Err(panic) => Err(ApiError::internal(panic.to_string())),
     }
@@ -216,8 +285,13 @@ async fn receive_audio(mut field: Field<'_>, rate: Option<u32>) -> Result<Receiv
 /// Decode a recording to `rate` (`None` = its own); external programs are not asked for help with what strangers send.
 ///
 /// # Errors
-/// What is no recording, or a longer one than memory is for.
-pub fn decode(reader: impl Read + Send, name: &str, rate: Option<u32>) -> Result<Audio, ApiError> {
+/// What is no recording, or a longer one than memory is for, which `share` is taken of.
+pub fn decode(
+    reader: impl Read + Send,
+    name: &str,
+    rate: Option<u32>,
+    share: &mut Share,
+) -> Result<Audio, ApiError> {
     let _span = turaco::trace::span("decode");
     let mut options = DecodeOptions::new().built_in_only(true);
     options.target_rate = rate;
@@ -225,7 +299,9 @@ pub fn decode(reader: impl Read + Send, name: &str, rate: Option<u32>) -> Result
     let mut samples = Vec::new();
     let rate = source.sample_rate();
     let most = (MAX_HOURS * 3600.0 * f64::from(rate)) as usize;
+    let mut room = share.recording();
     while let Some(block) = source.next_block()? {
+        room.reach(samples.len() + block.len())?;
         samples.extend_from_slice(&block);
         if samples.len() > most {
             let mut error = ApiError::too_large(0);

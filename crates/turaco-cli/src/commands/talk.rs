@@ -221,7 +221,7 @@ impl Screen<'_> {
             } => self.hush(),
             VoiceEvent::SpeechStarted { .. } if !self.args.turn.no_interrupt => self.hush(),
             VoiceEvent::Warning { message } => self.context.printer.warning(message),
-            VoiceEvent::Failed { message } | VoiceEvent::HearingFailed { message, .. } => {
+            VoiceEvent::Failed { message, .. } | VoiceEvent::HearingFailed { message, .. } => {
                 self.context.printer.warning(message);
             }
             _ => {}

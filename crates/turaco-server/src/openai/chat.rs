@@ -21,7 +21,7 @@ use crate::pieces::{EVENT_STREAM, Pieces, in_pieces};
 /// `POST /v1/chat/completions`.
 pub async fn completions(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
     let (place, request) = app.admit(request).await?;
-    let body = json_body(request).await?;
+    let body = json_body(&app, request).await?;
     let asked = ChatRequest::read(&body)?;
     if asked.stream {
         return in_pieces(&app, EVENT_STREAM, move |app, control, pieces| {
@@ -105,7 +105,8 @@ fn answer(
     mut on_delta: impl FnMut(Delta) -> Result<(), ApiError>,
 ) -> Result<Summary, ApiError> {
     let started = Instant::now();
-    let messages = asked.messages(app, control)?;
+    let mut share = app.sound_share();
+    let messages = asked.messages((app, control), &mut share)?;
     let options = asked.options()?;
     let (lease, chat) = app.engine().chat_model(model, control)?;
     // What was said to it before is not read again.

@@ -1,42 +1,68 @@
 //! What a request for an answer says.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use turaco::Control;
-use turaco::chat::{AudioClip, ChatOptions, Message, Part, Tool, ToolCall};
+use turaco::chat::{AudioClip, ChatOptions, Message, Part, Tool, ToolCall, call_id_like};
 
 use crate::app::App;
 use crate::error::ApiError;
 use crate::layer::fresh_seed;
 use crate::sent;
+use crate::sound_room::Share;
 use crate::upload::SAMPLE_RATE;
 
-/// The body of `POST /v1/chat/completions`; what is not there is as the library says.
+/// The body of `POST /v1/chat/completions`; what is not there, or null, is as the library says.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct ChatRequest {
     pub model: Option<String>,
+    #[serde(deserialize_with = "or_default")]
     pub messages: Vec<RequestMessage>,
+    #[serde(deserialize_with = "or_default")]
     pub stream: bool,
     pub stream_options: Option<StreamOptions>,
     pub temperature: Option<f32>,
     pub top_p: Option<f32>,
     pub top_k: Option<usize>,
     pub seed: Option<u64>,
-    #[serde(alias = "max_completion_tokens")]
+    /// The newer name of the next, which it outweighs.
+    pub max_completion_tokens: Option<usize>,
     pub max_tokens: Option<usize>,
     pub stop: Option<OneOrMore>,
+    #[serde(deserialize_with = "or_default")]
     pub tools: Vec<RequestTool>,
     pub tool_choice: Option<Value>,
     pub n: Option<u64>,
+    pub response_format: Option<ResponseFormat>,
+    pub logprobs: Option<bool>,
+    pub top_logprobs: Option<u64>,
     /// The last message of the assistant is gone on with.
+    #[serde(deserialize_with = "or_default")]
     pub continue_final_message: bool,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct StreamOptions {
+    #[serde(deserialize_with = "or_default")]
     pub include_usage: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct ResponseFormat {
+    #[serde(rename = "type")]
+    pub kind: String,
+}
+
+/// A field that may be null for what it is without being told: clients send back what they were given, with null for what is not
+/// there.
+fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -51,7 +77,7 @@ pub struct RequestMessage {
     pub role: String,
     #[serde(default)]
     pub content: Option<Content>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub tool_calls: Vec<RequestCall>,
     #[serde(default)]
     pub tool_call_id: Option<String>,
@@ -98,7 +124,7 @@ pub struct RequestCall {
 #[derive(Debug, Clone, Deserialize)]
 pub struct CalledFunction {
     pub name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub arguments: String,
 }
 
@@ -110,7 +136,7 @@ pub struct RequestTool {
 #[derive(Debug, Clone, Deserialize)]
 pub struct Function {
     pub name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub description: String,
     #[serde(default)]
     pub parameters: Option<Value>,
@@ -133,21 +159,43 @@ impl ChatRequest {
                 "there is one answer to a request",
             ));
         }
+        let format = request.response_format.as_ref();
+        if let Some(format) = format.filter(|format| format.kind != "text") {
+            let message = format!("answers are text; `{}` cannot be promised", format.kind);
+            return Err(ApiError::unsupported("response_format", message));
+        }
+        for (param, is_wanted) in [
+            ("logprobs", request.logprobs == Some(true)),
+            ("top_logprobs", request.top_logprobs.is_some_and(|n| n > 0)),
+        ] {
+            if is_wanted {
+                let message = "probabilities of words are not told";
+                return Err(ApiError::unsupported(param, message));
+            }
+        }
         Ok(request)
     }
 
-    /// The conversation.
+    /// The conversation; `share` is taken of for the recordings in it.
     ///
     /// # Errors
     /// A role that is not known, sound where there can be none, sound that cannot be fetched or decoded.
-    pub fn messages(&self, app: &App, control: &Control) -> Result<Vec<Message>, ApiError> {
-        let work = (app, control);
+    pub fn messages(
+        &self,
+        (app, control): (&App, &Control),
+        share: &mut Share,
+    ) -> Result<Vec<Message>, ApiError> {
+        let mut work = Work {
+            app,
+            control,
+            share,
+        };
         let last = self.messages.len().saturating_sub(1);
         let messages = self.messages.iter().enumerate();
         messages
             .map(|(index, message)| {
                 let continues = self.continue_final_message && index == last;
-                message.read(work, &format!("messages[{index}]"), continues)
+                message.read(&mut work, &format!("messages[{index}]"), continues)
             })
             .collect()
     }
@@ -162,7 +210,7 @@ impl ChatRequest {
         options.top_p = self.top_p.unwrap_or(options.top_p);
         options.top_k = self.top_k.unwrap_or(options.top_k);
         options.seed = self.seed.unwrap_or_else(fresh_seed);
-        options.max_tokens = self.max_tokens;
+        options.max_tokens = self.max_completion_tokens.or(self.max_tokens);
         options.stop = match &self.stop {
             None => Vec::new(),
             Some(OneOrMore::One(stop)) => vec![stop.clone()],
@@ -192,13 +240,16 @@ impl ChatRequest {
     }
 }
 
+/// What reading messages takes.
+struct Work<'a> {
+    app: &'a App,
+    control: &'a Control,
+    /// Of the memory for recordings.
+    share: &'a mut Share,
+}
+
 impl RequestMessage {
-    fn read(
-        &self,
-        work: (&App, &Control),
-        place: &str,
-        continues: bool,
-    ) -> Result<Message, ApiError> {
+    fn read(&self, work: &mut Work<'_>, place: &str, continues: bool) -> Result<Message, ApiError> {
         match self.role.as_str() {
             "system" | "developer" => Ok(Message::system(self.text(work, place)?)),
             "user" => Ok(Message::User(self.parts(work, place)?)),
@@ -207,8 +258,9 @@ impl RequestMessage {
                 tool_calls: self
                     .tool_calls
                     .iter()
+                    // Clients may have made up ids of their own.
                     .map(|call| ToolCall {
-                        id: call.id.clone(),
+                        id: call_id_like(&call.id),
                         name: call.function.name.clone(),
                         arguments: call.function.arguments.clone(),
                     })
@@ -218,7 +270,7 @@ impl RequestMessage {
             "tool" => {
                 let id = self.tool_call_id.as_deref();
                 let id = id.ok_or_else(|| ApiError::missing(&format!("{place}.tool_call_id")))?;
-                Ok(Message::tool(id, self.text(work, place)?))
+                Ok(Message::tool(call_id_like(id), self.text(work, place)?))
             }
             other => {
                 let message = format!("`{other}` is none of system, user, assistant, tool");
@@ -227,7 +279,7 @@ impl RequestMessage {
         }
     }
 
-    fn parts(&self, work: (&App, &Control), place: &str) -> Result<Vec<Part>, ApiError> {
+    fn parts(&self, work: &mut Work<'_>, place: &str) -> Result<Vec<Part>, ApiError> {
         match &self.content {
             None => Err(ApiError::missing(&format!("{place}.content"))),
             Some(Content::Text(text)) => Ok(vec![Part::Text(text.clone())]),
@@ -240,7 +292,7 @@ impl RequestMessage {
     }
 
     /// Text alone.
-    fn text(&self, work: (&App, &Control), place: &str) -> Result<String, ApiError> {
+    fn text(&self, work: &mut Work<'_>, place: &str) -> Result<String, ApiError> {
         if self.content.is_none() {
             return Ok(String::new());
         }
@@ -257,13 +309,15 @@ impl RequestMessage {
 }
 
 impl ContentPart {
-    fn read(&self, work: (&App, &Control), place: &str) -> Result<Part, ApiError> {
+    fn read(&self, work: &mut Work<'_>, place: &str) -> Result<Part, ApiError> {
         let (text, param) = match self {
             Self::Text { text } => return Ok(Part::Text(text.clone())),
             Self::InputAudio { input_audio } => (&input_audio.data, "input_audio.data"),
             Self::AudioUrl { audio_url } => (&audio_url.url, "audio_url.url"),
         };
-        let audio = sent::recording(work, text, &format!("{place}.{param}"), Some(SAMPLE_RATE))?;
+        let how = (Some(SAMPLE_RATE), &mut *work.share);
+        let place = format!("{place}.{param}");
+        let audio = sent::recording((work.app, work.control), text, &place, how)?;
         Ok(Part::Audio(AudioClip::new(&audio)?))
     }
 }
@@ -279,7 +333,8 @@ mod tests {
     fn messages(request: &ChatRequest) -> Result<Vec<Message>, ApiError> {
         let catalog = Catalog::new(ModelCache::new("/nowhere"));
         let engine = Engine::new(catalog, EngineOptions::default());
-        request.messages(&App::new(engine, Config::default()), &Control::new())
+        let app = App::new(engine, Config::default());
+        request.messages((&app, &Control::new()), &mut app.sound_share())
     }
 
     #[test]
@@ -306,6 +361,58 @@ mod tests {
             (options.max_tokens, options.stop.len(), options.tools.len()),
             (Some(7), 1, 1)
         );
+    }
+
+    #[test]
+    fn null_is_as_if_it_were_not_there_and_answers_can_be_sent_back() {
+        let request = ChatRequest::read(
+            br#"{"messages": [
+                {"role": "user", "content": "Is it noon?", "name": null},
+                {"role": "assistant", "content": null, "refusal": null, "audio": null, "tool_calls":
+                    [{"id": "call_abcdef123", "type": "function", "function": {"name": "clock", "arguments": "{}"}}]},
+                {"role": "tool", "tool_call_id": "call_abcdef123", "content": "yes"},
+                {"role": "assistant", "content": "Yes.", "function_call": null, "tool_calls": null},
+                {"role": "user", "content": "Sure?"}],
+                "model": null, "stream": null, "stream_options": null, "stop": null, "n": null, "response_format": {"type": "text"},
+                "logprobs": false, "tool_choice": null, "max_tokens": 9, "max_completion_tokens": 7,
+                "tools": [{"type": "function", "function": {"name": "clock", "description": null, "parameters": null}}]}"#,
+        )
+        .unwrap();
+        assert!(!request.stream);
+        let options = request.options().unwrap();
+        assert_eq!((options.max_tokens, options.tools.len()), (Some(7), 1));
+        let messages = messages(&request).unwrap();
+        let [
+            _,
+            Message::Assistant { tool_calls, .. },
+            Message::Tool { call_id, .. },
+            ..,
+        ] = &messages[..]
+        else {
+            panic!("{messages:?}");
+        };
+        assert_eq!(tool_calls[0].id, *call_id);
+        assert_eq!(call_id.len(), 9);
+        let none = br#"{"messages": [{"role": "user", "content": "x"}], "tools": null}"#;
+        assert!(ChatRequest::read(none).unwrap().tools.is_empty());
+    }
+
+    #[test]
+    fn what_would_change_the_answer_is_refused() {
+        for (field, param) in [
+            (
+                r#""response_format": {"type": "json_object"}"#,
+                "response_format",
+            ),
+            (r#""logprobs": true"#, "logprobs"),
+            (r#""top_logprobs": 2"#, "top_logprobs"),
+            (r#""n": 2"#, "n"),
+        ] {
+            let body = format!(r#"{{"messages": [{{"role": "user", "content": "x"}}], {field}}}"#);
+            let error = ChatRequest::read(body.as_bytes()).unwrap_err();
+            assert_eq!(error.code, "unsupported_value");
+            assert_eq!(error.param.as_deref(), Some(param));
+        }
     }
 
     #[test]

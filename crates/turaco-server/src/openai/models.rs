@@ -20,7 +20,13 @@ use crate::upload::Form;
 pub async fn list(State(app): State<App>) -> Result<Json<Value>, ApiError> {
     blocking(&app, |app, _| {
         let models = app.engine().catalog().list()?;
-        let data: Vec<Value> = models.iter().map(|model| entry(app, model)).collect();
+        let mut data: Vec<Value> = Vec::with_capacity(models.len());
+        for model in models.iter().map(|model| entry(app, model)) {
+            // A model that was given by its path may be in the cache too.
+            if data.iter().all(|known| known["id"] != model["id"]) {
+                data.push(model);
+            }
+        }
         Ok(Json(
             json!({"object": "list", "data": data, "defaults": defaults(app)}),
         ))
@@ -35,7 +41,7 @@ fn defaults(app: &App) -> Value {
             .catalog()
             .find(&name)
             .ok()
-            .map(|model| model.id)
+            .map(|model| model.shown())
     };
     let mut defaults = json!({
         "endpoint": app.config().llm.as_ref().map(|endpoint| &endpoint.model),
@@ -185,11 +191,12 @@ fn find(app: &App, name: &str) -> Result<KnownModel, ApiError> {
 
 fn entry(app: &App, model: &KnownModel) -> Value {
     let loaded = app.engine().loaded();
+    let shown = model.shown();
     json!({
-        "id": model.id,
+        "id": shown,
         "object": "model",
         "created": changed(&model.path),
-        "owned_by": model.id.split_once('/').map_or("turaco", |(owner, _)| owner),
+        "owned_by": shown.split_once('/').map_or("turaco", |(owner, _)| owner),
         "task": model.kind.task(),
         "loaded": loaded.iter().any(|loaded| loaded.id == model.id),
     })

@@ -253,6 +253,7 @@ mod tests {
         let fields = fields.iter();
         let form = Form {
             audio: None,
+            share: crate::sound_room::SoundRoom::new(None).share(),
             fields: fields
                 .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
                 .collect(),

@@ -14,6 +14,7 @@ use turaco::audio::{Resampler, SoundWriter};
 use turaco::engine::Urgency;
 
 use crate::app::App;
+use crate::deadline;
 use crate::error::ApiError;
 use crate::openai::speech_request::{Container, SpeechRequest};
 use crate::pieces::{Pieces, in_pieces};
@@ -29,10 +30,14 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// `POST /v1/audio/speech`.
 pub async fn speech(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
     let (place, request) = app.admit(request).await?;
-    let body = json_body(request).await?;
+    let body = json_body(&app, request).await?;
     let mut asked = SpeechRequest::read(&body)?;
     asked.text(app.config().max_text)?;
     let container = asked.container()?;
+    if let Some(rate) = asked.sample_rate()? {
+        // What cannot be written is refused before a model is loaded.
+        Out::new(container, rate, rate)?;
+    }
     in_pieces(
         &app,
         container.content_type(),
@@ -49,7 +54,7 @@ pub async fn speech(State(app): State<App>, request: Request) -> Result<Response
 ///
 /// # Errors
 /// Another kind of body, or one that is too large.
-pub async fn json_body(request: Request) -> Result<Bytes, ApiError> {
+pub async fn json_body(app: &App, request: Request) -> Result<Bytes, ApiError> {
     let kind = request.headers().get(header::CONTENT_TYPE);
     let kind = kind.and_then(|kind| kind.to_str().ok());
     if !kind.is_some_and(|kind| kind.starts_with("application/json")) {
@@ -57,7 +62,8 @@ pub async fn json_body(request: Request) -> Result<Bytes, ApiError> {
         return Err(ApiError::wrong_type("application/json"));
     }
     let body = axum::body::to_bytes(request.into_body(), MAX_BODY);
-    match tokio::time::timeout(PATIENCE, body).await {
+    let body = tokio::time::timeout(PATIENCE, body);
+    match deadline::until(deadline::of_request(app), body).await? {
         Ok(body) => body.map_err(|_| ApiError::too_large(MAX_BODY as u64)),
         Err(_) => Err(ApiError::timed_out("the body did not come")),
     }
@@ -83,11 +89,12 @@ fn answer(
             None => {
                 app.metrics().first_audio(started.elapsed().as_secs_f64());
                 let rate = asked.sample_rate.unwrap_or(native);
+                let made = Out::new(container, native, rate)?;
                 pieces.begin(vec![(
                     HeaderName::from_static("x-sample-rate"),
                     HeaderValue::from(rate),
                 )]);
-                out.insert(Out::new(container, native, rate)?)
+                out.insert(made)
             }
         };
         let bytes = out.write(chunk).map_err(failed)?;

@@ -12,6 +12,7 @@ use crate::app::App;
 use crate::error::ApiError;
 use crate::layer::fresh_seed;
 use crate::sent;
+use crate::sound_room::Share;
 
 /// Names of OpenAI's voices, which its clients have to send: each stands for the model's own choice.
 const OPENAI_VOICES: &[&str] = &[
@@ -52,7 +53,20 @@ pub struct SpeechRequest {
     pub seed: Option<u64>,
     /// What `ref_audio` stands for, see [`hear`](Self::hear).
     #[serde(skip)]
-    heard: Option<Audio>,
+    heard: Option<(Audio, Arc<Share>)>,
+}
+
+/// Refuse a text of more than `most` characters.
+///
+/// # Errors
+/// It is longer.
+pub fn check_length(param: &str, text: &str, most: usize) -> Result<(), ApiError> {
+    let count = text.chars().count();
+    if count <= most {
+        return Ok(());
+    }
+    let message = format!("{count} characters are more than the limit of {most}");
+    Err(ApiError::invalid(param, message))
 }
 
 /// A voice by name, as OpenAI's clients write it.
@@ -118,7 +132,10 @@ impl SpeechRequest {
     /// As [`sent::recording`].
     pub fn hear(&mut self, app: &App, control: &Control) -> Result<(), ApiError> {
         if let Some(text) = self.ref_audio.take() {
-            self.heard = Some(sent::recording((app, control), &text, "ref_audio", None)?);
+            let mut share = app.sound_share();
+            let how = (None, &mut share);
+            let audio = sent::recording((app, control), &text, "ref_audio", how)?;
+            self.heard = Some((audio, Arc::new(share)));
         }
         Ok(())
     }
@@ -126,16 +143,18 @@ impl SpeechRequest {
     /// The text.
     ///
     /// # Errors
-    /// There is none, or more than `most` characters.
+    /// There is none, or it or another text of the request has more than `most` characters.
     pub fn text(&self, most: usize) -> Result<&str, ApiError> {
         let text = (self.input.as_deref()).ok_or_else(|| ApiError::missing("input"))?;
         if text.trim().is_empty() {
             return Err(ApiError::invalid("input", "there is no text to say"));
         }
-        let count = text.chars().count();
-        if count > most {
-            let message = format!("{count} characters are more than the limit of {most}");
-            return Err(ApiError::invalid("input", message));
+        for (param, text) in [
+            ("input", Some(text)),
+            ("instructions", self.instructions.as_deref()),
+            ("ref_text", self.ref_text.as_deref()),
+        ] {
+            check_length(param, text.unwrap_or_default(), most)?;
         }
         Ok(text)
     }
@@ -174,6 +193,19 @@ impl SpeechRequest {
         Ok(Container { format, events })
     }
 
+    /// The samples per second that are asked for, if any are.
+    ///
+    /// # Errors
+    /// A rate that sound does not have.
+    pub fn sample_rate(&self) -> Result<Option<u32>, ApiError> {
+        match self.sample_rate {
+            Some(rate) if !(8_000..=48_000).contains(&rate) => {
+                Err(ApiError::invalid("sample_rate", "expected 8000 to 48000"))
+            }
+            rate => Ok(rate),
+        }
+    }
+
     /// The options for a model, with the voice looked up or made of a recording.
     ///
     /// # Errors
@@ -185,11 +217,6 @@ impl SpeechRequest {
         control: &Control,
     ) -> Result<SpeakOptions, ApiError> {
         self.check_task(synthesizer)?;
-        if let Some(rate) = self.sample_rate
-            && !(8_000..=48_000).contains(&rate)
-        {
-            return Err(ApiError::invalid("sample_rate", "expected 8000 to 48000"));
-        }
         let mut options = SpeakOptions::new();
         options.voice = self.voice(app, synthesizer, control)?;
         options.instruct.clone_from(&self.instructions);
@@ -256,7 +283,7 @@ impl SpeechRequest {
         synthesizer: &Synthesizer,
         control: &Control,
     ) -> Result<Voice, ApiError> {
-        if let Some(audio) = &self.heard {
+        if let Some((audio, _)) = &self.heard {
             let text = match self.x_vector_only_mode {
                 Some(true) => None,
                 _ => self.ref_text.as_deref(),
@@ -319,6 +346,12 @@ mod tests {
         assert_eq!(text("{}"), Err("missing_required_parameter"));
         assert_eq!(text(r#"{"input": " \n"}"#), Err("invalid_value"));
         assert_eq!(text(r#"{"input": "Hallo!"}"#), Err("invalid_value"));
+        for field in ["instructions", "ref_text"] {
+            let body = format!(r#"{{"input": "Hallo", "{field}": "slowly"}}"#);
+            let request = SpeechRequest::read(body.as_bytes()).unwrap();
+            let error = request.text(5).unwrap_err();
+            assert_eq!(error.param.as_deref(), Some(field));
+        }
         let voice = SpeechRequest::read(br#"{"voice": {"id": "anna"}}"#).unwrap();
         assert_eq!(voice.voice.unwrap().name(), "anna");
         assert!(SpeechRequest::read(b"[").is_err());

@@ -16,6 +16,7 @@ use crate::openai::options::{lists, transcribe_options};
 use crate::pieces::{EVENT_STREAM, Pieces, in_pieces};
 use crate::recognition::{recognize, usage};
 use crate::sent;
+use crate::sound_room::Share;
 use crate::upload::{Form, SAMPLE_RATE};
 
 /// `POST /v1/audio/transcriptions`.
@@ -44,16 +45,21 @@ enum Dialect {
 
 /// Where the sound is.
 enum Recording {
-    Here(Audio),
+    Here(Audio, Share),
     /// At an address, as Groq's clients send it.
     At(String),
 }
 
 impl Recording {
-    fn get(self, app: &App, control: &Control) -> Result<Audio, ApiError> {
+    fn get(self, app: &App, control: &Control) -> Result<(Audio, Share), ApiError> {
         match self {
-            Self::Here(audio) => Ok(audio),
-            Self::At(url) => sent::fetch((app, control), &url, "url", Some(SAMPLE_RATE)),
+            Self::Here(audio, share) => Ok((audio, share)),
+            Self::At(url) => {
+                let mut share = app.sound_share();
+                let how = (Some(SAMPLE_RATE), &mut share);
+                let audio = sent::fetch((app, control), &url, "url", how)?;
+                Ok((audio, share))
+            }
         }
     }
 }
@@ -79,14 +85,14 @@ async fn answer(
     if asked.stream {
         return in_pieces(&app, EVENT_STREAM, move |app, control, pieces| {
             let _place = place;
-            let audio = recording.get(app, control)?;
+            let (audio, _share) = recording.get(app, control)?;
             stream(app, (&asked, &audio), control, pieces)
         })
         .await;
     }
     blocking(&app, move |app, control| {
         let _place = place;
-        let audio = recording.get(app, control)?;
+        let (audio, _share) = recording.get(app, control)?;
         let work = (Urgency::Normal, control);
         let (model, options) = (&asked.model, &asked.options);
         let transcript = recognize(app, model, &audio, options, work, |_| Ok(()))?;
@@ -114,7 +120,10 @@ impl Asked {
                 ));
             }
             (Some(url), None) => Recording::At(url),
-            (None, Some(audio)) => Recording::Here(audio),
+            (None, Some(audio)) => {
+                let share = std::mem::replace(&mut form.share, app.sound_share());
+                Recording::Here(audio, share)
+            }
             (None, None) => return Err(ApiError::missing("file")),
         };
         let task = match form.text("task").or(form.text("translate")) {

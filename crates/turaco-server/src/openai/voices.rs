@@ -13,8 +13,10 @@ use turaco::tts::VoiceStore;
 use turaco::weights::Sidecars;
 
 use crate::app::{App, blocking};
+use crate::config::LogLevel;
 use crate::error::ApiError;
 use crate::openai::options::transcribe_options;
+use crate::openai::speech_request::check_length;
 use crate::upload::Form;
 
 /// `GET /v1/audio/voices`.
@@ -23,7 +25,14 @@ pub async fn list(State(app): State<App>) -> Result<Json<Value>, ApiError> {
         let mut voices = Vec::new();
         for model in app.engine().catalog().list()? {
             if model.kind == ModelKind::Synthesizer {
-                voices.extend(presets(&model)?);
+                match presets(&model) {
+                    Ok(presets) => voices.extend(presets),
+                    // One broken folder is no reason to hide the voices of the others.
+                    Err(error) => {
+                        let line = format!("the voices of {} are left out: {error}", model.id);
+                        app.log(LogLevel::Warning, &line);
+                    }
+                }
             }
         }
         if let Some(store) = &app.config().voices {
@@ -55,6 +64,7 @@ pub async fn create(State(app): State<App>, request: Request) -> Result<Response
             .as_ref()
             .ok_or_else(|| ApiError::missing("file"))?;
         let text = form.text("text").or(form.text("ref_text"));
+        check_length("text", text.unwrap_or_default(), app.config().max_text)?;
         let model = app.synthesizer_name(form.text("model"));
         let (lease, synthesizer) = app.engine().synthesizer(&model, control)?;
         let mut job = lease.job(Urgency::Normal, control)?;
@@ -130,7 +140,7 @@ fn presets(model: &KnownModel) -> Result<Vec<Value>, ApiError> {
             "id": speaker.name,
             "name": speaker.name,
             "language": speaker.dialect,
-            "model": model.id,
+            "model": model.shown(),
             "kind": "preset",
         })
     };

@@ -37,6 +37,8 @@ pub struct Answers {
     /// The newest answer's item and number, for clients that say how much of it was heard.
     newest: Option<(String, u64)>,
     has_spoken: bool,
+    /// What failed last.
+    failed: Option<ApiError>,
 }
 
 impl Answers {
@@ -50,6 +52,7 @@ impl Answers {
             response: None,
             newest: None,
             has_spoken: false,
+            failed: None,
         }
     }
 
@@ -180,7 +183,7 @@ impl Answers {
                 let failed = ServerEvent::Failed {
                     item_id,
                     content_index: 0,
-                    error: ApiError::internal(message).body(),
+                    error: ApiError::failed("transcription_failed", message).body(),
                 };
                 out.push(failed.to_json());
             }
@@ -190,6 +193,7 @@ impl Answers {
                 sample_rate,
                 ..
             } => {
+                self.failed = None;
                 let asked = request.and_then(|number| self.asked.remove(&number));
                 let asked = asked.unwrap_or_else(|| Asked {
                     talking: talking.clone(),
@@ -225,6 +229,7 @@ impl Answers {
                 timings,
                 ..
             } => {
+                let failed = self.failed.take();
                 let response = self.response.take_if(|one| one.number == answer);
                 if let Some(response) = response {
                     let ending = Ending {
@@ -232,6 +237,7 @@ impl Answers {
                         text: &text,
                         tokens,
                         timings: &timings,
+                        failed: failed.as_ref(),
                     };
                     response.end(&ending, &mut self.history, out);
                 }
@@ -246,8 +252,10 @@ impl Answers {
                 event["event_id"] = new_id("event").into();
                 out.push(event);
             }
-            VoiceEvent::Warning { message } | VoiceEvent::Failed { message } => {
-                let error = ApiError::internal(message).body();
+            VoiceEvent::Failed { code, message } => {
+                let failed = ApiError::failed(code, message);
+                let error = failed.body();
+                self.failed = Some(failed);
                 out.push(ServerEvent::Error { error }.to_json());
             }
             _ => {}

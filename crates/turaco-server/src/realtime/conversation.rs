@@ -307,6 +307,22 @@ impl Conversation {
         let answers = settings.turn_detection.as_ref();
         let answers = answers.is_some_and(TurnDetection::creates_response);
         self.awaited.note(&event, writes, answers);
+        // The client is told that something failed; what it was is for who runs the server.
+        let told = match &event {
+            VoiceEvent::Failed { code, message } => Some((*code, message)),
+            VoiceEvent::HearingFailed { message, .. } => Some(("transcription_failed", message)),
+            VoiceEvent::Warning { message } => {
+                let line = format!("{}: {message}", self.name);
+                self.app.log(LogLevel::Warning, &line);
+                None
+            }
+            _ => None,
+        };
+        if let Some((code, message)) = told {
+            self.app.metrics().error(code);
+            let line = format!("{}: {code}: {message}", self.name);
+            self.app.log(LogLevel::Error, &line);
+        }
         self.answers.tell(event, &settings.talking, out)
     }
 

@@ -38,6 +38,8 @@ pub struct Ending<'a> {
     pub text: &'a str,
     pub tokens: Option<(usize, usize)>,
     pub timings: &'a TurnTimings,
+    /// Why it failed, if it did.
+    pub failed: Option<&'a ApiError>,
 }
 
 impl Response {
@@ -180,7 +182,7 @@ impl Response {
 
     /// It is over.
     pub fn end(mut self, ending: &Ending<'_>, history: &mut History, out: &mut Outbox) {
-        let (status, details) = status(ending.end);
+        let (status, details) = status(ending.end, ending.failed);
         if let Some((id, place)) = self.message.take() {
             let item = (id.as_str(), place);
             let rest = self.sound.as_mut().map(SoundWriter::finish);
@@ -243,7 +245,7 @@ impl Response {
 }
 
 /// The protocol's words for how an answer ended.
-fn status(end: AnswerEnd) -> (&'static str, Value) {
+fn status(end: AnswerEnd, failed: Option<&ApiError>) -> (&'static str, Value) {
     match end {
         AnswerEnd::Completed => ("completed", Value::Null),
         AnswerEnd::Cut => (
@@ -258,9 +260,15 @@ fn status(end: AnswerEnd) -> (&'static str, Value) {
             "cancelled",
             json!({"type": "cancelled", "reason": "client_cancelled"}),
         ),
-        _ => (
-            "failed",
-            json!({"type": "failed", "error": {"type": "server_error", "code": "internal_error"}}),
-        ),
+        _ => {
+            let unknown = || ApiError::internal("");
+            let failed = failed.cloned().unwrap_or_else(unknown);
+            let error = json!({
+                "type": failed.kind(),
+                "code": failed.code,
+                "message": failed.message,
+            });
+            ("failed", json!({"type": "failed", "error": error}))
+        }
     }
 }

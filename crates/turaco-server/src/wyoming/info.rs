@@ -8,6 +8,7 @@ use turaco::weights::Sidecars;
 
 use super::frame::Frame;
 use crate::app::App;
+use crate::config::LogLevel;
 use crate::error::ApiError;
 use crate::family::Family;
 
@@ -67,7 +68,13 @@ pub fn info(app: &App) -> Result<Frame, ApiError> {
     speaking.sort_by_key(|model| model.id != default);
     let mut voices = Vec::new();
     for model in speaking {
-        voices.push(voice(model)?);
+        match voice(model) {
+            Ok(voice) => voices.push(voice),
+            Err(error) => {
+                let line = format!("the voices of {} are left out: {error}", model.id);
+                app.log(LogLevel::Warning, &line);
+            }
+        }
     }
     let tts = (!voices.is_empty()).then(|| {
         let more = json!({"voices": voices, "supports_synthesize_streaming": true});

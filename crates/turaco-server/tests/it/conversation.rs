@@ -2,12 +2,14 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use turaco::voice::EndpointOptions;
+use turaco_server::LogLevel;
 
 use crate::realtime::{Socket, speech};
 use crate::support::TestServer;
@@ -146,6 +148,49 @@ fn a_question_is_answered_with_text_and_sound() {
     socket.say(json!({"type": "conversation.item.retrieve", "item_id": item_id}));
     let item = socket.until("conversation.item.retrieved").pop().unwrap();
     assert_eq!(item["item"]["role"], "assistant");
+}
+
+#[test]
+fn why_nobody_answers_is_in_the_log_and_the_client_knows_what_failed() {
+    let log: Arc<Mutex<Vec<String>>> = Arc::default();
+    let lines = Arc::clone(&log);
+    let server = TestServer::start(|config| {
+        // Nobody listens there.
+        config.llm = Some(EndpointOptions::new("http://127.0.0.1:1/v1", "m"));
+        config.log =
+            Arc::new(move |_: LogLevel, line: &str| lines.lock().unwrap().push(line.to_owned()));
+    });
+    let mut socket = Socket::open(&server, "?intent=conversation");
+    update(
+        &mut socket,
+        json!({"type": "realtime", "output_modalities": ["text"]}),
+    );
+    let content = json!([{"type": "input_text", "text": "Is it so?"}]);
+    socket.say(json!({"type": "conversation.item.create",
+        "item": {"type": "message", "role": "user", "content": content}}));
+    socket.until("conversation.item.added");
+    socket.say(json!({"type": "response.create"}));
+    let mut events = vec![socket.hear()];
+    while events.last().unwrap()["type"] != "response.done" {
+        events.push(socket.hear());
+    }
+    let error = events
+        .iter()
+        .find(|event| event["type"] == "error")
+        .unwrap();
+    assert_eq!(error["error"]["code"], "llm_error");
+    let response = &events.last().unwrap()["response"];
+    assert_eq!(response["status"], "failed");
+    let details = &response["status_details"]["error"];
+    assert_eq!(details["code"], "llm_error");
+    assert_eq!(details["message"], error["error"]["message"]);
+    let log = log.lock().unwrap().join("\n");
+    assert!(
+        log.contains("llm_error") && log.contains("127.0.0.1:1"),
+        "{log}"
+    );
+    let metrics = server.get("/metrics", &[]);
+    assert!(metrics.text().contains("llm_error"), "{}", metrics.text());
 }
 
 #[test]

@@ -4,6 +4,8 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::support::{TestServer, form, request, testdata, wait_until, wav};
 
 #[test]
@@ -34,7 +36,11 @@ fn requests_have_ids_and_pages_their_origins() {
     let friend = [("Origin", "https://app.example")];
     let shared = "access-control-allow-origin: https://app.example";
     assert!(server.get("/v1/models", &friend).head.contains(shared));
-    let preflight = server.raw(&request("OPTIONS", "/v1/audio/speech", &friend, b""));
+    let wished = "x-stainless-os, authorization, content-type";
+    let asks = [friend[0], ("Access-Control-Request-Headers", wished)];
+    let preflight = server.raw(&request("OPTIONS", "/v1/audio/speech", &asks, b""));
+    let allowed = format!("access-control-allow-headers: {wished}");
+    assert!(preflight.head.contains(&allowed), "{}", preflight.head);
     assert_eq!(preflight.status, 204);
     assert!(preflight.head.contains(shared));
     let stranger = [("Origin", "https://evil.example")];
@@ -52,6 +58,86 @@ fn requests_have_ids_and_pages_their_origins() {
             b"x",
         ))
         .fails(403, "origin_not_allowed");
+}
+
+#[test]
+fn a_name_that_anybody_can_give_out_is_not_the_servers_own() {
+    let server = TestServer::start(|_| {});
+    let post = |host: &str| {
+        let request = format!(
+            "POST /v1/audio/speech HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\nConnection: close\r\n\
+             Content-Type: text/plain\r\nContent-Length: 1\r\n\r\nx"
+        );
+        server.raw(request.as_bytes())
+    };
+    post("rebound.example:8000").fails(403, "origin_not_allowed");
+    for host in ["localhost:8000", "127.0.0.1:8000"] {
+        post(host).fails(415, "unsupported_media_type");
+    }
+}
+
+#[test]
+fn what_could_not_be_loaded_first_is_told_to_those_who_ask_whether_the_server_is_ready() {
+    let server = TestServer::start(|_| {});
+    assert_eq!(server.get("/ready", &[]).status, 200);
+    server.app.not_loaded("x was not loaded".into());
+    for path in ["/ready", "/health"] {
+        let answer = server.get(path, &[]);
+        assert_eq!(
+            (answer.status, answer.json()["status"].as_str()),
+            (503, Some("failed"))
+        );
+        assert_eq!(answer.json()["message"], "x was not loaded");
+    }
+    assert_eq!(server.get("/health/live", &[]).status, 200);
+}
+
+#[test]
+fn a_request_takes_no_longer_than_it_may_whatever_it_waits_for() {
+    let limit = Duration::from_millis(700);
+    let server = TestServer::start(|config| config.request_timeout = Some(limit));
+    // For the end of the upload.
+    let sound = wav(&[0.0; 16_000], 16_000);
+    let upload = form("/v1/audio/speech/timestamps", &[], Some(("a.wav", &sound)));
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    stream.write_all(&upload[..upload.len() / 2]).unwrap();
+    let mut answer = String::new();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    // The connection may be reset behind the answer.
+    let _ = std::io::Read::read_to_string(&mut stream, &mut answer);
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    // For what is said meanwhile.
+    let text = "The boats came home before the storm. ".repeat(100);
+    let body = json!({"input": text, "stream_format": "sse", "response_format": "pcm"});
+    let answer = server.json("/v1/audio/speech", &body);
+    match answer.status {
+        408 => answer.fails(408, "request_timeout"),
+        _ => {
+            let last = answer.events().pop().unwrap();
+            assert_eq!(last["error"]["code"], "request_timeout", "{last}");
+        }
+    }
+    let in_use = || {
+        let loaded = server.app.engine().loaded();
+        loaded.iter().map(|model| model.in_use).sum::<usize>()
+    };
+    wait_until("the work was given up", || in_use() == 0);
+}
+
+#[test]
+fn recordings_have_only_so_much_memory() {
+    let server = TestServer::start(|config| config.max_sound = Some(5 << 20));
+    let path = "/v1/audio/speech/timestamps";
+    let long = wav(&[0.0; 1_600_000], 16_000);
+    let short = wav(&[0.0; 16_000], 16_000);
+    for _ in 0..2 {
+        let answer = server.form(path, &[], Some(("a.wav", &long)));
+        answer.fails(413, "file_too_large");
+        let answer = server.form(path, &[], Some(("a.wav", &short)));
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
 }
 
 #[test]

@@ -8,10 +8,51 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
-use crate::support::{TestServer, request, testdata, wait_until};
+use crate::support::{TestServer, request, testdata, wait_until, wav};
 
 const PATH: &str = "/v1/audio/speech";
 const TEXT: &str = "The boats came home before the storm.";
+
+#[test]
+fn what_cannot_be_made_is_refused_before_anything_is_made() {
+    let server = TestServer::start(|config| config.max_text = 1_000_000);
+    let refused = |more: serde_json::Value, param: &str| {
+        let mut body = json!({"input": TEXT, "max_new_tokens": 6});
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        let answer = server.json(PATH, &body);
+        answer.fails(400, "invalid_value");
+        let error = answer.json()["error"].clone();
+        assert_eq!(error["param"], param, "{error}");
+        error["message"].as_str().unwrap().to_owned()
+    };
+    refused(
+        json!({"response_format": "opus", "sample_rate": 44_100}),
+        "sample_rate",
+    );
+    refused(
+        json!({"response_format": "wav", "sample_rate": 7}),
+        "sample_rate",
+    );
+    assert!(server.app.engine().loaded().is_empty());
+    refused(
+        json!({"instructions": "x".repeat(1_000_001)}),
+        "instructions",
+    );
+    refused(json!({"ref_text": "x".repeat(1_000_001)}), "ref_text");
+    // More tokens than the model has positions.
+    let message = refused(
+        json!({"instructions": "slowly and ".repeat(40_000)}),
+        "text",
+    );
+    assert!(message.contains("positions"), "{message}");
+    // More sound than a voice is made of.
+    let noise: Vec<f32> = (0..8_000 * 121).map(|n| (n % 7) as f32 / 10.0).collect();
+    let long = STANDARD.encode(wav(&noise, 8_000));
+    let message = refused(json!({"model": "base", "ref_audio": long}), "ref_audio");
+    assert!(message.contains("at most 120 s"), "{message}");
+}
 
 #[test]
 fn speech_comes_in_every_format_and_is_the_same() {

@@ -336,7 +336,7 @@ impl Begun {
         let config = model.config();
         // Any text will do: its tokens are all there is to a prompt here.
         let tokens: Vec<u32> = (0..PROMPT as u32).map(|token| token + 32).collect();
-        let text = runner.project_text(&tokens)?;
+        let text = runner.project_text(&tokens, &Control::new())?;
         let sampling = Sampling {
             values: config.generation,
             seed: 1,

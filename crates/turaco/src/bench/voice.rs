@@ -208,7 +208,7 @@ impl Run<'_> {
                 }
                 Ok(())
             }
-            VoiceEvent::Failed { message } | VoiceEvent::HearingFailed { message, .. } => {
+            VoiceEvent::Failed { message, .. } | VoiceEvent::HearingFailed { message, .. } => {
                 Err(Error::InvalidOption {
                     option: "audio",
                     message: format!("the conversation failed: {message}"),

@@ -45,4 +45,4 @@ pub use options::ChatOptions;
 pub use prompt::{PromptLayout, PromptOptions, PromptPart};
 pub use session::ChatSession;
 pub use token_stream::ChatTimings;
-pub(crate) use tool_calls::call_id_like;
+pub use tool_calls::call_id_like;

@@ -69,7 +69,7 @@ fn call(name: &str, id: Option<&str>, arguments: &Value) -> Option<ToolCall> {
 }
 
 /// An id that prompts can have: `id` itself, or what always stands for it.
-pub(crate) fn call_id_like(id: &str) -> String {
+pub fn call_id_like(id: &str) -> String {
     if is_call_id(id) {
         return id.to_owned();
     }

@@ -59,6 +59,17 @@ pub struct KnownModel {
     pub kind: ModelKind,
 }
 
+impl KnownModel {
+    /// What to show: the name under which requests find it too that do not know where it lies.
+    pub fn shown(&self) -> String {
+        let is_path = Path::new(&self.id).is_absolute() || Path::new(&self.id) == self.path;
+        match is_path {
+            true => display_name(&self.path),
+            false => self.id.clone(),
+        }
+    }
+}
+
 /// The names that requests may use: those that were configured, also paths, and what is in the cache. A name in a request is
 /// never taken for a path of its own.
 #[derive(Debug, Clone)]
@@ -153,7 +164,7 @@ mod tests {
     #[test]
     fn requests_name_what_was_configured_and_never_paths() {
         let folder = tempfile::tempdir().unwrap();
-        let secret = folder.path().join("secret.bin");
+        let secret = folder.path().join("secret");
         std::fs::write(&secret, b"x").unwrap();
         let mut catalog = Catalog::new(ModelCache::new(folder.path().join("hub")));
         let path = secret.to_str().unwrap();
@@ -162,6 +173,10 @@ mod tests {
         assert_eq!(catalog.find("MINE").unwrap().path, secret);
         assert_eq!(catalog.find("secret").unwrap().id, "mine");
         assert_eq!(catalog.list().unwrap().len(), 1);
+        assert_eq!(catalog.find("mine").unwrap().shown(), "mine");
+        catalog.add(path, secret.clone());
+        assert_eq!(catalog.find(path).unwrap().shown(), "secret");
+        assert!(catalog.find("secret").is_ok());
         let error = catalog.find("tiny").unwrap_err();
         assert_eq!(error.code(), "model_not_found");
         assert!(

@@ -60,7 +60,7 @@ pub(crate) fn bits(weight_type: WeightType) -> u64 {
 }
 
 /// Bytes that this process may still take: what the system has left, and what the limits of its control groups leave.
-pub(crate) fn available() -> Option<u64> {
+pub fn available() -> Option<u64> {
     let root = Path::new("/");
     [system(root), control_groups(root)]
         .into_iter()

@@ -9,4 +9,5 @@ pub(crate) mod rescue;
 pub use compute_type::ComputeType;
 #[cfg(feature = "cuda")]
 pub(crate) use device_choice::kernel_cache;
+pub use memory::available as available_memory;
 pub use options::LoadOptions;

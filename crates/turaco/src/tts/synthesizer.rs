@@ -351,7 +351,8 @@ impl Synthesizer {
             seed: plan.sampling.seed.wrapping_add((piece as u64) << 32),
             ..plan.sampling
         };
-        Utterance::new(engine, &request, stream, (sampling, limits), timings)
+        let work = (timings, control);
+        Utterance::new(engine, &request, stream, (sampling, limits), work)
     }
 
     /// Where the sound of an utterance goes on: behind the recording in its prompt, if there is one.
@@ -538,7 +539,7 @@ impl Synthesizer {
     /// Half a second of silence is put behind the recording, so that speech does not go on with its last sound.
     ///
     /// # Errors
-    /// A model that speaks in other voices, a recording that is too short or silent, cancellation, or a failed device.
+    /// A model that speaks in other voices, a recording that is too short, too long or silent, cancellation, or a failed device.
     pub fn clone_voice(
         &self,
         audio: &Audio,
@@ -551,6 +552,15 @@ impl Synthesizer {
                 model: self.name.clone(),
                 task: "speak in the voice of a recording".into(),
                 message: "Qwen3-TTS-12Hz-0.6B-Base and Qwen3-TTS-12Hz-1.7B-Base can".into(),
+            });
+        }
+        if audio.duration() > LONGEST_REFERENCE {
+            return Err(Error::InvalidOption {
+                option: "ref_audio",
+                message: format!(
+                    "{:.0} s are more than a voice is made of: at most {LONGEST_REFERENCE:.0} s, and 3 to 15 s are best",
+                    audio.duration()
+                ),
             });
         }
         let loudest = audio
@@ -612,6 +622,9 @@ impl Synthesizer {
 
 /// Seconds of a recording at least.
 const SHORTEST_REFERENCE: f64 = 0.5;
+
+/// Seconds of a recording at most: what the encoders take grows with them, and a voice does not.
+const LONGEST_REFERENCE: f64 = 120.0;
 
 /// What is not louder is no voice.
 const SILENCE: f32 = 1e-3;

@@ -54,10 +54,22 @@ impl Utterance {
         request: &PromptRequest<'_>,
         stream: CodecStream,
         (sampling, limits): (Sampling, Limits),
-        timings: &mut SpeechTimings,
+        (timings, control): (&mut SpeechTimings, &Control),
     ) -> Result<Self> {
         let started = Instant::now();
-        let prompt = engine.talker.prompt(request)?;
+        let most = engine.talker.model().config().max_positions;
+        let n_tokens = request.n_tokens();
+        if n_tokens > most {
+            // Nothing of it is looked at: a vector for each of many tokens takes more memory than there may be.
+            return Err(Error::InvalidOption {
+                option: "text",
+                message: format!(
+                    "text, instruction and the text of the recording are {n_tokens} tokens, and the model has {most} positions: \
+                     shorter ones are needed"
+                ),
+            });
+        }
+        let prompt = engine.talker.prompt(request, control)?;
         let config = engine.talker.model().config();
         let n_prompt = prompt.rows.len() / config.talker.dim;
         let n_frames = limits.n_frames();

@@ -49,6 +49,11 @@ impl Mind for ChatMind {
         true
     }
 
+    fn room(&self) -> Option<usize> {
+        // The rest is for the answer, for instructions and functions, and for words that are more tokens than usual.
+        Some(self.session.model().config().max_positions / 2)
+    }
+
     fn answer(
         &mut self,
         brief: Brief<'_>,

@@ -54,6 +54,9 @@ pub struct Message {
     /// Number of the answer, of what a mind said.
     #[serde(skip)]
     pub(super) answer: Option<u64>,
+    /// The mind is not reminded of it any more.
+    #[serde(skip)]
+    left_out: bool,
     /// Number of the utterance, of a user who was listened to.
     #[serde(skip)]
     pub utterance: Option<u64>,
@@ -61,6 +64,13 @@ pub struct Message {
     #[serde(skip_serializing_if = "is_false")]
     pub interrupted: bool,
 }
+
+/// Samples that Voxtral reads at once, and tokens that they are.
+const PIECE: usize = 30 * 16_000;
+const PIECE_TOKENS: usize = 375;
+
+/// Tokens around a message.
+const AROUND: usize = 4;
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 fn is_false(value: &bool) -> bool {
@@ -82,6 +92,7 @@ impl Message {
             tag: None,
             id: 0,
             answer: None,
+            left_out: false,
             utterance: None,
             interrupted: false,
         }
@@ -115,6 +126,18 @@ impl Message {
     pub fn tagged(mut self, tag: impl Into<String>) -> Self {
         self.tag = Some(tag.into());
         self
+    }
+
+    /// About how many tokens it is for the one who answers: one for three bytes of text, and as many as Voxtral has for sound, which
+    /// it reads in pieces of half a minute.
+    pub fn tokens(&self) -> usize {
+        let calls = self.calls.iter();
+        let calls = calls.map(|call| call.id.len() + call.name.len() + call.arguments.len());
+        let content = match &self.sound {
+            Some(sound) => sound.len().div_ceil(PIECE) * PIECE_TOKENS,
+            None => self.text.len().div_ceil(3),
+        };
+        content + calls.sum::<usize>().div_ceil(3) + AROUND
     }
 
     fn is(&self, which: &Which) -> bool {
@@ -158,10 +181,12 @@ pub enum Place {
 pub struct ConversationOptions {
     /// What the mind is told before everything else.
     pub instructions: Option<String>,
-    /// Questions, with their answers, that the mind is reminded of.
+    /// Questions, with their answers, that the mind is reminded of at most.
     pub context_turns: usize,
-    /// Characters of text that the mind is given at most; whole turns are left out, the oldest first.
-    pub context_characters: usize,
+    /// Tokens of what was said that the mind is given at most, by [estimate](Message::tokens); a mind may have room for less. When
+    /// there is more, the older half of it is left out at once: a mind that remembers what it has read then reads the rest once,
+    /// and not again in every turn.
+    pub context_tokens: usize,
     /// Messages that are kept at all.
     pub max_history: usize,
 }
@@ -170,9 +195,9 @@ impl Default for ConversationOptions {
     fn default() -> Self {
         Self {
             instructions: None,
-            context_turns: 5,
-            context_characters: 24_000,
-            max_history: 100,
+            context_turns: usize::MAX,
+            context_tokens: 8192,
+            max_history: 1000,
         }
     }
 }
@@ -200,6 +225,8 @@ pub struct Conversation {
     messages: Vec<Message>,
     /// Messages so far, forgotten ones included.
     n_said: u64,
+    /// Tokens that the mind has room for, if it is known.
+    room: Option<usize>,
 }
 
 impl Conversation {
@@ -209,12 +236,19 @@ impl Conversation {
             options,
             messages: Vec::new(),
             n_said: 0,
+            room: None,
         }
     }
 
     /// Replace what the mind is told before everything else.
     pub fn set_instructions(&mut self, instructions: Option<String>) {
         self.options.instructions = instructions;
+    }
+
+    /// The mind has room for so many tokens.
+    pub(super) fn set_room(&mut self, tokens: Option<usize>) {
+        self.room = tokens;
+        self.fit();
     }
 
     /// Something was said. The oldest messages are forgotten when there are too many.
@@ -267,15 +301,75 @@ impl Conversation {
         self.n_said += 1;
         message.id = self.n_said;
         self.messages.insert(at, message);
-        let limit = self.options.max_history.max(1);
-        if self.messages.len() > limit {
-            self.messages.drain(..self.messages.len() - limit);
+        self.fit();
+        while self.messages.len() > self.options.max_history.max(1) {
+            // What was laid down stays as long as anything else can go.
+            let is_said = |message: &Message| message.role != Role::System;
+            let oldest = self.messages.iter().position(is_said).unwrap_or(0);
+            if !self.messages[oldest].left_out {
+                self.leave_out(self.n_turns() / 2, self.tokens() / 2);
+            }
+            self.messages.remove(oldest);
         }
         // Sound is large: only what the mind is still reminded of is kept.
-        let kept = self.first_in_context();
-        for message in &mut self.messages[..kept] {
+        for message in self.messages.iter_mut().filter(|message| message.left_out) {
             message.sound = None;
         }
+    }
+
+    /// Leave out the older half when there is more than the mind may be given.
+    fn fit(&mut self) {
+        let most = self.options.context_tokens;
+        let most = self.room.map_or(most, |room| most.min(room));
+        if self.n_turns() > self.options.context_turns.max(1) || self.tokens() > most {
+            self.leave_out(self.options.context_turns / 2, most / 2);
+        }
+    }
+
+    /// Leave out the oldest turns until there are so many, and so many tokens, left; never the newest turn.
+    fn leave_out(&mut self, turns: usize, tokens: usize) {
+        let (mut n_turns, mut n_tokens) = (self.n_turns(), self.tokens());
+        if n_turns <= 1 {
+            return;
+        }
+        let mut in_user = false;
+        // What comes before the first turn goes with it.
+        let mut is_first = true;
+        for message in &mut self.messages {
+            if message.left_out || message.role == Role::System {
+                continue;
+            }
+            let begins_turn = message.role == Role::User && !in_user;
+            in_user = message.role == Role::User;
+            if begins_turn && !std::mem::take(&mut is_first) {
+                n_turns -= 1;
+                if n_turns <= 1 || (n_turns <= turns && n_tokens <= tokens) {
+                    return;
+                }
+            }
+            message.left_out = true;
+            n_tokens -= message.tokens();
+        }
+    }
+
+    /// Whole turns that the mind is reminded of. Messages of the user that follow each other are one question.
+    fn n_turns(&self) -> usize {
+        let mut n_turns = 0;
+        let mut in_user = false;
+        for message in self.reminded().filter(|said| said.role != Role::System) {
+            n_turns += usize::from(message.role == Role::User && !in_user);
+            in_user = message.role == Role::User;
+        }
+        n_turns
+    }
+
+    fn tokens(&self) -> usize {
+        self.reminded().map(Message::tokens).sum()
+    }
+
+    /// What the mind is reminded of: what was laid down, and the newest turns.
+    fn reminded(&self) -> impl Iterator<Item = &Message> {
+        self.messages.iter().filter(|message| !message.left_out)
     }
 
     /// Everything that is kept.
@@ -328,7 +422,8 @@ impl Conversation {
         self.messages.clear();
     }
 
-    /// What the mind is given: the instructions, then whole turns, the last of which is the question.
+    /// What the mind is given: the instructions, whatever else was laid down, and whole turns, the last of which is the question. What
+    /// the mind said before the first turn is there as long as that is.
     pub fn context(&self) -> Vec<Message> {
         self.context_for(&AnswerRequest::default())
     }
@@ -340,7 +435,7 @@ impl Conversation {
         let instructions = instructions.filter(|text| !text.trim().is_empty());
         let instructions = instructions.map(|text| Message::new(Role::System, text.clone()));
         let said: Vec<Message> = match &request.input {
-            None => self.messages[self.first_in_context()..].to_vec(),
+            None => self.reminded().cloned().collect(),
             Some(parts) => parts.iter().flat_map(|part| self.part(part)).collect(),
         };
         instructions.into_iter().chain(with_results(said)).collect()
@@ -365,31 +460,6 @@ impl Conversation {
             }
         }
         found
-    }
-
-    /// Where the context begins: at a message of the user, unless there is none.
-    fn first_in_context(&self) -> usize {
-        let mut first = self.messages.len();
-        let (mut turns, mut characters) = (0, 0);
-        let mut in_user = false;
-        for (index, message) in self.messages.iter().enumerate().rev() {
-            characters += message.text.chars().count();
-            // Messages of the user that follow each other are one question.
-            let begins_turn = message.role == Role::User && !in_user;
-            in_user = message.role == Role::User;
-            turns += usize::from(begins_turn);
-            let too_much = characters > self.options.context_characters && turns > 1;
-            if turns > self.options.context_turns.max(1) || too_much {
-                break;
-            }
-            if message.role == Role::User {
-                first = index;
-            }
-        }
-        match first < self.messages.len() {
-            true => first,
-            false => 0,
-        }
     }
 
     /// Numbers about all that is kept.
@@ -472,36 +542,78 @@ mod tests {
     }
 
     #[test]
-    fn the_context_is_whole_turns_behind_the_instructions() {
+    fn the_older_half_goes_at_once_so_that_the_rest_begins_alike() {
         let options = ConversationOptions {
             instructions: Some("Be brief.".into()),
-            context_turns: 2,
+            context_turns: 4,
             ..ConversationOptions::default()
         };
-        let mut conversation = conversation(options, 4);
-        conversation.push(Message::new(Role::User, "one more"));
-        conversation.push(Message::new(Role::User, "and this"));
+        let mut conversation = Conversation::new(options);
+        conversation.push(Message::new(Role::Assistant, "Welcome!"));
+        let mut firsts = Vec::new();
+        for turn in 0..8 {
+            conversation.push(Message::new(Role::User, format!("question {turn}")));
+            conversation.push(Message::new(Role::User, format!("more {turn}")));
+            firsts.push(conversation.context()[1].text.clone());
+            conversation.push(Message::new(Role::Assistant, format!("answer {turn}")));
+        }
+        let third = ["question 3"; 3];
+        assert_eq!(
+            firsts,
+            [&["Welcome!"; 4][..], &third, &["question 6"]].concat()
+        );
         assert_eq!(
             texts(&conversation.context()),
             [
                 "Be brief.",
-                "question 3",
-                "answer 3",
-                "one more",
-                "and this"
+                "question 6",
+                "more 6",
+                "answer 6",
+                "question 7",
+                "more 7",
+                "answer 7"
             ]
+        );
+    }
+
+    #[test]
+    fn what_was_laid_down_is_never_left_out() {
+        let options = ConversationOptions {
+            context_tokens: 60,
+            max_history: 6,
+            ..ConversationOptions::default()
+        };
+        let mut conversation = Conversation::new(options);
+        conversation.push(Message::new(Role::System, "The user is called Ada."));
+        conversation.push(Message::new(Role::Assistant, "Hello, Ada!"));
+        for turn in 0..9 {
+            conversation.push(Message::new(Role::User, format!("question {turn}")));
+            let context = conversation.context();
+            assert_eq!(context[0].text, "The user is called Ada.");
+            assert_eq!(context[1].text == "Hello, Ada!", turn < 2, "{turn}");
+            assert_eq!(context.last().unwrap().text, format!("question {turn}"));
+            let tokens = context.iter().map(Message::tokens).sum::<usize>();
+            assert!(tokens <= 60, "{tokens}");
+            conversation.push(Message::new(Role::Assistant, format!("answer {turn}")));
+        }
+        assert_eq!(conversation.messages().len(), 6);
+        // A mind with less room is given less.
+        conversation.set_room(Some(10));
+        assert_eq!(
+            texts(&conversation.context())[1..],
+            ["question 8", "answer 8"]
         );
     }
 
     #[test]
     fn long_turns_are_left_out_but_never_the_question() {
         let options = ConversationOptions {
-            context_characters: 30,
+            context_tokens: 40,
             ..ConversationOptions::default()
         };
         let mut conversation = conversation(options, 3);
-        conversation.push(Message::new(Role::User, "x".repeat(100)));
-        assert_eq!(texts(&conversation.context()), ["x".repeat(100)]);
+        conversation.push(Message::new(Role::User, "x".repeat(300)));
+        assert_eq!(texts(&conversation.context()), ["x".repeat(300)]);
     }
 
     #[test]

@@ -143,6 +143,8 @@ pub enum VoiceEvent {
     },
     /// Something failed; the session goes on.
     Failed {
+        /// A stable machine-readable name: `llm_error` if it was the one who answers, else that of the [`Error`](crate::Error).
+        code: &'static str,
         /// What.
         message: String,
     },

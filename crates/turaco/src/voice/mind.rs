@@ -61,6 +61,11 @@ pub trait Mind: Send {
         false
     }
 
+    /// Tokens of a conversation that it can be given, by [`Message::tokens`], if it knows.
+    fn room(&self) -> Option<usize> {
+        None
+    }
+
     /// Answer the end of a conversation; `say` takes the text bit by bit, and fails when nobody listens any more.
     ///
     /// # Errors

@@ -65,8 +65,14 @@ impl Shared {
 
     /// Something failed that ends neither the session nor an answer.
     pub fn fail(&self, error: &Error) {
+        self.fail_as(error.code(), error);
+    }
+
+    /// The same under another name.
+    pub fn fail_as(&self, code: &'static str, error: &Error) {
         if !matches!(error, Error::Cancelled) {
             self.tell(VoiceEvent::Failed {
+                code,
                 message: error.to_string(),
             });
         }

@@ -35,6 +35,7 @@ pub(super) struct Thinker {
 impl Thinker {
     /// Work until nobody asks any more.
     pub fn run(mut self, questions: &Receiver<Question>) {
+        self.shared.conversation().set_room(self.mind.room());
         while let Ok(question) = questions.recv() {
             if self.shared.control.is_cancelled() {
                 break;
@@ -99,7 +100,7 @@ impl Thinker {
             }
             Err(error) => {
                 if !answer.is_over() {
-                    shared.fail(&error);
+                    shared.fail_as("llm_error", &error);
                 }
                 shared.end(&answer, AnswerEnd::Failed);
                 send(SpeakerMessage::End);

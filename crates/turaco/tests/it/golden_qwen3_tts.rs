@@ -160,7 +160,7 @@ fn check_case(model: &Arc<Qwen3Tts>, case: &Value) {
             voice,
             streams_text: request.streams_text,
         };
-        prompts.push(runner.prompt(&prompt).unwrap());
+        prompts.push(runner.prompt(&prompt, &Control::new()).unwrap());
     }
     // Shorter prompts are padded in front.
     let all = floats("prompt_embeds");
@@ -324,7 +324,7 @@ fn check_cost_of_a_frame(gpu: &Device) {
     use turaco_compute::trace::{Detail, Recorder};
     let model = load(&fixtures().join("voice_design"), gpu);
     let mut runner = Runner::new(&model);
-    let vector = runner.project_text(&[33]).unwrap();
+    let vector = runner.project_text(&[33], &Control::new()).unwrap();
     let mut state = runner.new_state(8, greedy(&model)).unwrap();
     let mut frame = |input| {
         let mut recorder = Recorder::start(Detail::Stages).unwrap();

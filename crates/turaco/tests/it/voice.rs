@@ -354,7 +354,7 @@ fn a_failing_mind_ends_its_answer_and_the_session_goes_on() {
         });
     }
     session.finish();
-    let told = recorder.events().iter().filter(|event| matches!(event, VoiceEvent::Failed { message } if message.contains("it is gone"))).count();
+    let told = recorder.events().iter().filter(|event| matches!(event, VoiceEvent::Failed { code: "llm_error", message } if message.contains("it is gone"))).count();
     assert_eq!(told, 2);
 }
 

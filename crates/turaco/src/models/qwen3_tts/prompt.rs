@@ -3,7 +3,7 @@
 //! The layouts are those of `Qwen3TTSForConditionalGeneration.generate` and `generate_icl_prompt`.
 
 use super::{Qwen3Tts, Runner};
-use crate::Result;
+use crate::{Control, Result};
 
 /// The voice that a prompt asks for.
 #[derive(Debug, Clone, Copy)]
@@ -125,12 +125,25 @@ impl Qwen3Tts {
     }
 }
 
+impl PromptRequest<'_> {
+    /// Tokens of text that a prompt is made of, wherever they stand in it: no more than these go through the model.
+    pub fn n_tokens(&self) -> usize {
+        let reference = match self.voice {
+            VoicePrompt::InContext(_, reference) | VoicePrompt::Continued(reference) => {
+                reference.text.len()
+            }
+            _ => 0,
+        };
+        self.instruct.len() + self.turn.role.len() + self.turn.text.len() + reference
+    }
+}
+
 impl Runner {
     /// Put a prompt together.
     ///
     /// # Errors
-    /// A voice vector of another width, codes or tokens that the model does not know, or a failed device.
-    pub fn prompt(&mut self, request: &PromptRequest<'_>) -> Result<Prompt> {
+    /// A voice vector of another width, codes or tokens that the model does not know, cancellation, or a failed device.
+    pub fn prompt(&mut self, request: &PromptRequest<'_>, control: &Control) -> Result<Prompt> {
         let model = self.model().clone();
         let config = model.config();
         let (codec, text) = (&config.codec_tokens, &config.text_tokens);
@@ -159,37 +172,37 @@ impl Runner {
             }
             .into());
         }
-        let special = self.project_text(&[text.tts_pad, text.tts_bos, text.tts_eos])?;
+        let special = self.project_text(&[text.tts_pad, text.tts_bos, text.tts_eos], control)?;
         let (pad, rest) = special.split_at(dim);
         let (bos, eos) = rest.split_at(dim);
-        let control = |id: u32| model.codec_embeddings[0].row(id);
+        let entry = |id: u32| model.codec_embeddings[0].row(id);
 
-        let mut rows = self.project_text(request.instruct)?;
-        rows.extend(self.project_text(&request.turn.role)?);
+        let mut rows = self.project_text(request.instruct, control)?;
+        rows.extend(self.project_text(&request.turn.role, control)?);
         let language = match request.language {
             Some(language) => vec![codec.think, codec.think_bos, language, codec.think_eos],
             None => vec![codec.nothink, codec.think_bos, codec.think_eos],
         };
         for id in language {
-            push_sum(&mut rows, pad, &control(id));
+            push_sum(&mut rows, pad, &entry(id));
         }
         match request.voice {
             VoicePrompt::None | VoicePrompt::Continued(_) => {}
-            VoicePrompt::Speaker(id) => push_sum(&mut rows, pad, &control(id)),
+            VoicePrompt::Speaker(id) => push_sum(&mut rows, pad, &entry(id)),
             VoicePrompt::Vector(vector) | VoicePrompt::InContext(vector, _) => {
                 push_sum(&mut rows, pad, vector);
             }
         }
-        push_sum(&mut rows, bos, &control(codec.pad));
+        push_sum(&mut rows, bos, &entry(codec.pad));
 
         let mut trailing = Vec::new();
         if let VoicePrompt::InContext(_, reference) | VoicePrompt::Continued(reference) =
             request.voice
         {
             let whole: Vec<u32> = [reference.text, &request.turn.text].concat();
-            let mut words = self.project_text(&whole)?;
+            let mut words = self.project_text(&whole, control)?;
             words.extend_from_slice(eos);
-            let mut codes = control(codec.bos);
+            let mut codes = entry(codec.bos);
             for frame in reference.codes.chunks_exact(config.n_codes) {
                 let at = codes.len();
                 codes.resize(at + dim, 0.0);
@@ -202,7 +215,7 @@ impl Runner {
                 }
                 trailing.extend_from_slice(words.get(codes.len()..).unwrap_or_default());
             } else {
-                let beside_text = control(codec.pad);
+                let beside_text = entry(codec.pad);
                 for word in words.chunks_exact(dim) {
                     push_sum(&mut rows, word, &beside_text);
                 }
@@ -213,19 +226,22 @@ impl Runner {
         } else if request.streams_text {
             // Without any text, what comes first is the end of the turn, as in the reference.
             let mut words = match &request.turn.text[..] {
-                [] => self.project_text(&[text.im_end])?,
-                tokens => self.project_text(tokens)?,
+                [] => self.project_text(&[text.im_end], control)?,
+                tokens => self.project_text(tokens, control)?,
             };
             words.extend_from_slice(eos);
-            push_sum(&mut rows, &words[..dim], &control(codec.bos));
+            push_sum(&mut rows, &words[..dim], &entry(codec.bos));
             trailing.extend_from_slice(&words[dim..]);
         } else {
-            let beside_text = control(codec.pad);
-            for word in self.project_text(&request.turn.text)?.chunks_exact(dim) {
+            let beside_text = entry(codec.pad);
+            for word in self
+                .project_text(&request.turn.text, control)?
+                .chunks_exact(dim)
+            {
                 push_sum(&mut rows, word, &beside_text);
             }
             push_sum(&mut rows, eos, &beside_text);
-            push_sum(&mut rows, pad, &control(codec.bos));
+            push_sum(&mut rows, pad, &entry(codec.bos));
         }
         Ok(Prompt {
             rows,

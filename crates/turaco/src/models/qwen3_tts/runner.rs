@@ -11,9 +11,9 @@ use super::Qwen3Tts;
 use super::code_predictor::PredictorRows;
 use super::config::{GenerationDefaults, N_CONTROL, StackConfig};
 use super::talker::TalkerRows;
-use crate::Result;
 use crate::nn::TokenChoice;
 use crate::recycle::recycle;
+use crate::{Control, Result};
 
 /// Prompts come in many lengths; this many compiled steps are kept.
 const KEPT_STEPS: usize = 8;
@@ -198,8 +198,8 @@ impl Runner {
     /// The vectors of text tokens, `[tokens, dim]`.
     ///
     /// # Errors
-    /// Tokens that the model does not know, or a failed device.
-    pub fn project_text(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+    /// Tokens that the model does not know, cancellation, or a failed device.
+    pub fn project_text(&mut self, tokens: &[u32], control: &Control) -> Result<Vec<f32>> {
         let model = Arc::clone(&self.model);
         let (dim, width) = (model.config.talker.dim, model.config.text_dim);
         let limit = model.text_embedding.len();
@@ -214,6 +214,7 @@ impl Runner {
         let mut vectors = Vec::with_capacity(tokens.len() * dim);
         let mut rest = tokens;
         while !rest.is_empty() {
+            control.check()?;
             let most = TEXT_ROWS[TEXT_ROWS.len() - 1];
             let n_rows = TEXT_ROWS.into_iter().find(|&rows| rows >= rest.len());
             let n_rows = n_rows.unwrap_or(most);
