@@ -253,6 +253,9 @@ impl<T: CacheNumber> Planes<T> {
             .and_then(|width| width.checked_mul(BLOCK))
             .ok_or_else(refused)?;
         let stride = layer.checked_mul(shape.n_layers).ok_or_else(refused)?;
+        let head = shape.head_dim.clamp(1, shape.kv_dim.max(1));
+        let head = head.next_multiple_of(BLOCK) * BLOCK;
+        let stride = apart::<T>(stride, head).ok_or_else(refused)?;
         let positions = shape.capacity.checked_next_multiple_of(TILE_KEYS);
         let bytes = positions
             .and_then(|positions| (positions / BLOCK).checked_mul(stride))
@@ -269,6 +272,7 @@ impl<T: CacheNumber> Planes<T> {
         let scales_layer = if T::SCALED { n_heads * BLOCK } else { 0 };
         // No more than there are keys.
         let scales_stride = scales_layer * shape.n_layers;
+        let scales_stride = apart::<f32>(scales_stride, BLOCK).ok_or_else(refused)?;
         let scales_bytes = positions
             .and_then(|positions| (positions / BLOCK).checked_mul(4 * scales_stride))
             .ok_or_else(refused)?;
@@ -362,6 +366,15 @@ impl<T: CacheNumber> Planes<T> {
             to.as_slice_mut()[range.clone()].copy_from_slice(from);
         }
     }
+}
+
+/// The distance of blocks of positions, so lengthened that a head's numbers in neighbouring blocks do not all fall into the same
+/// few places of a cache of the processor, as they would at a distance of whole pages: attention to a head reads nothing else.
+fn apart<T>(stride: usize, head: usize) -> Option<usize> {
+    const PAGE: usize = 4096;
+    let bytes = stride.checked_mul(size_of::<T>())?;
+    let aligned = bytes > 0 && bytes.is_multiple_of(PAGE);
+    stride.checked_add(if aligned { head } else { 0 })
 }
 
 /// [`Panels`] to write.
@@ -514,7 +527,7 @@ struct Pack<'a, T, const GROUP: usize> {
 
 /// What turns the numbers of a head into bytes, and the scale that turns them back; not finite if a number is not.
 #[inline(always)]
-fn byte_scale(values: &[f32]) -> (f32, f32) {
+pub(crate) fn byte_scale(values: &[f32]) -> (f32, f32) {
     let bits = values.iter().fold(0, |largest: u32, value| {
         largest.max(value.to_bits() & 0x7fff_ffff)
     });
@@ -546,26 +559,61 @@ impl<T: CacheNumber, const GROUP: usize> Pack<'_, T, GROUP> {
     /// `narrow` rounds 16 columns of a key and of a value. It is called in one place, so that it is inlined there: it would not be
     /// compiled for the instruction set otherwise.
     #[inline(always)]
-    fn all(self, narrow: impl Fn([&[f32; BLOCK]; 2]) -> [[T; BLOCK]; 2]) {
-        for position in self.positions.clone() {
+    fn all(
+        self,
+        narrow: impl Fn([&[f32; BLOCK]; 2]) -> [[T; BLOCK]; 2],
+        prefetch: impl Fn(*const u8),
+    ) {
+        let width = self.columns.len();
+        // Head after head, so that the lines of a head's keys stay at hand for all positions.
+        let (part, whole_groups) = match &self.scales {
+            Some(scales) if scales.head_dim.is_multiple_of(BLOCK) => (scales.head_dim, true),
+            Some(_) => (width, false),
+            None => (4 * BLOCK, true),
+        };
+        let parts = (0..width).step_by(part.max(1));
+        let places = parts.flat_map(|first| self.positions.clone().map(move |p| (first, p)));
+        for (first, position) in places {
             let row = position - self.start;
-            let k = &self.k.row(row)[self.columns.clone()];
-            let v = &self.v.row(row)[self.columns.clone()];
-            let block = position / BLOCK * self.stride;
+            let columns =
+                self.columns.start + first..self.columns.end.min(self.columns.start + first + part);
+            let k = &self.k.row(row)[columns.clone()];
+            let v = &self.v.row(row)[columns];
+            let block = position / BLOCK * self.stride + first * BLOCK;
             let lane = position % BLOCK;
+            if position == self.positions.start || lane == 0 {
+                // What the next part writes to in this block: each line would be waited for by itself.
+                let size = size_of::<T>();
+                for line in (0..part * BLOCK * size).step_by(64) {
+                    for plane in [self.keys, self.values] {
+                        let next = plane.wrapping_add(block + part * BLOCK).cast::<u8>();
+                        prefetch(next.wrapping_add(line));
+                    }
+                }
+            }
             let mut factors = (1.0, 1.0);
+            if let (Some(scales), true) = (&self.scales, whole_groups) {
+                factors = self.head_factors(scales, position, first);
+            }
             for (group, (k, v)) in k.chunks(BLOCK).zip(v.chunks(BLOCK)).enumerate() {
                 let width = k.len();
                 let (mut k, mut v) = (padded(k), padded(v));
-                if let Some(scales) = &self.scales {
-                    // Heads may begin inside a group of columns.
-                    for lane in 0..width {
-                        let column = group * BLOCK + lane;
-                        if column.is_multiple_of(scales.head_dim) {
-                            factors = self.head_factors(scales, position, column);
+                match &self.scales {
+                    None => {}
+                    Some(_) if whole_groups => {
+                        k.iter_mut().for_each(|k| *k *= factors.0);
+                        v.iter_mut().for_each(|v| *v *= factors.1);
+                    }
+                    // Heads begin inside a group of columns.
+                    Some(scales) => {
+                        for lane in 0..width {
+                            let column = group * BLOCK + lane;
+                            if column.is_multiple_of(scales.head_dim) {
+                                factors = self.head_factors(scales, position, column);
+                            }
+                            k[lane] *= factors.0;
+                            v[lane] *= factors.1;
                         }
-                        k[lane] *= factors.0;
-                        v[lane] *= factors.1;
                     }
                 }
                 let [k, v] = narrow([&k, &v]);
@@ -606,7 +654,7 @@ impl<T: CacheNumber, const GROUP: usize> Kernel for Pack<'_, T, GROUP> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        self.all(|both| {
+        let narrow = |both: [&[f32; BLOCK]; 2]| {
             let mut out = [[T::zeroed(); BLOCK]; 2];
             for (values, out) in both.into_iter().zip(&mut out) {
                 for start in (0..BLOCK).step_by(S::LANES) {
@@ -618,10 +666,11 @@ impl<T: CacheNumber, const GROUP: usize> Kernel for Pack<'_, T, GROUP> {
                 }
             }
             out
-        });
+        };
+        self.all(narrow, |line| s.prefetch(line));
     }
 
     fn run_scalar(self) {
-        self.all(|both| both.map(|values| values.map(T::narrow)));
+        self.all(|both| both.map(|values| values.map(T::narrow)), |_| {});
     }
 }

@@ -217,7 +217,7 @@ impl<'a, T> HeadPanels<'a, T> {
 
 /// Attention of one sequence to a cache, or of several to the same: `each` is the number of queries of one of them. `out`
 /// is `[q rows, n_heads * head_dim]`; `scratch` has [`split_len`] values, or fewer if keys need not be cut into ranges.
-/// `rounded` allows bf16.
+/// `rounded` allows bf16, and where keys are bytes, queries of bytes.
 pub(crate) fn attention<T: CacheNumber>(
     engine: &Engine,
     sequence: Sequence<'_, Panels<'_, T>>,
@@ -309,7 +309,7 @@ unsafe fn run_pairs<'a>(dot: Avx512Dot, simd: Avx512, piece: &Piece<'a, Panels<'
 /// # Safety
 /// As above.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,avx2,fma,f16c")]
 unsafe fn run_copied<'a, T: CacheNumber>(
     dot: Avx512Dot,
     simd: Avx512,
@@ -318,7 +318,12 @@ unsafe fn run_copied<'a, T: CacheNumber>(
     let sequence = &piece.sequence;
     let (panels, head_dim) = (sequence.panels, piece.shape.head_dim);
     let copied = source::pairs::Copied::new((dot, simd), panels, head_dim, sequence.keys.1);
-    Tiles::new(simd, product::Pairs(dot), piece).run(simd, copied);
+    let pairs = product::Pairs(dot);
+    if T::SCALED {
+        Tiles::new(simd, product::BytesAndPairs(pairs), piece).run(simd, copied);
+    } else {
+        Tiles::new(simd, pairs, piece).run(simd, copied);
+    }
 }
 
 /// Calls `task` with every piece of an attention.

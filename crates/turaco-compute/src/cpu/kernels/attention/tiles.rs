@@ -23,6 +23,8 @@ pub(super) struct Tiles<'a, S: Simd, P: Product<S>> {
     head_dim: usize,
     /// Queries `[row][head_dim]`, scaled so that scores are powers of two.
     queries: [MaybeUninit<P::Left>; TASK_SUMS],
+    /// What [`Product::store_query`] gave.
+    of_query: [[f32; 2]; TASK_ROWS],
     /// Keys that the rows of each head see.
     seen: [(usize, usize); TASK_ROWS],
     max: [f32; TASK_ROWS],
@@ -55,6 +57,7 @@ impl<'a, S: Simd, P: Product<S>> Tiles<'a, S, P> {
             piece: piece.clone(),
             head_dim,
             queries: [const { MaybeUninit::uninit() }; TASK_SUMS],
+            of_query: [[0.0; 2]; TASK_ROWS],
             seen: [(0, 0); TASK_ROWS],
             max: [f32::NEG_INFINITY; TASK_ROWS],
             totals: [const { MaybeUninit::uninit() }; TASK_ROWS],
@@ -64,17 +67,14 @@ impl<'a, S: Simd, P: Product<S>> Tiles<'a, S, P> {
             let range = piece.visible(row);
             tiles.seen[index] = (range.start, range.end);
         }
-        let factor = s.splat(piece.shape.scale * std::f32::consts::LOG2_E);
+        let factor = piece.shape.scale * std::f32::consts::LOG2_E;
         let mut index = 0;
         for head in piece.kv_heads.clone() {
             for row in piece.rows.clone() {
                 let query = piece.query(head, row);
                 let to: *mut P::Left = tiles.queries[index * head_dim..].as_mut_ptr().cast();
-                for column in (0..head_dim).step_by(S::LANES) {
-                    let numbers = s.mul(s.load(&query[column..]), factor);
-                    // SAFETY: the place has `head_dim` numbers, a multiple of the lanes.
-                    unsafe { product.store(s, to.add(column), numbers) };
-                }
+                // SAFETY: the place has `head_dim` numbers, a multiple of the lanes.
+                tiles.of_query[index] = unsafe { product.store_query(s, to, query, factor) };
                 tiles.totals[index].write(s.splat(0.0));
                 index += 1;
             }
@@ -100,10 +100,11 @@ impl<'a, S: Simd, P: Product<S>> Tiles<'a, S, P> {
         let mut key = first.min(last) / TILE_KEYS * TILE_KEYS;
         while key < last {
             for head in 0..heads {
-                let (panels, scales) = source.tile(self.piece.kv_heads.start + head, key);
+                let (panels, scales, ahead) = source.tile(self.piece.kv_heads.start + head, key);
                 let (panels, scales) = (&panels, scales.as_ref());
                 let mut row = 0;
                 while row < rows {
+                    ahead.ask(row..rows.min(row + height), rows);
                     match height.min(rows - row) {
                         1 => self.tile::<1>(s, (head, row), key, panels, scales),
                         2 => self.tile::<2>(s, (head, row), key, panels, scales),
@@ -164,44 +165,52 @@ impl<'a, S: Simd, P: Product<S>> Tiles<'a, S, P> {
         scales: Option<&TileScales<'_>>,
     ) {
         let mut seen = [(0, 0); R];
-        let mut last = 0;
+        let (mut first, mut last) = (TILE_KEYS, 0);
         for (index, seen) in seen.iter_mut().enumerate() {
             let (start, end) = self.seen[row + index];
             let end = end.saturating_sub(key).min(TILE_KEYS);
             *seen = (start.saturating_sub(key).min(end), end);
-            last = last.max(if seen.0 < seen.1 { end } else { 0 });
+            if seen.0 < seen.1 {
+                (first, last) = (first.min(seen.0), last.max(end));
+            }
         }
         if last == 0 {
             return;
         }
+        let range = (key, first / BLOCK * BLOCK, last);
         let row = head * self.piece.rows.len() + row;
         let mut scores = Scores::<R>([[MaybeUninit::uninit(); TILE_KEYS]; R]);
         // As many sums as hide the time of an addition, in as many registers as there are.
         if S::LANES == BLOCK {
-            self.scores::<R, 4>(s, panels, row, (key, last), &mut scores);
+            if last <= TILE_KEYS / 2 {
+                self.scores::<R, 2>(s, panels, row, (key, last), &mut scores);
+            } else {
+                self.scores::<R, 4>(s, panels, row, (key, last), &mut scores);
+            }
             let corrections = self.weigh::<R>(s, row, &seen, last, scales, &mut scores);
-            self.values::<R, 4>(s, panels, row, (key, last), &mut scores, &corrections);
+            self.values::<R, 4>(s, panels, row, range, &mut scores, &corrections);
         } else if R == 1 || (S::MANY_REGISTERS && R == 2) {
             self.scores::<R, 8>(s, panels, row, (key, last), &mut scores);
             let corrections = self.weigh::<R>(s, row, &seen, last, scales, &mut scores);
-            self.values::<R, 8>(s, panels, row, (key, last), &mut scores, &corrections);
+            self.values::<R, 8>(s, panels, row, range, &mut scores, &corrections);
         } else if R <= 3 || S::MANY_REGISTERS {
             self.scores::<R, 4>(s, panels, row, (key, last), &mut scores);
             let corrections = self.weigh::<R>(s, row, &seen, last, scales, &mut scores);
-            self.values::<R, 4>(s, panels, row, (key, last), &mut scores, &corrections);
+            self.values::<R, 4>(s, panels, row, range, &mut scores, &corrections);
         } else {
             self.scores::<R, 2>(s, panels, row, (key, last), &mut scores);
             let corrections = self.weigh::<R>(s, row, &seen, last, scales, &mut scores);
-            self.values::<R, 2>(s, panels, row, (key, last), &mut scores, &corrections);
+            self.values::<R, 2>(s, panels, row, range, &mut scores, &corrections);
         }
     }
 
-    /// `sums += left * right` for `R` numbers on the left and `V` vectors on the right.
+    /// `sums += left * right` for `R` numbers on the left and `V` vectors on the right, which are queries and keys or weights and
+    /// values.
     ///
     /// # Safety
     /// `left` must be readable for a group, and `right` for a vector.
     #[inline(always)]
-    unsafe fn step<const R: usize, const V: usize>(
+    unsafe fn step<const R: usize, const V: usize, const SCORES: bool>(
         &self,
         s: S,
         left: impl Fn(usize) -> *const P::Left,
@@ -219,7 +228,7 @@ impl<'a, S: Simd, P: Product<S>> Tiles<'a, S, P> {
                     let right = product.load(s, right(vector));
                     for index in 0..R {
                         let sum = &mut sums[index][vector];
-                        *sum = product.add(s, left[index], right, *sum);
+                        *sum = self.add::<SCORES>(s, left[index], right, *sum);
                     }
                 }
             } else {
@@ -229,10 +238,26 @@ impl<'a, S: Simd, P: Product<S>> Tiles<'a, S, P> {
                     let left = product.broadcast(s, left(index));
                     for vector in 0..V {
                         let sum = &mut sums[index][vector];
-                        *sum = product.add(s, left, right[vector], *sum);
+                        *sum = self.add::<SCORES>(s, left, right[vector], *sum);
                     }
                 }
             }
+        }
+    }
+
+    /// One product, of a score or of a value.
+    #[inline(always)]
+    fn add<const SCORES: bool>(
+        &self,
+        s: S,
+        left: P::Vector,
+        right: P::Vector,
+        sum: S::F32,
+    ) -> S::F32 {
+        if SCORES {
+            self.product.add_score(s, left, right, sum)
+        } else {
+            self.product.add(s, left, right, sum)
         }
     }
 
@@ -261,8 +286,9 @@ impl<'a, S: Simd, P: Product<S>> Tiles<'a, S, P> {
         scores: &mut Scores<R>,
     ) {
         let head_dim = self.head_dim;
-        assert!((row + R) * head_dim <= TASK_SUMS);
-        let queries: *const P::Left = self.queries[row * head_dim..].as_ptr().cast();
+        assert!((row + R) * head_dim <= TASK_SUMS && row + R <= TASK_ROWS);
+        let queries: *const u8 = self.queries[row * head_dim..].as_ptr().cast();
+        let query_len = head_dim * size_of::<P::Left>();
         // Tiles are whole: storage is padded to them, and begins again only after one.
         let place = panels.place(key);
         let last_block = TILE_KEYS / BLOCK - 1;
@@ -270,40 +296,48 @@ impl<'a, S: Simd, P: Product<S>> Tiles<'a, S, P> {
         let mut start = 0;
         while start < last {
             // SAFETY: within the tile as just checked.
-            let blocks: [*const P::Number; V] = std::array::from_fn(|vector| unsafe {
+            let blocks: [*const u8; V] = std::array::from_fn(|vector| unsafe {
                 let position = start + vector * S::LANES;
-                let block = place + position / BLOCK * panels.stride;
-                panels
+                let block = panels
                     .keys
                     .as_ptr()
-                    .add(block + position % BLOCK * P::GROUP)
+                    .add(place + position / BLOCK * panels.stride);
+                block
+                    .cast::<u8>()
+                    .add(position % BLOCK * P::KEY_GROUP * P::KEY_SIZE)
             });
-            let mut sums = [[s.splat(0.0); V]; R];
+            let mut sums: [[S::F32; V]; R] =
+                std::array::from_fn(|index| [self.product.begin(s, self.of_query[row + index]); V]);
             let mut column = 0;
             while column < head_dim {
                 for block in blocks.iter().step_by(BLOCK / S::LANES) {
-                    self.prefetch::<R>(s, *block, column * BLOCK);
+                    self.prefetch::<R>(s, block.cast(), column * BLOCK);
                 }
                 for unrolled in 0..UNROLLED {
-                    let column = column + unrolled * P::GROUP;
+                    let column = column + unrolled * P::KEY_GROUP;
                     // SAFETY: a block has `head_dim` rows of 16 keys, a query `head_dim` numbers.
                     unsafe {
-                        self.step(
+                        self.step::<R, V, true>(
                             s,
-                            |index| queries.add(index * head_dim + column),
-                            |vector| blocks[vector].add(column * BLOCK),
+                            |index| {
+                                let query = queries.add(index * query_len);
+                                query.add(column * P::QUERY_SIZE).cast()
+                            },
+                            |vector| blocks[vector].add(column * BLOCK * P::KEY_SIZE).cast(),
                             &mut sums,
                         );
                     }
                 }
-                column += UNROLLED * P::GROUP;
+                column += UNROLLED * P::KEY_GROUP;
             }
             for index in 0..R {
                 for vector in 0..V {
+                    let sum = sums[index][vector];
+                    let score = self.product.end(s, sum, self.of_query[row + index]);
                     // SAFETY: vectors of a round lie within the 64 keys.
                     unsafe {
                         let to = scores.row(index).add(start + vector * S::LANES);
-                        s.store_ptr(to, sums[index][vector]);
+                        s.store_ptr(to, score);
                     }
                 }
             }
@@ -322,37 +356,55 @@ impl<'a, S: Simd, P: Product<S>> Tiles<'a, S, P> {
         scales: Option<&TileScales<'_>>,
         scores: &mut Scores<R>,
     ) -> [f32; 16] {
-        assert!(row + R <= TASK_ROWS && last <= TILE_KEYS && R <= 16);
-        // The vectors that hold the seen keys of any row.
+        // The vectors that hold the seen keys of any row: mostly all, and loops of known length are faster.
         let end = last.next_multiple_of(S::LANES);
+        if S::LANES == BLOCK && end == TILE_KEYS {
+            self.weigh_up_to::<R, true>(s, row, seen, end, scales, scores)
+        } else {
+            self.weigh_up_to::<R, false>(s, row, seen, end, scales, scores)
+        }
+    }
+
+    /// The same for the keys before `end`, which are all if `WHOLE`.
+    #[inline(always)]
+    fn weigh_up_to<const R: usize, const WHOLE: bool>(
+        &mut self,
+        s: S,
+        row: usize,
+        seen: &[(usize, usize); R],
+        end: usize,
+        scales: Option<&TileScales<'_>>,
+        scores: &mut Scores<R>,
+    ) -> [f32; 16] {
+        assert!(row + R <= TASK_ROWS && end <= TILE_KEYS && R <= 16);
+        let end = if WHOLE { TILE_KEYS } else { end };
         // A row without keys has the maximum minus infinity; relative to 0 its weights are zeros too.
         let relative_to = |max: f32| if max == f32::NEG_INFINITY { 0.0 } else { max };
         let (mut before, mut after) = ([0.0_f32; 16], [0.0_f32; 16]);
-        // No closure: one that is not inlined would be compiled without the instructions.
-        if let Some(scales) = scales {
-            for start in (0..end).step_by(S::LANES) {
-                let scale = s.load(&scales.keys[start / BLOCK][start % BLOCK..]);
-                for index in 0..R {
-                    // SAFETY: vectors within the 64 keys, of which `scores` wrote those up to `end`.
-                    unsafe {
-                        let place = scores.row(index).add(start);
-                        s.store_ptr(place, s.mul(s.load_ptr(place), scale));
-                    }
-                }
-            }
-        }
         for index in 0..R {
             let row_scores = scores.row(index);
+            let mut highest = s.splat(f32::NEG_INFINITY);
+            // No closure: one that is not inlined would be compiled without the instructions.
+            for start in (0..end).step_by(S::LANES) {
+                // SAFETY: vectors within the 64 keys, of which `scores` wrote those up to `end`.
+                let mut score = unsafe { s.load_ptr(row_scores.add(start)) };
+                if let Some(scales) = scales {
+                    score = s.mul(score, s.load(&scales.keys[start / BLOCK][start % BLOCK..]));
+                    // SAFETY: as above.
+                    unsafe { s.store_ptr(row_scores.add(start), score) };
+                }
+                highest = s.max(highest, score);
+            }
             if seen[index] != (0, end) {
                 for position in (0..seen[index].0).chain(seen[index].1..end) {
                     // SAFETY: within the 64 keys.
                     unsafe { row_scores.add(position).write(f32::NEG_INFINITY) };
                 }
-            }
-            let mut highest = s.splat(f32::NEG_INFINITY);
-            for start in (0..end).step_by(S::LANES) {
-                // SAFETY: `scores` wrote at least `end` scores.
-                highest = s.max(highest, unsafe { s.load_ptr(row_scores.add(start)) });
+                highest = s.splat(f32::NEG_INFINITY);
+                for start in (0..end).step_by(S::LANES) {
+                    // SAFETY: as above.
+                    highest = s.max(highest, unsafe { s.load_ptr(row_scores.add(start)) });
+                }
             }
             before[index] = self.max[row + index];
             let max = before[index].max(s.reduce_max(highest));
@@ -399,7 +451,7 @@ impl<'a, S: Simd, P: Product<S>> Tiles<'a, S, P> {
         s: S,
         panels: &Panels<'_, P::Number>,
         row: usize,
-        range: (usize, usize),
+        range: (usize, usize, usize),
         weights: &mut Scores<R>,
         corrections: &[f32; 16],
     ) {
@@ -427,7 +479,7 @@ impl<'a, S: Simd, P: Product<S>> Tiles<'a, S, P> {
         s: S,
         panels: &Panels<'_, P::Number>,
         row: usize,
-        (key, last): (usize, usize),
+        (key, first, last): (usize, usize, usize),
         column: usize,
         weights: &mut Scores<R>,
         corrections: &[f32; 16],
@@ -449,7 +501,7 @@ impl<'a, S: Simd, P: Product<S>> Tiles<'a, S, P> {
         assert!(panels.values.len() >= place + last_block * panels.stride + head_dim * BLOCK);
         let weights: *const P::Left = weights.row(0).cast_const().cast();
         let weights_stride = TILE_KEYS * size_of::<f32>() / size_of::<P::Left>();
-        let mut position = 0;
+        let mut position = first;
         while position < last {
             // SAFETY: just checked.
             let groups: [*const P::Number; V] = std::array::from_fn(|vector| unsafe {
@@ -469,7 +521,7 @@ impl<'a, S: Simd, P: Product<S>> Tiles<'a, S, P> {
                 let step = |sums: &mut _, lane: usize| {
                     // SAFETY: 16 positions of 16 columns each; weights of whole groups of positions were written.
                     unsafe {
-                        self.step(
+                        self.step::<R, V, false>(
                             s,
                             |index| weights.add(index * weights_stride + position + lane),
                             |vector| groups[vector].add(lane * BLOCK),

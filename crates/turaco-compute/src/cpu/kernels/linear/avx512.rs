@@ -245,13 +245,29 @@ pub(super) unsafe fn tile_int8(
     b: *const u8,
     c: *mut u32,
 ) {
-    by_rows!(tile_int8_rows, rows, [1 2 3 4 5 6 7 8 9 10 11 12], (groups, a, b, c));
+    by_rows!(tile_int8_rows, rows, [1 2 3 4 5 6 7 8 9 10 11 12], (PANEL, groups, a, b, c));
+}
+
+/// The same, where the sums of all rows begin with those of the first.
+///
+/// # Safety
+/// As above.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(super) unsafe fn first_int8(
+    rows: usize,
+    groups: usize,
+    a: *const u32,
+    b: *const u8,
+    c: *mut u32,
+) {
+    by_rows!(tile_int8_rows, rows, [1 2 3 4 5 6 7 8 9 10 11 12], (0, groups, a, b, c));
 }
 
 /// # Safety
 /// As above.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn tile_int8_rows<const ROWS: usize>(
+    from_row: usize,
     groups: usize,
     mut a: *const u32,
     mut b: *const u8,
@@ -262,8 +278,8 @@ unsafe fn tile_int8_rows<const ROWS: usize>(
     unsafe {
         let mut sums = [[_mm512_setzero_si512(); 2]; ROWS];
         for row in 0..ROWS {
-            sums[row][0] = _mm512_loadu_si512(c.add(row * PANEL).cast());
-            sums[row][1] = _mm512_loadu_si512(c.add(row * PANEL + 16).cast());
+            sums[row][0] = _mm512_loadu_si512(c.add(row * from_row).cast());
+            sums[row][1] = _mm512_loadu_si512(c.add(row * from_row + 16).cast());
         }
         let ahead = distance(groups * 128);
         for _ in 0..groups {

@@ -34,7 +34,8 @@ pub(super) struct Kernels {
     /// Whether `widen` does no more than to complete the last step of a panel.
     pub(super) completes_only: bool,
     pub(super) tile: TileFn,
-    /// As `tile`, for sums that begin at zero and need not be written before.
+    /// As `tile`, for sums that begin at zero and need not be written before; for [shifted](Left::Int8) activations all rows begin
+    /// with what is written to the first.
     pub(super) first_tile: Option<TileFn>,
     pub(super) tile_rows: usize,
     /// Rows of strips and sums are padded to multiples of this.
@@ -359,6 +360,7 @@ impl Kernels {
                 .widening(avx512::widen_bf16),
             WeightType::Int8 => Self {
                 asks_ahead: true,
+                first_tile: Some(avx512::first_int8),
                 ..plain.tiles(avx512::tile_int8, Left::Int8 { shifted: true })
             },
             WeightType::Q8 => Self {

@@ -162,6 +162,22 @@ fn room_of<T, const N: usize>(
     unsafe { &mut *array.as_mut_ptr().cast() }
 }
 
+/// Where a task keeps the sums of a block of rows, and a part of a panel that is widened.
+struct Room {
+    sums: MaybeUninit<Aligned<[[u32; PANEL]; MAX_BLOCK_ROWS]>>,
+    wide: MaybeUninit<Aligned<[u32; WIDE_WORDS]>>,
+}
+
+impl Room {
+    #[inline(always)]
+    const fn new() -> Self {
+        Self {
+            sums: MaybeUninit::uninit(),
+            wide: MaybeUninit::uninit(),
+        }
+    }
+}
+
 /// Memory for repacked activations, kept between calls.
 #[derive(Debug, Default)]
 pub struct LinearScratch {
@@ -399,7 +415,7 @@ struct Call<'a> {
 impl Call<'_> {
     /// Few rows: every panel is read once, front to back, and all rows are multiplied with it.
     fn stream(&self, stream: StreamFn) {
-        self.over_panels(|panel| {
+        let one = |panel| {
             let (m, k) = (self.m, self.w.k());
             // From one row to the next, which the windows of a convolution share.
             let distance = self.windows.cols;
@@ -429,11 +445,12 @@ impl Call<'_> {
                 *sums = std::array::from_fn(|i| even[i] + odd[i]);
             }
             self.store(panel, 0, m, Sums::Float(&sums));
-        });
+        };
+        self.over_panels(|panels| panels.for_each(one));
     }
 
-    /// Calls `f` for each panel, in contiguous runs of panels per task.
-    fn over_panels(&self, f: impl Fn(usize) + Sync) {
+    /// Calls `f` for all panels, a contiguous run of them per task.
+    fn over_panels(&self, f: impl Fn(std::ops::Range<usize>) + Sync) {
         let panels = self.w.n_panels();
         let bytes = panels * self.w.panel(0).len();
         let threads = self.pool.n_threads();
@@ -444,9 +461,7 @@ impl Call<'_> {
             .min(threads * 16)
             .min(panels);
         self.pool.run(tasks, &|task| {
-            for panel in panels * task / tasks..panels * (task + 1) / tasks {
-                f(panel);
-            }
+            f(panels * task / tasks..panels * (task + 1) / tasks);
         });
     }
 
@@ -467,6 +482,7 @@ impl Call<'_> {
         let strips = m.div_ceil(height);
         let strip_rows = |strip: usize| height.min(m - strip * height);
         let integer = matches!(kernels.left, Left::Int8 { .. } | Left::Int8Rows);
+        let shifted = matches!(kernels.left, Left::Int8 { shifted: true });
         let in_place = kernels.in_place(self.windows, w);
         let needed = match in_place {
             Some(InPlace::Rows(_)) => 0,
@@ -536,14 +552,14 @@ impl Call<'_> {
             None if strips == 1 => steps.max(1),
             _ => kernels.left.tile_steps(),
         };
-        let one = |block: usize, panel: usize| {
+        let one = |room: &mut Room, block: usize, panel: usize| {
             let strips = block_strips(block);
             let first = strips.start * height;
-            let mut room = MaybeUninit::<Aligned<[[u32; PANEL]; MAX_BLOCK_ROWS]>>::uninit();
-            let room = room_of(&mut room);
+            let Room { sums: room, wide } = room;
+            let room = room_of(room);
             let weights = self.w.panel(panel);
             let first_sums = self.first_sums(panel);
-            let mut wide = MaybeUninit::<Aligned<[u32; WIDE_WORDS]>>::uninit();
+            self.prefetch_scales(panel + 1);
             if let Some((begin, _)) = kernels.around {
                 // SAFETY: the kernel came with its instruction set.
                 unsafe { begin() };
@@ -592,14 +608,17 @@ impl Call<'_> {
                     let begins = start == 0 && count > 0 && kernels.first_tile.is_some();
                     if start == 0 && !begins {
                         sums.fill(MaybeUninit::new(first_sums));
+                    } else if start == 0 && shifted {
+                        sums[0].write(first_sums);
                     }
                     let tile = match kernels.first_tile {
                         Some(first_tile) if begins => first_tile,
                         _ => kernels.tile,
                     };
-                    if last {
-                        self.prefetch_output(first_row, rows, panel);
-                    }
+                    // Some rows with each piece: many requests at once keep those for weights waiting.
+                    let share = |end: usize| rows * end / steps.max(1);
+                    let soon = first_row + share(start)..first_row + share(start + count);
+                    self.prefetch_output(soon, panel);
                     // Each strip asks for its share of what comes next in the panel (or is the next panel). A single strip
                     // leaves no time for that; kernels for few rows ask by themselves.
                     if strips.len() > 1 && !kernels.asks_ahead {
@@ -670,7 +689,8 @@ impl Call<'_> {
                 if in_place.is_none() {
                     block_strips(block).for_each(pack);
                 }
-                (0..panels).for_each(|panel| one(block, panel));
+                let room = &mut Room::new();
+                (0..panels).for_each(|panel| one(room, block, panel));
             });
             return Ok(());
         }
@@ -681,10 +701,14 @@ impl Call<'_> {
                 });
         }
         if blocks == 1 {
-            self.over_panels(|panel| one(0, panel));
+            self.over_panels(|panels| {
+                let room = &mut Room::new();
+                panels.for_each(|panel| one(room, 0, panel));
+            });
         } else {
-            self.pool
-                .run(blocks * panels, &|task| one(task / panels, task % panels));
+            self.pool.run(blocks * panels, &|task| {
+                one(&mut Room::new(), task / panels, task % panels);
+            });
         }
         Ok(())
     }
@@ -751,23 +775,39 @@ impl Call<'_> {
 
     /// Asks for the part of the output that a tile will go to, while there is still work to do: its rows are too far
     /// apart for the hardware to guess.
-    fn prefetch_output(&self, first_row: usize, rows: usize, panel: usize) {
+    fn prefetch_output(&self, rows: std::ops::Range<usize>, panel: usize) {
         #[cfg(target_arch = "x86_64")]
-        for row in first_row..first_row + rows {
-            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        for row in rows {
             let line = self
                 .out
                 .get()
-                .wrapping_add(row * self.w.n() + panel * PANEL);
-            // SAFETY: a prefetch may point anywhere.
-            unsafe {
-                _mm_prefetch::<_MM_HINT_ET0>(line.cast());
-                _mm_prefetch::<_MM_HINT_ET0>(line.wrapping_add(PANEL / 2).cast());
-                _mm_prefetch::<_MM_HINT_ET0>(line.wrapping_add(PANEL - 1).cast());
+                .wrapping_add(row * self.w.n() + panel * PANEL)
+                .cast::<u8>();
+            // Lines for writing: one that is only read first has to be taken from other cores a second time. Processors that do
+            // not know the instruction do nothing.
+            for at in [0, 64, 127] {
+                if at < 127 || !(line as usize).is_multiple_of(64) {
+                    // SAFETY: a prefetch may point anywhere.
+                    unsafe {
+                        std::arch::asm!(
+                            "prefetchw [{line}]",
+                            line = in(reg) line.wrapping_add(at),
+                            options(nostack, preserves_flags, readonly)
+                        );
+                    }
+                }
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
-        let _ = (first_row, rows, panel);
+        let _ = (rows, panel);
+    }
+
+    /// Asks for what belongs to a panel of int8 besides its weights.
+    fn prefetch_scales(&self, panel: usize) {
+        if let (Some(scales), Some(sums)) = (self.w.panel_scales(panel), self.w.panel_sums(panel)) {
+            prefetch_near(scales.as_ptr().cast(), size_of_val(scales));
+            prefetch_near(sums.as_ptr().cast(), size_of_val(sums));
+        }
     }
 
     /// What sums of a panel start from: zeros, or what makes up for shifted activations.
@@ -807,6 +847,19 @@ fn prefetch(start: *const u8, bytes: usize) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         // SAFETY: a prefetch may point anywhere.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(at).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (start, bytes);
+}
+
+/// Asks for `bytes` bytes, for the first-level cache.
+#[inline]
+fn prefetch_near(start: *const u8, bytes: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for at in (0..bytes).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch may point anywhere.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(at).cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (start, bytes);
