@@ -99,6 +99,7 @@ pub enum Effort {
 
 /// Graphics processors, imitated ones too: one through Vulkan, Metal or DirectX, and one of NVIDIA's through CUDA.
 pub fn graphics_processors(effort: Effort) -> Vec<turaco_compute::Device> {
+    #[cfg_attr(not(any(feature = "wgpu", feature = "cuda")), allow(unused_mut))]
     let mut found = Vec::new();
     #[cfg(feature = "wgpu")]
     {
