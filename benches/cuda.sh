@@ -4,7 +4,7 @@
 #   benches/cuda.sh prepare DIR [CAPABILITY]    here: the program, its kernels and small models to DIR (under 64 MB)
 #   DIR/cuda.sh run OUT [PART...]               there: checks and benchmarks; OUT/results.tgz has everything as JSON
 #
-# Parts: checks, realtime, live, speak, chat; all of them unless some are named. WORK (a folder, else a temporary one) holds models
+# Parts: checks, realtime, live, speak, chat, windows; all of them unless some are named. WORK (a folder, else a temporary one) holds models
 # of full size with random weights, which are made there; LIMIT is the seconds that one measurement may take (240).
 set -uo pipefail
 
@@ -28,6 +28,31 @@ prepare() {
     cp "$source/testdata/audio/5s_dont_worry_about_him.wav" "$to/short.wav"
     cp "$source/benches/cuda.sh" "$to/cuda.sh"
     du -sh "$to"
+}
+
+# A number of four bytes, the lowest first.
+number() {
+    local byte value=$1
+    for byte in 0 8 16 24; do
+        # shellcheck disable=SC2059 # the text is the escape
+        printf "\\x$(printf %02x $((value >> byte & 255)))"
+    done
+}
+
+# The speech over and over, so many seconds of it: 16-bit samples at 16 kHz behind a header.
+long_speech() {
+    local to=$2 bytes=$(($1 * 32000))
+    {
+        printf RIFF
+        number $((36 + bytes))
+        printf 'WAVEfmt \x10\0\0\0\1\0\1\0'
+        number 16000
+        number 32000
+        printf '\2\0\x10\0data'
+        number $bytes
+        # Its last eleven seconds are samples.
+        while tail -c 352000 "$here/speech.wav"; do :; done 2>/dev/null | head -c $bytes
+    } >"$to"
 }
 
 # What is there so far in one file: a run may be ended from outside.
@@ -87,12 +112,14 @@ realtime() {
         measure "voxtral-realtime-$weights" --compute-type "$weights" bench -m "$path" -n 5 "$here/speech.wav"
     done
     measure voxtral-realtime-long --compute-type bf16 bench -m "$path" --positions 100,8000
+    long_speech 30 "$work/half_a_minute.wav"
+    measure voxtral-realtime-30s --compute-type bf16 bench -m "$path" -n 5 "$work/half_a_minute.wav"
 }
 
 live() {
     local sessions
     model voxtral-realtime || return
-    for sessions in 1 8 32 64 128; do
+    for sessions in 1 8 32 64 128 200 256; do
         measure "voxtral-realtime-live-$sessions" --compute-type q8 bench -m "$path" -n 1 --warm-up 0 --live --sessions "$sessions" "$here/speech.wav"
     done
 }
@@ -112,6 +139,19 @@ chat() {
     model voxtral-mini || return
     for weights in bf16 q4; do
         measure "voxtral-mini-$weights" --compute-type "$weights" bench -m "$path" -n 5 "$here/short.wav"
+    done
+    long_speech 30 "$work/half_a_minute.wav"
+    measure voxtral-mini-30s --compute-type bf16 bench -m "$path" -n 5 "$work/half_a_minute.wav"
+}
+
+# Sixteen windows of half a minute at a time. What random weights say has no end of its own: as many tokens as people say.
+windows() {
+    local weights
+    model whisper-large-v3-turbo || return
+    long_speech 480 "$work/eight_minutes.wav"
+    for weights in bf16 q8; do
+        measure "whisper-turbo-16-$weights" --compute-type "$weights" bench -m "$path" -n 3 --language en --batch-size 16 \
+            --beam-size 1 --temperature 0 --max-new-tokens 100 "$work/eight_minutes.wav"
     done
 }
 
@@ -134,9 +174,9 @@ run() {
     fi
     nvidia-smi --query-gpu=name,memory.total,driver_version,clocks.max.mem --format=csv >"$all/card.csv" 2>&1 || true
     local part
-    for part in ${@:-checks realtime live speak chat}; do
+    for part in ${@:-checks realtime live speak chat windows}; do
         case $part in
-            checks | realtime | live | speak | chat) "$part" ;;
+            checks | realtime | live | speak | chat | windows) "$part" ;;
             *) echo "no part $part" >&2 ;;
         esac
     done

@@ -127,6 +127,9 @@ pub enum RandomModel {
     /// Two layers each, for tests.
     #[value(name = "qwen3-tts-tiny")]
     Qwen3TtsTiny,
+    /// The published sizes, 1.6 GB.
+    #[value(name = "whisper-large-v3-turbo")]
+    WhisperLargeV3Turbo,
 }
 
 /// File formats that can be written.

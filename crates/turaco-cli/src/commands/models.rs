@@ -269,6 +269,11 @@ fn random(name: RandomModel, output: &Path, seed: u64, context: &Context) -> Out
     let mini = |config: voxtral_mini::VoxtralMiniConfig| -> WriteRandom {
         Box::new(move |folder, control| mini::write_random(&config, folder, seed, control))
     };
+    let whisper = |config: whisper::WhisperConfig| -> WriteRandom {
+        Box::new(move |folder, control| {
+            whisper::random::write_random(&config, folder, seed, control)
+        })
+    };
     let published = qwen3_tts::random::published;
     let content = match name {
         RandomModel::VoxtralRealtime => realtime(realtime::published()),
@@ -282,6 +287,7 @@ fn random(name: RandomModel, output: &Path, seed: u64, context: &Context) -> Out
         RandomModel::Qwen3Tts17bCustomVoice => tts(published(Large, CustomVoice)),
         RandomModel::Qwen3Tts17bVoiceDesign => tts(published(Large, VoiceDesign)),
         RandomModel::Qwen3TtsTiny => tts(qwen3_tts::random::tiny()),
+        RandomModel::WhisperLargeV3Turbo => whisper(whisper::random::published_turbo()),
     };
     let write = |folder: NewFolder, control: &Control| {
         content(folder.hidden(), control)?;

@@ -16,6 +16,7 @@ pub mod convert;
 mod decoder;
 pub(super) mod encoder;
 pub mod names;
+pub mod random;
 mod session;
 #[cfg(test)]
 mod testing;
