@@ -227,7 +227,13 @@ fn spelling(option: &str) -> String {
         return option.to_string();
     }
     let prefix = if is_vad_parameter(option) { "vad-" } else { "" };
-    format!("--{prefix}{}", option.replace('_', "-"))
+    let name = match option {
+        "delay_ms" => "delay",
+        "draft_delay_ms" => "draft-delay",
+        "alternatives" => "alt",
+        name => name,
+    };
+    format!("--{prefix}{}", name.replace('_', "-"))
 }
 
 /// Whether an option is one of `vad_parameters`, which have a prefix on the command line.
@@ -352,6 +358,7 @@ mod tests {
         for (option, shown) in [
             ("beam_size", "--beam-size"),
             ("neg_threshold", "--vad-neg-threshold"),
+            ("delay_ms", "--delay"),
             ("HF_ENDPOINT", "HF_ENDPOINT"),
         ] {
             let failure = Failure::from(Error::InvalidOption {

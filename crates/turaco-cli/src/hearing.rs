@@ -116,6 +116,9 @@ fn read(
             break;
         }
     }
+    for notice in source.notices() {
+        inbox.remark(notice);
+    }
     Ok(())
 }
 

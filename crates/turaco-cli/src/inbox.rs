@@ -27,6 +27,7 @@ pub struct Inbox {
 struct Queue {
     samples: VecDeque<f32>,
     dropped: u64,
+    remarks: Vec<String>,
     end: Option<Result<(), Failure>>,
     abandoned: bool,
 }
@@ -38,6 +39,8 @@ pub struct Taken {
     pub samples: Vec<f32>,
     /// Samples that were dropped before these since the last call.
     pub dropped: u64,
+    /// What was noticed about the sound, such as an end before its time.
+    pub remarks: Vec<String>,
     /// Samples that are still waiting.
     pub waiting: usize,
     /// Whether nothing comes any more, and why.
@@ -85,6 +88,11 @@ impl Inbox {
         !queue.abandoned
     }
 
+    /// Something about the sound that its hearer should know.
+    pub fn remark(&self, text: &str) {
+        self.lock().remarks.push(text.to_owned());
+    }
+
     /// Nothing comes any more.
     pub fn end(&self, how: Result<(), Failure>) {
         self.lock().end.get_or_insert(how);
@@ -115,6 +123,7 @@ impl Inbox {
         let taken = Taken {
             samples,
             dropped: std::mem::take(&mut queue.dropped),
+            remarks: std::mem::take(&mut queue.remarks),
             waiting: queue.samples.len(),
             end: queue.end.clone().filter(|_| is_empty),
         };
@@ -173,9 +182,11 @@ mod tests {
         let inbox = Inbox::new(100, WhenFull::Wait);
         inbox.put(&[0.0; 5]);
         assert!(inbox.take(6, 100, NO_TIME).samples.is_empty());
+        inbox.remark("cut off");
         inbox.end(Ok(()));
         let taken = inbox.take(6, 100, NO_TIME);
         assert_eq!(taken.samples.len(), 5);
+        assert_eq!(taken.remarks, ["cut off"]);
         assert_eq!(taken.end, Some(Ok(())));
         inbox.abandon();
         assert!(!inbox.put(&[0.0]));

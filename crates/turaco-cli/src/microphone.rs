@@ -22,14 +22,23 @@ mod with_cpal {
 
     fn failure(what: &str, error: impl std::fmt::Display) -> Failure {
         let mut failure = Failure::usage(format!("{what}: {error}"))
-            .hint("`--mic NAME` names another device; sound can be piped in too: `arecord -f S16_LE -r 16000 -c 1 -t raw | turaco listen -`");
+            .hint("`--mic NAME` names another device (`turaco listen --list-devices` shows them); sound can be piped in too: `arecord -f S16_LE -r 16000 -c 1 -t raw | turaco listen -`");
         failure.exit = Exit::NoInput;
         failure.code = "no_microphone";
         failure
     }
 
     impl Microphone {
-        /// The default input device, or the first one whose name holds `name`; mono samples at `rate` go to `inbox`.
+        /// The names of the input devices; a device's place is its number.
+        pub fn names() -> Result<Vec<String>, Failure> {
+            let devices = cpal::default_host()
+                .input_devices()
+                .map_err(|error| failure("no microphone", error))?;
+            Ok(devices.map(|device| device.to_string()).collect())
+        }
+
+        /// The default input device, the one with the number `name`, or the first one whose name holds it; mono samples at
+        /// `rate` go to `inbox`.
         pub fn open(name: &str, rate: u32, inbox: &Inbox) -> Result<Self, Failure> {
             let host = cpal::default_host();
             let device = if name.is_empty() {
@@ -39,14 +48,15 @@ mod with_cpal {
                 let mut devices = host
                     .input_devices()
                     .map_err(|error| failure("no microphone", error))?;
-                devices
-                    .find(|device| {
-                        device
-                            .to_string()
-                            .to_lowercase()
-                            .contains(&name.to_lowercase())
-                    })
-                    .ok_or_else(|| failure("no microphone", format!("none is called `{name}`")))?
+                let wanted = name.to_lowercase();
+                let holds =
+                    |device: &cpal::Device| device.to_string().to_lowercase().contains(&wanted);
+                let device = match name.parse() {
+                    Ok(number) => devices.nth(number),
+                    Err(_) => devices.find(holds),
+                };
+                let none = || failure("no microphone", format!("none is called `{name}`"));
+                device.ok_or_else(none)?
             };
             let config = device
                 .default_input_config()
@@ -115,14 +125,23 @@ mod without {
     pub struct Microphone;
 
     impl Microphone {
+        /// As [`open`](Self::open).
+        pub fn names() -> Result<Vec<String>, Failure> {
+            Err(Self::missing())
+        }
+
         /// Always a failure that says what to do.
         pub fn open(_: &str, _: u32, _: &Inbox) -> Result<Self, Failure> {
+            Err(Self::missing())
+        }
+
+        fn missing() -> Failure {
             let mut failure = Failure::usage("this build cannot use the microphone by itself").hint(
                 "pipe the sound in: `arecord -f S16_LE -r 16000 -c 1 -t raw | turaco listen -` (on macOS: `sox -d -t raw -r 16000 -e signed -b 16 -c 1 - | turaco listen -`); or build with `--features microphone`",
             );
             failure.exit = Exit::NoInput;
             failure.code = "no_microphone";
-            Err(failure)
+            failure
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Options of `listen`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use turaco::asr::RealtimeOptions;
 
 use super::stream::StreamArgs;
-use super::values::{Number, parse_count};
+use super::values::{Number, parse_count, parse_duration};
 
 /// What `turaco listen` accepts.
 #[derive(Debug, Clone, Args)]
@@ -15,9 +16,17 @@ pub struct ListenArgs {
     #[arg(value_name = "AUDIO")]
     pub audio: Option<PathBuf>,
 
-    /// Listen to the microphone, or to the input device whose name holds NAME
-    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "", conflicts_with = "audio")]
+    /// Listen to the microphone, or to the input device whose name holds NAME or whose number it is
+    #[arg(long, alias = "device-in", value_name = "NAME", num_args = 0..=1, default_missing_value = "", conflicts_with = "audio")]
     pub mic: Option<String>,
+
+    /// Print the numbers and names of the input devices, and end
+    #[arg(long)]
+    pub list_devices: bool,
+
+    /// The same as "-"
+    #[arg(long, hide = true, conflicts_with_all = ["audio", "mic"])]
+    pub stdin: bool,
 
     /// Input is raw PCM, for example s16le:48000:2 (sample format:rate:channels)
     #[arg(long, value_name = "FORMAT")]
@@ -57,6 +66,10 @@ pub struct ListenArgs {
     /// Show on stderr what the engine does: ▶ encoder, ▪ text, ▫ no text, ▸ ▹ slower than the sound, ↺ fresh start
     #[arg(long, help_heading = "Output")]
     pub monitor: bool,
+
+    /// End once no word was heard for SEC seconds of sound
+    #[arg(long, value_name = "SEC", value_parser = parse_duration)]
+    pub exit_on_silence: Option<Duration>,
 
     /// Seconds of sound to keep waiting when the machine is slower than the sound; a pipe waits then, a microphone cannot
     #[arg(long, value_name = "SEC", default_value_t = 60, value_parser = parse_count)]

@@ -22,8 +22,8 @@ pub struct StreamArgs {
     pub continuous: Option<bool>,
 
     /// Guess at most N tokens ahead, 0 to 3: the same text, sooner where memory is the limit
-    #[arg(long, value_name = "N", default_value_t = RealtimeOptions::default().guesses)]
-    pub guesses: usize,
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(0..=3))]
+    pub guesses: u8,
 
     /// Show what else a token could have been, [best|other], if it is less likely by at most this share (0 to 1)
     #[arg(long = "alt", value_name = "SHARE")]
@@ -35,7 +35,7 @@ impl StreamArgs {
     pub fn apply(&self, options: &mut RealtimeOptions) {
         options.delay_ms = self.delay;
         options.interval = self.interval.0;
-        options.guesses = self.guesses;
+        options.guesses = usize::from(self.guesses);
         options.alternatives = self
             .alternatives
             .and_then(|share| share.0)

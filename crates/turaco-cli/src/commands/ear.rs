@@ -64,6 +64,15 @@ impl<'a> Ear<'a> {
         self.offset + self.session.seconds()
     }
 
+    /// Seconds by which the text follows the sound.
+    pub fn delay(&self) -> f64 {
+        let config = self.session.recognizer().config();
+        match self.options.delay_ms {
+            Some(delay_ms) => f64::from(delay_ms) / 1e3,
+            None => config.default_delay as f64 * config.token_seconds(),
+        }
+    }
+
     /// Where the time of the session went.
     pub fn timings(&self) -> RealtimeTimings {
         self.session.timings()

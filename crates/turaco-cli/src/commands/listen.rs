@@ -16,6 +16,7 @@ use crate::engine;
 use crate::exit::{Exit, Outcome, Stop};
 use crate::hearing::{Source, hear};
 use crate::inbox::{Inbox, WhenFull};
+use crate::microphone::Microphone;
 use crate::printer::Level;
 use crate::recording::Recording;
 
@@ -34,11 +35,18 @@ const BEHIND: f64 = 3.0;
 /// Listen until the sound ends or Ctrl-C.
 pub fn run(args: &ListenArgs, context: &Context) -> Outcome {
     let printer = &context.printer;
-    let source = Source::new(
-        args.mic.as_deref(),
-        args.audio.as_deref(),
-        io::stdin().is_terminal(),
-    );
+    if args.list_devices {
+        printer.result(numbered(&Microphone::names()?).as_bytes())?;
+        return Ok(Exit::Success);
+    }
+    let source = match args.stdin {
+        true => Source::Stdin,
+        false => Source::new(
+            args.mic.as_deref(),
+            args.audio.as_deref(),
+            io::stdin().is_terminal(),
+        ),
+    };
     let raw = args
         .raw
         .as_deref()
@@ -74,6 +82,10 @@ pub fn run(args: &ListenArgs, context: &Context) -> Outcome {
         is_live: when_full == WhenFull::DropOldest,
         worked: Duration::ZERO,
         told_behind: false,
+        patience: Patience {
+            seconds: args.exit_on_silence.map(|time| time.as_secs_f64()),
+            last_text: 0.0,
+        },
     };
     let ended = listener.listen(&inbox);
     inbox.abandon();
@@ -91,6 +103,40 @@ struct Listener<'a> {
     is_live: bool,
     worked: Duration,
     told_behind: bool,
+    patience: Patience,
+}
+
+/// How long to listen to sound without words.
+#[derive(Debug)]
+struct Patience {
+    /// Seconds of sound; `None` = for ever.
+    seconds: Option<f64>,
+    /// Seconds of sound up to the last text.
+    last_text: f64,
+}
+
+impl Patience {
+    fn heed(&mut self, event: &RealtimeEvent) {
+        if let RealtimeEvent::Text { text, time, .. } = event
+            && !text.trim().is_empty()
+        {
+            self.last_text = self.last_text.max(*time);
+        }
+    }
+
+    /// Whether it is over after so many seconds of sound, the text of which comes so many seconds behind it.
+    fn is_over(&self, sound: f64, behind: f64) -> bool {
+        self.seconds
+            .is_some_and(|seconds| sound - behind - self.last_text > seconds)
+    }
+}
+
+/// A line for each device: its number, its name.
+fn numbered(names: &[String]) -> String {
+    let lines = names.iter().enumerate();
+    lines
+        .map(|(number, name)| format!("{number}\t{name}\n"))
+        .collect()
 }
 
 impl Listener<'_> {
@@ -107,6 +153,9 @@ impl Listener<'_> {
                     self.args.buffer
                 ));
             }
+            for remark in &taken.remarks {
+                self.context.printer.warning(remark);
+            }
             if !taken.samples.is_empty() {
                 self.work(&taken.samples)?;
                 self.watch_pace(taken.waiting as f64 / f64::from(SAMPLE_RATE));
@@ -115,6 +164,11 @@ impl Listener<'_> {
                 break end;
             }
             if self.context.control.is_cancelled() {
+                break Ok(());
+            }
+            let behind = self.ear.delay() + self.args.interval();
+            if self.patience.is_over(self.ear.seconds(), behind) {
+                self.context.printer.note("no words any more; this ends");
                 break Ok(());
             }
         };
@@ -169,6 +223,7 @@ impl Listener<'_> {
         let mut out = String::new();
         for event in events {
             self.screen.event(event, &mut out);
+            self.patience.heed(event);
         }
         if out.is_empty() {
             return Ok(());
@@ -346,6 +401,30 @@ mod tests {
             of(&["--mic", "usb"], false),
             Source::Microphone("usb".into())
         );
+    }
+
+    #[test]
+    fn listening_ends_when_nothing_is_said_any_more() {
+        let text = |text: &str, time| RealtimeEvent::Text {
+            track: TrackKind::Settled,
+            text: text.into(),
+            time,
+            alternatives: Vec::new(),
+        };
+        let mut patience = Patience {
+            seconds: Some(2.0),
+            last_text: 0.0,
+        };
+        assert!(!patience.is_over(2.9, 1.0));
+        assert!(patience.is_over(3.1, 1.0));
+        patience.heed(&text("Hello", 4.0));
+        patience.heed(&text(" ", 9.0));
+        assert!(!patience.is_over(6.9, 1.0));
+        assert!(patience.is_over(7.1, 1.0));
+        patience.seconds = None;
+        assert!(!patience.is_over(1e9, 1.0));
+        let asked = args(&["--exit-on-silence", "1.5"]).exit_on_silence;
+        assert_eq!(asked, Some(Duration::from_millis(1500)));
     }
 
     #[test]

@@ -105,10 +105,15 @@ fn what_a_streaming_model_cannot_do_is_said() {
             "cannot name the language",
         ),
         (&["translate", jfk], 3, "cannot translate"),
-        (&["transcribe", "--delay", "100", jfk], 2, "multiple of 80"),
+        (
+            &["transcribe", "--delay", "100", jfk],
+            2,
+            "`--delay`: 100 ms is not possible: expected a multiple of 80",
+        ),
         (&["transcribe", "--interval", "0", jfk], 2, "above 0"),
         (&["listen", "--draft-delay", "480", jfk], 2, "shorter delay"),
         (&["listen", "no-such-file.wav"], 4, "no-such-file.wav"),
+        (&["listen", "--guesses", "4", jfk], 2, "--guesses"),
         (&["listen", "--mic", "no such device"], 4, ""),
     ] {
         let mut line = line.to_vec();
@@ -136,6 +141,8 @@ fn alternatives_stand_in_the_text_of_recordings_too() {
     let shown = home.run([&line[..], &["--alt", "1"]].concat());
     let shown = shown.succeeds();
     assert!(shown.contains('[') && shown.contains('|'), "{shown}");
+    let broken = |text: &str| text.matches('\u{fffd}').count();
+    assert!(broken(shown) <= broken(plain.succeeds()), "{shown}");
     assert!(!plain.succeeds().contains('|'));
 }
 
@@ -246,4 +253,17 @@ fn broken_models_are_named() {
     nan[at..at + 2].copy_from_slice(&[0xc0, 0x7f]);
     std::fs::write(file("consolidated.safetensors"), &nan).unwrap();
     check("NaN");
+}
+
+#[test]
+fn a_cut_recording_is_told() {
+    let home = Home::new();
+    let model = model(&home);
+    let cut = home.path("cut.wav");
+    let mut bytes = std::fs::read(speech()).unwrap();
+    bytes.truncate(100_000);
+    std::fs::write(&cut, bytes).unwrap();
+    let heard = home.run(["listen", "-m", &model, cut.to_str().unwrap()]);
+    heard.succeeds();
+    assert!(heard.stderr.contains("file is truncated"), "{heard:?}");
 }

@@ -153,12 +153,12 @@ impl Recognizer {
     ///
     /// # Errors
     /// As [`Transcriber::transcribe`]; also a task that this family does not know.
-    pub fn transcribe(
-        &self,
-        audio: &Audio,
+    pub fn transcribe<'a>(
+        &'a self,
+        audio: &'a Audio,
         options: &TranscribeOptions,
         control: &Control,
-    ) -> Result<Running<'_>> {
+    ) -> Result<Running<'a>> {
         match self {
             Self::Whisper(transcriber) => transcriber
                 .transcribe(audio, options, control)
@@ -205,7 +205,7 @@ pub enum Running<'a> {
     /// By a Whisper.
     Whisper(Box<Transcription<'a>>),
     /// By a streaming model.
-    Realtime(Box<RealtimeTranscription>),
+    Realtime(Box<RealtimeTranscription<'a>>),
     /// By a model that also converses.
     Chat(Box<ChatTranscription>),
 }

@@ -251,6 +251,12 @@ fn wav_with_other_chunks_and_lengths() {
         riff_length: Some(0),
         ..plain()
     };
+    // Written to a pipe by a program that wanted to go back, or killed before it could.
+    let never_filled = Wav {
+        data_length: Some(0),
+        riff_length: Some(36),
+        ..plain()
+    };
     let mut ds64 = Vec::new();
     for value in [100_u64, 6, 3] {
         ds64.extend_from_slice(&value.to_le_bytes());
@@ -263,7 +269,7 @@ fn wav_with_other_chunks_and_lengths() {
         riff_length: Some(u32::MAX),
         ..plain()
     };
-    for wav in [odd, streamed, sox, unfinished, rf64] {
+    for wav in [odd, streamed, sox, unfinished, never_filled, rf64] {
         let audio = wav.decode().unwrap();
         assert_eq!(audio.samples(), expected);
         assert!(audio.notices().is_empty());
@@ -282,6 +288,10 @@ fn wav_without_samples_is_empty_and_truncated_says_so() {
     let empty = Wav::new(1, 1, 16_000, 16, Vec::new()).decode().unwrap();
     assert_eq!((empty.samples().len(), empty.sample_rate()), (0, 16_000));
     assert!(empty.notices().is_empty());
+    // What the length of the file counts behind no samples is something else.
+    let mut described = Wav::new(1, 1, 16_000, 16, chunk(b"LIST", b"INFO"));
+    described.data_length = Some(0);
+    assert!(described.decode().unwrap().samples().is_empty());
 
     let half = Wav {
         data_length: Some(64_000),

@@ -51,12 +51,15 @@ pub(super) fn read_header(reader: &mut impl Read) -> Result<WavHeader, HeaderErr
     let mut riff = [0; 12];
     reader.read_exact(&mut riff)?;
     let riff_length = u32_at(&riff, 4);
+    // Bytes so far that the length of the whole file counts.
+    let mut counted = 4_u64;
     let mut long_length = None;
     let mut format = None;
     loop {
         let mut chunk = [0; 8];
         reader.read_exact(&mut chunk)?;
         let length = u32_at(&chunk, 4);
+        counted += 8;
         let mut body = vec![];
         match &chunk[..4] {
             b"data" => {
@@ -65,7 +68,10 @@ pub(super) fn read_header(reader: &mut impl Read) -> Result<WavHeader, HeaderErr
                         "WAV file without a `fmt ` chunk before its samples".into(),
                     )
                 })?;
-                let unfinished = length == 0 && (riff_length == 0 || riff_length == u32::MAX);
+                // A writer that could not go back, or was killed: nothing is promised behind this, so what stands there are
+                // samples.
+                let unfinished =
+                    length == 0 && (u64::from(riff_length) <= counted || riff_length == u32::MAX);
                 let data_bytes = match length {
                     u32::MAX if long_length.is_some() => long_length,
                     length if length >= PLACEHOLDER_LENGTH || unfinished => None,
@@ -97,7 +103,9 @@ pub(super) fn read_header(reader: &mut impl Read) -> Result<WavHeader, HeaderErr
             _ => {}
         }
         // Chunks begin at even offsets.
-        let rest = u64::from(length) + u64::from(length % 2) - body.len() as u64;
+        let padded = u64::from(length) + u64::from(length % 2);
+        counted += padded;
+        let rest = padded - body.len() as u64;
         if io::copy(&mut reader.take(rest), &mut io::sink())? < rest {
             return Err(HeaderError::Invalid(
                 "WAV file ends before its first sample".into(),

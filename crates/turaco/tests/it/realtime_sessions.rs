@@ -237,6 +237,31 @@ fn a_text_that_ends_before_its_recording_is_told() {
 }
 
 #[test]
+fn nothing_is_done_behind_the_end_of_the_text() {
+    let fixtures = fixtures();
+    let recognizer = recognizer(&fixtures);
+    let mut options = RealtimeOptions::new();
+    options.continuous = false;
+    let mut session = recognizer.session(&options).unwrap();
+    let sound = audio(&fixtures, "eos");
+    let mut events = session.push(&sound, RATE).unwrap();
+    assert!(!session.is_over(), "the end is said in the silence behind");
+    events.extend(session.flush().unwrap());
+    assert!(session.is_over());
+    let worked = session.timings();
+    for _ in 0..20 {
+        events.extend(session.push(&sound, RATE).unwrap());
+    }
+    let seconds = 21.0 * sound.len() as f64 / f64::from(RATE);
+    assert!((session.seconds() - seconds).abs() < 1e-6);
+    events.extend(session.finish().unwrap());
+    let after = session.timings();
+    assert_eq!((after.steps, after.chunks), (worked.steps, worked.chunks));
+    let ends = |event: &&RealtimeEvent| matches!(event, RealtimeEvent::End { .. });
+    assert_eq!(events.iter().filter(ends).count(), 1);
+}
+
+#[test]
 fn a_flush_brings_the_rest_and_the_stream_goes_on() {
     let fixtures = fixtures();
     let recognizer = recognizer(&fixtures);
@@ -290,12 +315,17 @@ fn odd_streams() {
         text(&broken, TrackKind::Settled),
         text(&silent, TrackKind::Settled)
     );
-    // Another rate is resampled as it comes; it cannot change.
+    // Another rate is resampled as it comes; it cannot change, but behind a flush.
     let mut telephone = session();
     telephone.push(&[0.1; 8000], 8000).unwrap();
     assert!(telephone.push(&[0.1; 800], 16_000).is_err());
+    telephone.flush().unwrap();
+    telephone.push(&[0.1; 8000], 8000).unwrap();
+    telephone.flush().unwrap();
+    telephone.push(&[0.1; 44_100], 44_100).unwrap();
+    assert!(telephone.push(&[0.1; 800], 8000).is_err());
     telephone.finish().unwrap();
-    assert!((telephone.seconds() - 1.0).abs() < 1e-3);
+    assert!((telephone.seconds() - 3.0).abs() < 1e-3);
     // One that is dropped in the middle leaves the others alone.
     let mut dropped = session();
     dropped.push(&[0.2; 30_000], RATE).unwrap();

@@ -17,10 +17,9 @@ const UNHEARD: f64 = 0.2;
 
 /// Segments of a recording, in order, as they become final.
 #[derive(Debug)]
-pub struct RealtimeTranscription {
+pub struct RealtimeTranscription<'a> {
     session: RealtimeSession,
-    samples: Vec<f32>,
-    sample_rate: u32,
+    audio: &'a Audio,
     done: usize,
     ended: bool,
     keep_words: bool,
@@ -31,10 +30,10 @@ pub struct RealtimeTranscription {
     info: Info,
 }
 
-impl RealtimeTranscription {
+impl<'a> RealtimeTranscription<'a> {
     pub(crate) fn new(
         session: RealtimeSession,
-        audio: &Audio,
+        audio: &'a Audio,
         options: &TranscribeOptions,
         warnings: Vec<String>,
         control: &Control,
@@ -42,8 +41,7 @@ impl RealtimeTranscription {
         let duration = audio.duration();
         Self {
             session,
-            samples: audio.samples().to_vec(),
-            sample_rate: audio.sample_rate(),
+            audio,
             done: 0,
             ended: false,
             keep_words: options.word_timestamps,
@@ -74,18 +72,20 @@ impl RealtimeTranscription {
 
     fn advance(&mut self) -> Result<()> {
         self.control.check()?;
-        let piece = (PIECE_SECONDS * f64::from(self.sample_rate)) as usize;
-        let end = self.samples.len().min(self.done + piece);
-        let events = if self.done < end {
-            self.session
-                .push(&self.samples[self.done..end], self.sample_rate)?
+        let sample_rate = self.audio.sample_rate();
+        let samples = self.audio.samples();
+        let piece = (PIECE_SECONDS * f64::from(sample_rate)) as usize;
+        let end = samples.len().min(self.done + piece);
+        let events = if self.done < end && !self.session.is_over() {
+            let piece = &samples[self.done..end];
+            self.session.push(piece, sample_rate)?
         } else {
             self.ended = true;
             self.session.finish()?
         };
         self.done = end;
         self.take(events);
-        let done = self.done as f64 / f64::from(self.sample_rate.max(1));
+        let done = self.done as f64 / f64::from(sample_rate.max(1));
         self.control.report(done, Some(self.info.duration));
         Ok(())
     }
@@ -119,7 +119,7 @@ impl RealtimeTranscription {
     }
 }
 
-impl Iterator for RealtimeTranscription {
+impl Iterator for RealtimeTranscription<'_> {
     type Item = Result<Segment>;
 
     fn next(&mut self) -> Option<Self::Item> {

@@ -147,12 +147,26 @@ struct Buffers {
     texts: Vec<(usize, usize)>,
     /// The best token of each row.
     best: Vec<u32>,
-    /// Pieces of sound to encode: the length of each, and the session.
-    pieces: Vec<(usize, usize)>,
+    /// Pieces of sound to encode.
+    pieces: Vec<Piece>,
     frames: Vec<f32>,
     /// Always empty between steps.
     decoders: Vec<&'static mut DecoderState>,
     encoders: Vec<&'static mut EncoderState>,
+}
+
+/// Sound to encode. Those that can share a run stand side by side when sorted, in the order of their sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Piece {
+    has_begun: bool,
+    len: usize,
+    session: usize,
+}
+
+impl Piece {
+    fn is_like(&self, other: &Self) -> bool {
+        (self.has_begun, self.len) == (other.has_begun, other.len)
+    }
 }
 
 /// The next piece of every session that has one ready; those of equal length share runs of the encoder. False if there is none.
@@ -162,20 +176,20 @@ fn encode_ready(
     buffers: &mut Buffers,
 ) -> Result<bool> {
     buffers.pieces.clear();
-    let ready = sessions
-        .iter()
-        .enumerate()
-        .map(|(which, session)| (session.frames_ready(), which))
-        .filter(|(len, _)| *len > 0);
-    buffers.pieces.extend(ready);
+    let ready = sessions.iter().enumerate().map(|(which, session)| Piece {
+        has_begun: session.encoder_has_begun(),
+        len: session.frames_ready(),
+        session: which,
+    });
+    buffers.pieces.extend(ready.filter(|piece| piece.len > 0));
     buffers.pieces.sort_unstable();
     let config = runner.model().config();
     let per_token = config.frames_per_token() * config.n_mels;
     let mut done = 0;
-    while let Some(&(len, _)) = buffers.pieces.get(done) {
-        let rest = &buffers.pieces[done..];
-        let alike = rest.iter().take_while(|piece| piece.0 == len).count();
-        let count = runner.streams_at_once(len / per_token, alike);
+    while let Some(first) = buffers.pieces.get(done) {
+        let rest = buffers.pieces[done..].iter();
+        let alike = rest.take_while(|piece| piece.is_like(first)).count();
+        let count = runner.streams_at_once(first.len / per_token, alike);
         let together = done..done + count;
         encode_together(runner, sessions, buffers, together)?;
         done += count;
@@ -197,8 +211,9 @@ fn encode_together(
     // Both go up by the session.
     let mut next = pieces.iter().peekable();
     for (which, session) in sessions.iter_mut().enumerate() {
-        if let Some((len, _)) = next.next_if(|piece| piece.1 == which) {
-            buffers.frames.extend_from_slice(&session.frames[..*len]);
+        if let Some(piece) = next.next_if(|piece| piece.session == which) {
+            let frames = &session.frames[..piece.len];
+            buffers.frames.extend_from_slice(frames);
             encoders.push(&mut session.encoder);
         }
     }
@@ -208,8 +223,8 @@ fn encode_together(
     let seconds = started.elapsed().as_secs_f64();
     let each = vectors.len() / pieces.len().max(1);
     let share = 1.0 / pieces.len().max(1) as f64;
-    for (&(len, which), vectors) in pieces.iter().zip(vectors.chunks_exact(each)) {
-        sessions[which].encoded(len, vectors, seconds, share);
+    for (piece, vectors) in pieces.iter().zip(vectors.chunks_exact(each)) {
+        sessions[piece.session].encoded(piece.len, vectors, seconds, share);
     }
     Ok(())
 }

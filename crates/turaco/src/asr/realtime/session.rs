@@ -24,7 +24,7 @@ use super::track::{Common, Track};
 pub struct RealtimeSession {
     pub(super) recognizer: Arc<RealtimeRecognizer>,
     pub(super) plan: Plan,
-    resampler: Option<(u32, Resampler)>,
+    incoming: Option<Incoming>,
     stream: LogMelStream,
     /// Frames that were not encoded yet, `[frame][mel]`.
     pub(super) frames: Vec<f32>,
@@ -44,6 +44,14 @@ pub struct RealtimeSession {
     finished: bool,
     events: Vec<RealtimeEvent>,
     timings: RealtimeTimings,
+}
+
+/// The rate of the sound since the start or the last silence.
+#[derive(Debug)]
+struct Incoming {
+    sample_rate: u32,
+    /// To the model's rate, where it is another.
+    resampler: Option<Resampler>,
 }
 
 /// Where the time of a session went.
@@ -117,7 +125,7 @@ impl RealtimeSession {
         Ok(Self {
             recognizer: Arc::clone(recognizer),
             plan,
-            resampler: None,
+            incoming: None,
             stream: start.stream.clone(),
             frames: start.frames.clone(),
             encoder,
@@ -153,8 +161,8 @@ impl RealtimeSession {
         }
     }
 
-    /// Hear more: mono samples at `sample_rate` (changes of the rate within a stream are not possible), and tell what
-    /// came of it.
+    /// Hear more: mono samples at `sample_rate` (which may change behind a [`flush`](Self::flush) only), and tell what came
+    /// of it.
     ///
     /// # Errors
     /// A stream that was finished, another rate than before, or a failed device.
@@ -194,29 +202,35 @@ impl RealtimeSession {
     /// A stream that was finished, or another rate than before.
     pub fn feed(&mut self, samples: &[f32], sample_rate: u32) -> Result<()> {
         self.check_open()?;
-        let wanted = self.recognizer.config().sample_rate;
-        let resampled;
-        let samples = match &mut self.resampler {
-            None if sample_rate == wanted => samples,
-            None if self.n_sound == 0 => {
-                let mut resampler = Resampler::new(sample_rate, wanted)?;
-                let mut out = Vec::new();
-                resampler.push(samples, &mut out);
-                self.resampler = Some((sample_rate, resampler));
-                resampled = out;
-                &resampled
+        let incoming = match &mut self.incoming {
+            Some(incoming) => incoming,
+            none => {
+                let wanted = self.recognizer.config().sample_rate;
+                let resampler = match sample_rate == wanted {
+                    true => None,
+                    false => Some(Resampler::new(sample_rate, wanted)?),
+                };
+                none.insert(Incoming {
+                    sample_rate,
+                    resampler,
+                })
             }
-            Some((rate, resampler)) if *rate == sample_rate => {
-                let mut out = Vec::new();
-                resampler.push(samples, &mut out);
-                resampled = out;
+        };
+        if incoming.sample_rate != sample_rate {
+            return Err(Error::InvalidOption {
+                option: "sample_rate",
+                message: format!(
+                    "{sample_rate} Hz in the middle of a stream of {} Hz",
+                    incoming.sample_rate
+                ),
+            });
+        }
+        let mut resampled = Vec::new();
+        let samples = match &mut incoming.resampler {
+            None => samples,
+            Some(resampler) => {
+                resampler.push(samples, &mut resampled);
                 &resampled
-            }
-            _ => {
-                return Err(Error::InvalidOption {
-                    option: "sample_rate",
-                    message: format!("{sample_rate} Hz in the middle of a stream of another rate"),
-                });
             }
         };
         self.n_sound += samples.len() as u64;
@@ -224,8 +238,12 @@ impl RealtimeSession {
         Ok(())
     }
 
-    /// Samples or silence to frames. What is not a number is silence.
+    /// Samples or silence to frames. What is not a number is silence. Nothing is kept of what no text is made of.
     fn hear(&mut self, samples: &[f32]) {
+        if self.is_over() {
+            self.frames.clear();
+            return;
+        }
         let started = Instant::now();
         let _span = trace::span("mel");
         let log_mel = self.recognizer.log_mel();
@@ -276,7 +294,7 @@ impl RealtimeSession {
     }
 
     fn drain_resampler(&mut self) {
-        if let Some((_, resampler)) = self.resampler.take() {
+        if let Some(resampler) = self.incoming.take().and_then(|sound| sound.resampler) {
             let mut rest = Vec::new();
             resampler.finish(&mut rest);
             self.n_sound += rest.len() as u64;
@@ -301,6 +319,16 @@ impl RealtimeSession {
         let done = worker.advance(&mut [self]);
         recognizer.give_back(worker);
         done
+    }
+
+    /// Whether the model ended its text and is not asked to go on: no sound changes anything any more.
+    pub fn is_over(&self) -> bool {
+        self.tracks.iter().all(Track::is_over)
+    }
+
+    /// Whether the encoder has heard anything yet: those that have and those that have not share no run.
+    pub(super) fn encoder_has_begun(&self) -> bool {
+        self.encoder.has_begun()
     }
 
     /// The events that were not taken yet.

@@ -54,7 +54,8 @@ pub(super) struct Common<'a> {
 
 impl Candidates<'_> {
     /// The chosen token and what else it could have been, when that is asked for and it is text. A candidate is shown
-    /// while it is less likely by at most the share `cutoff` (as in voxtral.c).
+    /// while it is less likely by at most the share `cutoff` (as in voxtral.c). Parts of characters are no text: nothing is
+    /// shown beside one, and none beside others.
     fn alternatives(&self, recognizer: &RealtimeRecognizer, cutoff: f64) -> Vec<Alternative> {
         let best = self
             .logprobs
@@ -65,12 +66,14 @@ impl Candidates<'_> {
             .iter()
             .zip(self.logprobs)
             .filter_map(|(&token, &logprob)| {
-                let bytes = recognizer.tokenizer().text(token)?;
-                Some((
-                    String::from_utf8_lossy(bytes).into_owned(),
-                    f64::from(logprob),
-                ))
+                let text = str::from_utf8(recognizer.tokenizer().text(token)?).ok()?;
+                Some((text.to_owned(), f64::from(logprob)))
             });
+        let chosen = self.tokens.first();
+        let chosen = chosen.and_then(|&token| recognizer.tokenizer().text(token));
+        if chosen.is_none_or(|bytes| str::from_utf8(bytes).is_err()) {
+            return Vec::new();
+        }
         ordinary
             .take_while(|(_, logprob)| 1.0 - (logprob - best).exp() <= cutoff)
             .take(1 + SHOWN_ALTERNATIVES)
@@ -110,6 +113,11 @@ impl Track {
                 .min(n_vectors)
                 .saturating_sub(self.next),
         }
+    }
+
+    /// Whether the text has ended for good.
+    pub fn is_over(&self) -> bool {
+        self.ended
     }
 
     /// Vectors that belong to the prompt and still have to go in, the last of which brings the first token.

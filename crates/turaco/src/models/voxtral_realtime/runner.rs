@@ -35,6 +35,11 @@ impl EncoderState {
     pub fn n_positions(&self) -> usize {
         self.cache.len()
     }
+
+    /// Whether it has heard anything.
+    pub fn has_begun(&self) -> bool {
+        !self.cache.is_empty()
+    }
 }
 
 /// The text side of one stream.
