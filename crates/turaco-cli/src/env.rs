@@ -327,11 +327,11 @@ pub const GROUPS: &[Group] = &[
             },
             Variable {
                 name: "TURACO_GPU_PLAIN",
-                meaning: "1 = use no subgroups and no 16-bit numbers, should a driver have trouble with them",
+                meaning: "1 = no subgroups, 16-bit numbers or cooperative matrices; matrices = just not the last",
             },
             Variable {
                 name: "TURACO_GPU_FAULT",
-                meaning: "for tests, a failure on purpose: lost:N, memory:N, buffers:N or patience:N",
+                meaning: "for tests, a failure on purpose: lost:N, memory:N, buffers:N, patience:N or matrices:N",
             },
         ],
     },

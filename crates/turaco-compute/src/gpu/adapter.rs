@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::task::{Context as Task, Poll, Waker};
 use std::time::Duration;
 
+use super::cooperative::Cooperative;
 use super::shader::Extras;
 use crate::error::{Error, Result};
 
@@ -25,12 +26,13 @@ pub struct GpuOptions {
     pub max_weights_buffer: Option<u64>,
     /// A folder that keeps compiled shaders from one start to the next, for drivers that do not do it themselves.
     pub shader_cache: Option<PathBuf>,
-    /// Use nothing but what every processor has, as `TURACO_GPU_PLAIN=1` in the environment asks for too.
+    /// Use nothing but what every processor has, as `TURACO_GPU_PLAIN=1` in the environment asks for too;
+    /// `TURACO_GPU_PLAIN=matrices` there only forbids cooperative matrices.
     pub plain: bool,
     /// How long to wait for a run before it is given up; `None` = two minutes, an hour in software.
     pub patience: Option<Duration>,
     /// A failure to show, to test what follows from it; `None` = what `TURACO_GPU_FAULT` says: `lost:N`, `memory:N`,
-    /// `buffers:N`, `patience:N`.
+    /// `buffers:N`, `patience:N`, `matrices:N`.
     pub fault: Option<Fault>,
 }
 
@@ -45,6 +47,8 @@ pub enum Fault {
     Buffers(u64),
     /// It is given up when a run takes more milliseconds.
     Patience(u64),
+    /// So many kinds of its cooperative matrices give wrong products when they are tried.
+    Matrices(u64),
 }
 
 impl Fault {
@@ -58,6 +62,7 @@ impl Fault {
             "memory" => Some(Self::Memory(count)),
             "buffers" => Some(Self::Buffers(count)),
             "patience" => Some(Self::Patience(count)),
+            "matrices" => Some(Self::Matrices(count)),
             _ => None,
         }
     }
@@ -159,7 +164,7 @@ fn summary(adapter: &wgpu::Adapter) -> Option<AdapterSummary> {
         (wgpu::Features::PIPELINE_CACHE, "pipeline cache"),
         (
             wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX,
-            "cooperative matrices (not used)",
+            "cooperative matrices",
         ),
     ];
     Some(AdapterSummary {
@@ -249,6 +254,8 @@ pub(super) struct Opened {
     /// What compiled shaders are good for; `None` if the driver keeps them.
     pub cache_key: Option<String>,
     pub extras: Extras,
+    /// Cooperative matrices to be tried, the best first.
+    pub matrices: Vec<Cooperative>,
 }
 
 /// How a user names what the options ask for.
@@ -303,7 +310,12 @@ pub(super) async fn open(options: &GpuOptions) -> Result<Opened> {
     let summary =
         summary(&adapter).ok_or_else(|| unavailable("its interface is not known".into()))?;
     let offered = adapter.features();
-    let extras = if options.plain || plain_is_asked_for() {
+    let plain = if options.plain {
+        Plain::All
+    } else {
+        Plain::asked_for()
+    };
+    let extras = if plain == Plain::All {
         Extras::default()
     } else {
         Extras {
@@ -312,16 +324,30 @@ pub(super) async fn open(options: &GpuOptions) -> Result<Opened> {
             half: offered.contains(wgpu::Features::SHADER_F16),
         }
     };
+    let matrices = match plain {
+        Plain::No => Cooperative::offered(&adapter, extras),
+        _ => Vec::new(),
+    };
     let mut optional = wgpu::Features::PIPELINE_CACHE;
     // Recorded runs wait for the device.
     let clock = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS;
     optional.set(clock, CAN_WAIT);
     optional.set(wgpu::Features::SUBGROUP, extras.subgroups);
     optional.set(wgpu::Features::SHADER_F16, extras.half);
+    let experimental = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+    optional.set(experimental, !matrices.is_empty());
+    let experimental_features = if matrices.is_empty() {
+        wgpu::ExperimentalFeatures::disabled()
+    } else {
+        // SAFETY: of wgpu's unfinished features only cooperative matrices are asked for. They appear in one shader, which
+        // keeps to places within its workgroup memory, and is tried before it is used.
+        unsafe { wgpu::ExperimentalFeatures::enabled() }
+    };
     let descriptor = wgpu::DeviceDescriptor {
         label: Some("turaco"),
         required_features: offered & optional,
         required_limits: adapter.limits(),
+        experimental_features,
         ..wgpu::DeviceDescriptor::default()
     };
     let (device, queue) = adapter
@@ -333,13 +359,31 @@ pub(super) async fn open(options: &GpuOptions) -> Result<Opened> {
         device,
         queue,
         extras,
+        matrices,
         cache_key: wgpu::util::pipeline_cache_key(&adapter.get_info()),
     })
 }
 
-/// Whether the environment forbids subgroups and numbers of 16 bits, to see whether a driver has trouble with them.
-fn plain_is_asked_for() -> bool {
-    std::env::var_os("TURACO_GPU_PLAIN").is_some_and(|value| !value.is_empty() && value != "0")
+/// What the environment forbids, to see whether a driver has trouble with it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Plain {
+    /// Nothing.
+    No,
+    /// Cooperative matrices.
+    Matrices,
+    /// These, subgroups and numbers of 16 bits.
+    All,
+}
+
+impl Plain {
+    fn asked_for() -> Self {
+        match std::env::var_os("TURACO_GPU_PLAIN") {
+            None => Self::No,
+            Some(value) if value.is_empty() || value == "0" => Self::No,
+            Some(value) if value == "matrices" => Self::Matrices,
+            Some(_) => Self::All,
+        }
+    }
 }
 
 /// Whether a thread may wait for the device. A page in a browser may not: there, nothing happens until it gives the thread

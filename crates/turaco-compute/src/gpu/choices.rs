@@ -17,9 +17,16 @@ pub(super) fn choices(context: &Context) -> Vec<KernelChoice> {
         true => "f16 weights through 16-bit workgroup memory, others through f32",
         false => "f32 workgroup memory",
     };
+    let staged = match context.trials().chosen {
+        Some(kind) if kind.half => format!(
+            "cooperative matrices of {kind}, with rows and weights scaled to fit; weights of f32 through workgroup memory"
+        ),
+        Some(kind) => format!("cooperative matrices of {kind}"),
+        None => staged.to_owned(),
+    };
     let mebibytes = |bytes: u64| bytes >> 20;
     let choice = |operation, kernel| KernelChoice { operation, kernel };
-    vec![
+    let mut choices = vec![
         choice(
             "linear, few rows",
             format!(
@@ -55,5 +62,8 @@ pub(super) fn choices(context: &Context) -> Vec<KernelChoice> {
                 mebibytes(context.max_buffer)
             ),
         ),
-    ]
+    ];
+    choices
+        .extend((context.trials().refused.iter()).map(|reason| choice("not used", reason.clone())));
+    choices
 }

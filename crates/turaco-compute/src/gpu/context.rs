@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
 use super::adapter::{AdapterSummary, CAN_WAIT, Fault, GpuOptions, Opened, open, wait};
 use super::arrival::Arrival;
+use super::cooperative::{Cooperative, Trials, Verdicts};
 use super::shader::{Extras, Layout, MAX_BATCH, Shader};
 use super::shader_cache::ShaderCache;
-use crate::device::Activity;
+use crate::device::{Activity, WeightType};
 use crate::error::{Error, Result};
 
 /// A run that takes longer than this will not end; where the processor does all the work, it may.
@@ -37,6 +38,10 @@ pub(super) struct Context {
     unused_caches: Vec<wgpu::Buffer>,
     /// What shaders use beyond the least.
     pub extras: Extras,
+    /// Cooperative matrices that the adapter offers, the best first.
+    pub matrices: Vec<Cooperative>,
+    trials: OnceLock<Trials>,
+    verdicts: Option<Verdicts>,
     /// The largest buffer that a shader can see, in bytes.
     pub max_buffer: u64,
     /// The largest for weights.
@@ -113,6 +118,7 @@ impl Context {
             queue,
             cache_key,
             extras,
+            matrices,
         } = open(options).await?;
         let fault = options.fault.or_else(Fault::asked_for);
         let failure = Arc::new(Mutex::new(None));
@@ -181,12 +187,16 @@ impl Context {
             Some(Fault::Patience(milliseconds)) => Some(Duration::from_millis(milliseconds)),
             _ => options.patience,
         };
-        let shader_cache = match (&options.shader_cache, cache_key) {
-            (Some(folder), Some(key)) => ShaderCache::open(&device, folder, &key),
-            _ => None,
-        };
+        let kept = options.shader_cache.as_ref().zip(cache_key);
+        // What a device does that fails on purpose is not its driver's fault.
+        let verdicts = (kept.as_ref().filter(|_| fault.is_none()))
+            .map(|(folder, key)| Verdicts::new(folder.join(key), &summary.driver));
+        let shader_cache = kept.and_then(|(folder, key)| ShaderCache::open(&device, folder, &key));
         let context = Self {
             shader_cache,
+            matrices,
+            trials: OnceLock::new(),
+            verdicts,
             counters: Counters::default(),
             tick: device
                 .features()
@@ -216,6 +226,21 @@ impl Context {
         };
         context.check()?;
         Ok(context)
+    }
+
+    /// What came of trying the adapter's cooperative matrices, when somebody asks first.
+    pub fn trials(&self) -> &Trials {
+        let wrong = match self.fault {
+            Some(Fault::Matrices(count)) => count as usize,
+            _ => 0,
+        };
+        self.trials
+            .get_or_init(|| Trials::make(self, self.verdicts.as_ref(), wrong))
+    }
+
+    /// The matrices that products with such weights are made of; `None`: another way.
+    pub fn cooperative(&self, weights: WeightType) -> Option<Cooperative> {
+        (self.trials().chosen).filter(|kind| kind.takes(weights))
     }
 
     /// A failure of this device.

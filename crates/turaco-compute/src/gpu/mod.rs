@@ -31,6 +31,7 @@ mod arrival;
 mod batch;
 mod choices;
 mod context;
+mod cooperative;
 mod executable;
 mod memory;
 mod plan;
@@ -38,6 +39,7 @@ mod recording;
 mod shader;
 mod shader_cache;
 mod state;
+mod template;
 #[cfg(all(test, any(target_arch = "x86_64", target_vendor = "apple")))]
 mod translation;
 mod upload;

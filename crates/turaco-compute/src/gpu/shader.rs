@@ -1,10 +1,8 @@
-//! The shaders: which there are, what each binds, and the WGSL of each.
-//!
-//! The text of a shader is put together from the files in `shaders/`. A line that begins with `@name` is repeated as
-//! often as the shader says for that name, with `$i` being the number of the repetition: registers have names in WGSL, and
-//! loops over them would become memory. Some names are conditions: their lines stay or go.
+//! The shaders: which there are, what each binds, and the WGSL of each, put together from the files in `shaders/`.
 
 use super::batch::MAX_SPLITS;
+use super::cooperative::Cooperative;
+use super::template::Template;
 use crate::device::WeightType;
 
 /// Inputs of a linear map that the recurrent part of an LSTM has room for.
@@ -102,8 +100,12 @@ pub(super) enum Shader {
         gated: bool,
         chosen: bool,
     },
-    /// A linear map of many rows, or a convolution.
-    Matmul { weights: WeightType, windows: bool },
+    /// A linear map of many rows, or a convolution; `cooperative`: the matrices that it is made of, if it is.
+    Matmul {
+        weights: WeightType,
+        windows: bool,
+        cooperative: Option<Cooperative>,
+    },
     /// Rows of a table.
     Lookup { weights: WeightType },
     /// An element-wise function.
@@ -212,7 +214,15 @@ impl Shader {
                     }));
                 }
             }
-            all.extend([false, true].map(|windows| Self::Matmul { weights, windows }));
+            for windows in [false, true] {
+                let kinds = Cooperative::KINDS.into_iter().map(Some);
+                let kinds = kinds.filter(|kind| kind.is_some_and(|kind| kind.takes(weights)));
+                all.extend(kinds.chain([None]).map(|cooperative| Self::Matmul {
+                    weights,
+                    windows,
+                    cooperative,
+                }));
+            }
             all.extend([Self::Lookup { weights }, Self::Lstm { weights }]);
         }
         for keys in [Keys::Rows, Keys::F32, Keys::F16, Keys::Bf16] {
@@ -253,6 +263,15 @@ impl Shader {
             }
         }
         all
+    }
+
+    /// The cooperative matrices that it is made of.
+    #[cfg(test)]
+    pub fn cooperative(self) -> Option<Cooperative> {
+        match self {
+            Self::Matmul { cooperative, .. } => cooperative,
+            _ => None,
+        }
     }
 
     /// What it binds.
@@ -355,7 +374,14 @@ impl Shader {
                     ""
                 })
                 .part(include_str!("shaders/matvec.wgsl")),
-            Self::Matmul { weights, windows } => Template::new()
+            Self::Matmul {
+                weights,
+                windows,
+                cooperative: Some(kind),
+            } => kind.template(weights, windows),
+            Self::Matmul {
+                weights, windows, ..
+            } => Template::new()
                 .extension("f16", half)
                 .word("Staged", if half { "vec4<f16>" } else { "vec4<f32>" })
                 .repeat("4", 4)
@@ -363,11 +389,7 @@ impl Shader {
                 .part(COMMON)
                 .part(LINEAR)
                 .weights(weights)
-                .part(if windows {
-                    include_str!("shaders/input_windows.wgsl")
-                } else {
-                    include_str!("shaders/input_rows.wgsl")
-                })
+                .inputs(windows)
                 .part(include_str!("shaders/matmul.wgsl")),
             Self::Lookup { weights } => Template::new()
                 .part(COMMON)
@@ -505,9 +527,9 @@ impl Function {
     }
 }
 
-const COMMON: &str = include_str!("shaders/common.wgsl");
+pub(super) const COMMON: &str = include_str!("shaders/common.wgsl");
 const CHOOSE: &str = include_str!("shaders/choose_common.wgsl");
-const LINEAR: &str = include_str!("shaders/linear.wgsl");
+pub(super) const LINEAR: &str = include_str!("shaders/linear.wgsl");
 const ATTENTION: &str = include_str!("shaders/attention_params.wgsl");
 
 /// Tokens that a workgroup of [`Shader::ChooseSlices`] looks at.
@@ -526,172 +548,4 @@ pub(super) fn matvec_slices(rows: u32, inputs: usize) -> u32 {
         _ => 8,
     };
     if inputs <= 512 { 8 } else { most }
-}
-
-/// A shader that is being put together.
-struct Template {
-    text: String,
-    words: Vec<(&'static str, String)>,
-    repeats: Vec<(&'static str, u32)>,
-    conditions: Vec<(&'static str, bool)>,
-}
-
-impl Template {
-    fn new() -> Self {
-        Self {
-            text: String::new(),
-            words: Vec::new(),
-            repeats: Vec::new(),
-            conditions: Vec::new(),
-        }
-    }
-
-    /// Something that has to be switched on, before anything else.
-    fn extension(mut self, name: &str, wanted: bool) -> Self {
-        if wanted {
-            self.text.push_str(&format!("enable {name};\n"));
-        }
-        self
-    }
-
-    /// A constant of the shader.
-    fn number(mut self, name: &str, value: u32) -> Self {
-        self.text
-            .push_str(&format!("const {name}: u32 = {value}u;\n"));
-        self
-    }
-
-    /// What stands for a word of the parts.
-    fn word(mut self, name: &'static str, value: &str) -> Self {
-        self.words.push((name, value.to_owned()));
-        self
-    }
-
-    /// How often lines that begin with `@name` are repeated.
-    fn repeat(mut self, name: &'static str, count: u32) -> Self {
-        self.repeats.push((name, count));
-        self
-    }
-
-    /// Whether lines that begin with `@name` stay.
-    fn when(mut self, name: &'static str, holds: bool) -> Self {
-        self.conditions.push((name, holds));
-        self
-    }
-
-    fn part(mut self, part: &str) -> Self {
-        for line in part.lines() {
-            self.line(line);
-        }
-        self
-    }
-
-    fn line(&mut self, line: &str) {
-        let prefix = line.trim_start().strip_prefix('@');
-        if let Some((name, rest)) = prefix.and_then(|rest| rest.split_once(' ')) {
-            if let Some(&(_, holds)) = self.conditions.iter().find(|(known, _)| *known == name) {
-                if holds {
-                    self.line(rest);
-                }
-                return;
-            }
-            if let Some(&(_, count)) = self.repeats.iter().find(|(known, _)| *known == name) {
-                let rest = self.replaced(rest);
-                for i in 0..count {
-                    self.line(&rest.replace("$i", &i.to_string()));
-                }
-                return;
-            }
-        }
-        let line = self.replaced(line);
-        self.text.push_str(&line);
-        self.text.push('\n');
-    }
-
-    fn replaced(&self, line: &str) -> String {
-        let mut line = line.to_owned();
-        for (name, value) in &self.words {
-            line = line.replace(name, value);
-        }
-        line
-    }
-
-    fn weights(self, weights: WeightType) -> Self {
-        self.part(match weights {
-            WeightType::F32 => include_str!("shaders/weights_f32.wgsl"),
-            WeightType::F16 => include_str!("shaders/weights_f16.wgsl"),
-            WeightType::Bf16 => include_str!("shaders/weights_bf16.wgsl"),
-            WeightType::Int8 => include_str!("shaders/weights_int8.wgsl"),
-            WeightType::Q8 => include_str!("shaders/weights_q8.wgsl"),
-            WeightType::Q4 => include_str!("shaders/weights_q4.wgsl"),
-        })
-        .part(include_str!("shaders/quads.wgsl"))
-    }
-
-    /// Weights by four outputs at a time.
-    fn lines(self, weights: WeightType) -> Self {
-        let halves = include_str!("shaders/lines_halves.wgsl");
-        match weights {
-            WeightType::F32 => self.part(include_str!("shaders/lines_f32.wgsl")),
-            WeightType::F16 => self.part(include_str!("shaders/lines_f16.wgsl")),
-            WeightType::Bf16 => self.part(include_str!("shaders/lines_bf16.wgsl")),
-            WeightType::Int8 => self.part(include_str!("shaders/lines_int8.wgsl")),
-            WeightType::Q8 => self
-                .part(halves)
-                .part(include_str!("shaders/lines_q8.wgsl")),
-            WeightType::Q4 => self
-                .part(halves)
-                .part(include_str!("shaders/lines_q4.wgsl")),
-        }
-    }
-
-    /// Sums and maxima over a workgroup, and what the entry point has to do for them.
-    fn reductions(self, wanted: bool, extras: Extras) -> Self {
-        let (inputs, start) = if wanted && extras.subgroups {
-            (
-                "@builtin(subgroup_id) number_of_subgroup: u32, @builtin(num_subgroups) number_of_subgroups: u32, @builtin(subgroup_invocation_id) lane_of_subgroup: u32,",
-                "subgroup_number = number_of_subgroup; subgroup_count = number_of_subgroups; subgroup_lane = lane_of_subgroup;",
-            )
-        } else {
-            ("", "")
-        };
-        let template = self
-            .word("SUBGROUP_INPUTS", inputs)
-            .word("SUBGROUP_START", start);
-        match (wanted, extras.subgroups) {
-            (false, _) => template,
-            (true, false) => template.part(include_str!("shaders/reduce.wgsl")),
-            (true, true) => template.part(include_str!("shaders/reduce_subgroups.wgsl")),
-        }
-    }
-
-    fn sequences(self) -> Self {
-        self.number("MAX_BATCH", MAX_BATCH as u32)
-            .part(include_str!("shaders/sequence.wgsl"))
-    }
-
-    fn cache(self, keys: Keys, caches: u32) -> Self {
-        match keys {
-            Keys::Rows => return self,
-            Keys::F32 => self.part(include_str!("shaders/cache_f32.wgsl")),
-            Keys::F16 => self.part(include_str!("shaders/cache_f16.wgsl")),
-            Keys::Bf16 => self.part(include_str!("shaders/cache_bf16.wgsl")),
-        }
-        .repeat("caches", caches)
-        .sequences()
-        .part(include_str!("shaders/caches.wgsl"))
-    }
-
-    fn keys(self, keys: Keys, caches: u32) -> Self {
-        match keys {
-            Keys::Rows => self.part(include_str!("shaders/keys_rows.wgsl")),
-            _ => self
-                .cache(keys, caches)
-                .part(include_str!("shaders/keys_cached.wgsl")),
-        }
-    }
-
-    fn finish(self) -> String {
-        self.text
-    }
 }

@@ -86,7 +86,8 @@ impl ShaderCache {
     }
 }
 
-fn hash(bytes: &[u8]) -> u64 {
+/// What tells texts and files apart, for one version of the program.
+pub(super) fn hash(bytes: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     bytes.hash(&mut hasher);
     hasher.finish()

@@ -4,6 +4,7 @@ use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, Scalar, ScalarKind, TypeInner};
 
+use super::cooperative::Cooperative;
 use super::shader::{Extras, MAX_BATCH, Shader};
 
 /// Buffers that Metal binds by number in one stage.
@@ -12,6 +13,9 @@ const METAL_BUFFERS: u8 = 31;
 /// Threads and bytes of workgroup memory that every adapter has.
 const THREADS: u32 = 256;
 const WORKGROUP_BYTES: u32 = 16_384;
+
+/// SPIR-V's number of `OpCooperativeMatrixMulAddKHR`, which has six words.
+const COOPERATIVE_MULTIPLY: u32 = 4459;
 
 /// What adapters may offer beyond the least.
 const EXTRAS: [Extras; 2] = [
@@ -48,8 +52,11 @@ fn parsed(shader: Shader, extras: Extras) -> (Module, ModuleInfo) {
     let module = naga::front::wgsl::parse_str(&source)
         .unwrap_or_else(|error| panic!("{shader:?}: {}", error.emit_to_string(&source)));
     let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
-    capabilities.set(Capabilities::SUBGROUP, extras.subgroups);
-    capabilities.set(Capabilities::SHADER_FLOAT16, extras.half);
+    let kind = shader.cooperative();
+    let half = kind.map_or(extras.half, |kind| kind.half);
+    capabilities.set(Capabilities::SUBGROUP, extras.subgroups || kind.is_some());
+    capabilities.set(Capabilities::SHADER_FLOAT16, half);
+    capabilities.set(Capabilities::COOPERATIVE_MATRIX, kind.is_some());
     let info = Validator::new(ValidationFlags::all(), capabilities)
         .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
         .subgroup_operations(naga::valid::SubgroupOperationSet::all())
@@ -102,18 +109,25 @@ fn shaders_bind_what_they_say_and_fit_every_adapter() {
             .filter(|(_, global)| global.space == AddressSpace::WorkGroup)
             .map(|(_, global)| module.types[global.ty].inner.size(module.to_ctx()))
             .sum();
-        assert!(
-            workgroup <= WORKGROUP_BYTES,
-            "{shader:?} wants {workgroup} bytes"
-        );
+        // Devices are asked for the room that matrices take.
+        let room = match shader.cooperative() {
+            Some(_) => Cooperative::WORKGROUP_BYTES,
+            None => WORKGROUP_BYTES,
+        };
+        assert!(workgroup <= room, "{shader:?} wants {workgroup} bytes");
     }
 }
 
 #[test]
 fn every_shader_becomes_spirv() {
     for (shader, module, info) in all() {
-        let words = spv::write_vec(&module, &info, &spv::Options::default(), None);
-        assert!(words.is_ok_and(|words| !words.is_empty()), "{shader:?}");
+        let words = spv::write_vec(&module, &info, &spv::Options::default(), None)
+            .unwrap_or_else(|error| panic!("{shader:?}: {error}"));
+        // The low half of an instruction's first word says which it is.
+        let multiplies = words
+            .iter()
+            .any(|word| word & 0xffff == COOPERATIVE_MULTIPLY && word >> 16 == 6);
+        assert_eq!(multiplies, shader.cooperative().is_some(), "{shader:?}");
     }
 }
 
@@ -124,6 +138,10 @@ fn every_shader_becomes_hlsl() {
         ..hlsl::Options::default()
     };
     for (shader, module, info) in all() {
+        // HLSL has no cooperative matrices, and naga no words for them; adapters of DirectX 12 offer none.
+        if shader.cooperative().is_some() {
+            continue;
+        }
         let mut text = String::new();
         let pipeline = hlsl::PipelineOptions::default();
         let written = hlsl::Writer::new(&mut text, &options, &pipeline).write(&module, &info, None);
@@ -135,6 +153,10 @@ fn every_shader_becomes_hlsl() {
 #[test]
 fn every_shader_becomes_metal() {
     for (shader, module, info) in all() {
+        // Metal's matrices have 8 rows and columns, as its adapters say.
+        if shader.cooperative().is_some_and(|kind| kind.size != 8) {
+            continue;
+        }
         // Metal has no double precision and no 64-bit atomics.
         let wide = module.types.iter().any(|(_, ty)| match ty.inner {
             TypeInner::Scalar(scalar) | TypeInner::Atomic(scalar) => is_wide(scalar),
@@ -178,6 +200,14 @@ fn every_shader_becomes_metal() {
         assert!(translated.entry_point_names[0].is_ok(), "{shader:?}");
         assert!(text.contains("kernel void"), "{shader:?}");
         assert!(!text.contains("double"), "{shader:?}");
+        let multiplies = text.contains("simdgroup_multiply_accumulate");
+        assert_eq!(multiplies, shader.cooperative().is_some(), "{shader:?}");
+        if let Some(kind) = shader.cooperative() {
+            let factor = if kind.half { "half" } else { "float" };
+            for matrix in [factor, "float"].map(|scalar| format!("simdgroup_{scalar}8x8")) {
+                assert!(text.contains(&matrix), "{shader:?} has no {matrix}");
+            }
+        }
     }
 }
 

@@ -3,8 +3,13 @@
 //! A panel of 32 outputs with the inputs outermost is what neighbouring threads like to read, too: see
 //! [`crate::cpu::packed`] for the orders, and `shaders/weights_*.wgsl` for how they are read.
 
+use std::ops::Range;
+
+use half::{bf16, f16};
+
 use super::context::Context;
 use crate::cpu::matrix::CpuMatrix;
+use crate::cpu::packed::blocks::{Q4_BYTES, Q8_BYTES, SCALE_BYTES};
 use crate::cpu::packed::{PANEL, PackedMatrix};
 use crate::cpu::pool::Pool;
 use crate::device::{HostMatrix, WeightType};
@@ -26,6 +31,8 @@ pub(super) struct Part {
     pub scales: Option<wgpu::Buffer>,
     pub first_row: usize,
     pub rows: usize,
+    /// The power of two that they are multiplied with before they become f16, for cooperative matrices.
+    pub scale: f32,
 }
 
 impl GpuMatrix {
@@ -79,13 +86,60 @@ impl GpuMatrix {
             _ => None,
         };
         let first_row = first * PANEL;
+        let scaled = context.matrices.iter().any(|kind| kind.half);
         Ok(Part {
+            scale: if scaled {
+                scale_of(largest(packed, first..end))
+            } else {
+                1.0
+            },
             weights,
             scales,
             first_row,
             rows: packed.n().min(end * PANEL) - first_row,
         })
     }
+}
+
+/// What no finite weight of some panels exceeds, padding included; about twice the largest of them at most. Not for f32.
+fn largest(packed: &PackedMatrix, panels: Range<usize>) -> f32 {
+    // Without signs, numbers are in the order of their bits; from `infinite` on they are none.
+    let largest_bits = |bytes: &[u8], infinite: u16| -> u16 {
+        (bytes.as_chunks::<2>().0.iter())
+            .map(|&bytes| u16::from_le_bytes(bytes) & 0x7fff)
+            .map(|bits| if bits < infinite { bits } else { 0 })
+            .max()
+            .unwrap_or(0)
+    };
+    let half = |bytes: &[u8]| f16::from_bits(largest_bits(bytes, 0x7c00)).to_f32();
+    let of_panel = |panel: usize| -> f32 {
+        let bytes = packed.panel(panel);
+        match packed.weight_type() {
+            WeightType::F32 => 0.0,
+            WeightType::F16 => half(bytes),
+            WeightType::Bf16 => bf16::from_bits(largest_bits(bytes, 0x7f80)).to_f32(),
+            WeightType::Int8 => {
+                let scales = packed.panel_scales(panel).into_iter().flatten();
+                128.0 * scales.fold(0.0, |most: f32, scale| most.max(scale.abs()))
+            }
+            WeightType::Q8 => (bytes.chunks(Q8_BYTES))
+                .map(|block| 128.0 * half(&block[..SCALE_BYTES]))
+                .fold(0.0, f32::max),
+            WeightType::Q4 => (bytes.chunks(Q4_BYTES))
+                .map(|block| {
+                    let (scales, minimums) = block[..2 * SCALE_BYTES].split_at(SCALE_BYTES);
+                    15.0 * half(scales) + half(minimums)
+                })
+                .fold(0.0, f32::max),
+        }
+    };
+    panels.map(of_panel).fold(0.0, f32::max)
+}
+
+/// The power of two that brings a number to between 128 and 256, as far as 120 of them do.
+fn scale_of(largest: f32) -> f32 {
+    let exponent = (largest.to_bits() >> 23) & 0xff;
+    f32::from_bits(261_u32.saturating_sub(exponent).clamp(7, 247) << 23)
 }
 
 /// A vector.

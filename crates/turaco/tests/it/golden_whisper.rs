@@ -346,7 +346,7 @@ mod on_graphics_processors {
         assert_eq!(tokens, expected.cloned().collect::<Vec<_>>());
     }
 
-    /// The tests above once more, with nothing but what every graphics processor has: no subgroups, no 16-bit numbers.
+    /// The tests above once more, with nothing but what every graphics processor has: no subgroups, no 16-bit numbers, no cooperative matrices.
     #[test]
     fn all_of_it_on_the_plain_path() {
         if std::env::var_os("TURACO_GPU_PLAIN").is_some() {

@@ -361,6 +361,7 @@ impl Planner<'_> {
                 let shader = Shader::Matmul {
                     weights: weights.weight_type,
                     windows: map.windows.is_some(),
+                    cooperative: self.context.cooperative(weights.weight_type),
                 };
                 let tiles = map.rows.div_ceil(TILE) * part_outputs.div_ceil(TILE);
                 (shader, tiles)
@@ -394,7 +395,8 @@ impl Planner<'_> {
                 .number(norm.map_or(0.0, |norm| norm.eps))
                 .counts(norm.map_or([0; 3], |norm| norm.gain))
                 .counts([part.first_row])
-                .counts(map.choice.as_ref().map_or([0; 8], |choice| choice.places));
+                .counts(map.choice.as_ref().map_or([0; 8], |choice| choice.places))
+                .number(part.scale);
             let mut buffers = part_buffers(part);
             buffers.push(x.buffer.clone());
             if map.choice.is_none() {

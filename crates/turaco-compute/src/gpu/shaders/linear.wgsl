@@ -38,6 +38,8 @@ struct Params {
     allowed_offset: u32,
     seen_offset: u32,
     seeds_offset: u32,
+    // The power of two that brings weights to where f16 is exact, for cooperative matrices.
+    weights_scale: f32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
