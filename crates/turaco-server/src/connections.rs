@@ -8,12 +8,12 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::app::App;
 use crate::config::LogLevel;
+use crate::listener::Listener;
 use crate::tls::Tls;
 
 /// How long a client may take for the head of a request, or to agree on a key.
@@ -24,16 +24,14 @@ pub const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Answer connections until `app` ends, then let those that are open finish for as long as the grace lasts. With `tls` they are
 /// encrypted.
-pub async fn serve(app: &App, listener: TcpListener, router: Router, tls: Option<&Tls>) {
+pub async fn serve(app: &App, listener: Listener, router: Router, tls: Option<&Tls>) {
     let mut ending = app.ending();
     let mut open = JoinSet::new();
     loop {
         tokio::select! {
             _ = ended(&mut ending) => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    // Small events leave at once.
-                    let _ = stream.set_nodelay(true);
+                Ok(stream) => {
                     let service = TowerToHyperService::new(router.clone());
                     let ending = app.ending();
                     match tls {

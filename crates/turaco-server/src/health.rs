@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::error::ApiError;
@@ -31,6 +31,15 @@ pub async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
         return Err(ApiError::not_found("metrics are on a port of their own"));
     }
     Ok(metrics_text(&app))
+}
+
+/// `GET /v1/stats`: how long things have taken lately.
+pub async fn stats(State(app): State<App>) -> Json<Value> {
+    Json(json!({
+        "uptime_seconds": app.metrics().uptime().as_secs_f64(),
+        "sessions_open": app.open_sessions(),
+        "operations": app.metrics().stats(),
+    }))
 }
 
 /// All counters.

@@ -100,7 +100,7 @@ pub async fn around(State(app): State<App>, request: Request, next: Next) -> Res
 
 /// Routes of those who watch the server again and again.
 fn is_watching(route: &str) -> bool {
-    route.starts_with("/health") || route == "/ready" || route == "/metrics"
+    route.starts_with("/health") || route == "/ready" || route == "/metrics" || route == "/v1/stats"
 }
 
 struct Unanswered<'a> {

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use turaco::engine::{Engine, LiveRound};
 use turaco::voice::TurnTimings;
+
+use crate::stats::Stats;
 
 /// Upper bounds in seconds of whole requests and waits.
 const SECONDS: &[f64] = &[
@@ -82,6 +85,8 @@ struct Histogram {
 #[derive(Debug)]
 pub struct Metrics {
     values: Mutex<Values>,
+    /// For people.
+    stats: Mutex<Stats>,
     started: Instant,
 }
 
@@ -90,6 +95,7 @@ impl Metrics {
     pub fn new() -> Self {
         Self {
             values: Mutex::default(),
+            stats: Mutex::default(),
             started: Instant::now(),
         }
     }
@@ -99,6 +105,7 @@ impl Metrics {
         let labels = labels(&[("route", route), ("status", &status.to_string())]);
         self.add("requests_total", labels, 1.0);
         self.observe("request_seconds", labels_of("route", route), seconds);
+        self.took(&format!("request{route}"), seconds);
     }
 
     /// Something failed.
@@ -123,11 +130,13 @@ impl Metrics {
     /// The first text of a request.
     pub fn first_text(&self, seconds: f64) {
         self.observe("ttft_seconds", String::new(), seconds);
+        self.took("first_text", seconds);
     }
 
     /// The first sound of a request.
     pub fn first_audio(&self, seconds: f64) {
         self.observe("ttfa_seconds", String::new(), seconds);
+        self.took("first_audio", seconds);
     }
 
     /// An answer in a conversation.
@@ -135,6 +144,7 @@ impl Metrics {
         self.add("turns_total", String::new(), 1.0);
         for (stage, seconds) in timings.stages() {
             self.observe("turn_seconds", labels_of("stage", stage), seconds);
+            self.took(&format!("turn/{stage}"), seconds);
         }
         timings
             .first_text
@@ -154,12 +164,14 @@ impl Metrics {
     /// An utterance of a live session is written down, so long after its end.
     pub fn transcript(&self, seconds: f64) {
         self.observe("transcript_seconds", String::new(), seconds);
+        self.took("transcript", seconds);
     }
 
     /// A turn on a device.
     pub fn step(&self, model: &str, stage: &str, seconds: f64) {
         let labels = labels(&[("model", model), ("stage", stage)]);
         self.observe("step_seconds", labels, seconds);
+        self.took(&format!("step/{stage}"), seconds);
     }
 
     /// A step that all live streams of a model took together.
@@ -171,6 +183,24 @@ impl Metrics {
     /// A wait for the first turn.
     pub fn queue_wait(&self, seconds: f64) {
         self.observe("queue_wait_seconds", String::new(), seconds);
+        self.took("queue_wait", seconds);
+    }
+
+    /// How long things have taken lately.
+    pub fn stats(&self) -> Value {
+        let stats = self.stats.lock();
+        stats.unwrap_or_else(PoisonError::into_inner).to_json()
+    }
+
+    /// Since the start.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn took(&self, operation: &str, seconds: f64) {
+        let stats = self.stats.lock();
+        let mut stats = stats.unwrap_or_else(PoisonError::into_inner);
+        stats.add(operation, seconds);
     }
 
     /// All values, with those that are looked up now.

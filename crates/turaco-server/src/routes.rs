@@ -38,6 +38,7 @@ pub fn router(app: App) -> Router {
         .route("/health/live", get(health::alive))
         .route("/ready", get(health::ready))
         .route("/metrics", get(health::metrics))
+        .route("/v1/stats", get(health::stats))
         .route("/", get(web::page))
         .route("/ui/{file}", get(web::file))
         .route("/docs", get(web::docs))

@@ -3,10 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
-
 use crate::app::App;
 use crate::config::LogLevel;
+use crate::listener::Listener;
 use crate::routes::{metrics_router, router};
 use crate::tls::Tls;
 use crate::{connections, wyoming};
@@ -14,17 +13,17 @@ use crate::{connections, wyoming};
 /// Between two looks at what nobody uses.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
-/// The ports that the server listens on.
+/// Where the server listens.
 #[derive(Debug)]
 pub struct Listeners {
     /// HTTP and WebSockets.
-    pub http: TcpListener,
+    pub http: Listener,
     /// What encrypts HTTP and WebSockets, if anything does; the other ports are for machines that are trusted.
     pub tls: Option<Tls>,
     /// Wyoming, if it is wanted.
-    pub wyoming: Option<TcpListener>,
+    pub wyoming: Option<Listener>,
     /// Counters, where they have a port of their own.
-    pub metrics: Option<TcpListener>,
+    pub metrics: Option<Listener>,
 }
 
 /// A server that has not started yet.
@@ -43,8 +42,8 @@ impl Server {
     pub async fn run(self, listeners: Listeners, shutdown: impl Future<Output = ()>) {
         let app = self.app;
         app.set_ready(self.preload.is_empty());
-        app.set_local(is_local(&listeners.http));
-        let open = listeners.wyoming.as_ref().filter(|port| !is_local(port));
+        app.set_local(listeners.http.is_local());
+        let open = listeners.wyoming.as_ref().filter(|port| !port.is_local());
         if let (Some(_), false) = (open, app.config().api_keys.is_empty()) {
             let line = "the Wyoming port takes requests from other machines without a key: its protocol knows none";
             app.log(LogLevel::Warning, line);
@@ -85,12 +84,6 @@ impl Server {
         housekeeping.abort();
         preloading.abort();
     }
-}
-
-/// Whether only programs of this machine reach a port.
-fn is_local(port: &TcpListener) -> bool {
-    port.local_addr()
-        .is_ok_and(|address| address.ip().is_loopback())
 }
 
 fn preload(app: &App, models: &[String]) {

@@ -1,4 +1,4 @@
-//! Memory for decoded recordings, of all requests together: a small file can hold hours.
+//! Memory for recordings, decoded and as they are sent in JSON, of all requests together: a small file can hold hours.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -60,6 +60,17 @@ impl Share {
         }
     }
 
+    /// Something that was sent has so many bytes by now.
+    ///
+    /// # Errors
+    /// There is no room for them.
+    pub fn hold(&mut self, bytes: u64) -> Result<(), ApiError> {
+        match bytes > self.bytes {
+            true => self.grow(bytes),
+            false => Ok(()),
+        }
+    }
+
     fn grow(&mut self, bytes: u64) -> Result<(), ApiError> {
         let more = bytes.saturating_sub(self.bytes).next_multiple_of(STEP);
         let used = self.room.used.fetch_add(more, Ordering::Relaxed);
@@ -90,10 +101,7 @@ impl Growing<'_> {
     /// There is no room for them.
     pub fn reach(&mut self, samples: usize) -> Result<(), ApiError> {
         let bytes = self.before + samples as u64 * size_of::<f32>() as u64;
-        match bytes > self.share.bytes {
-            true => self.share.grow(bytes),
-            false => Ok(()),
-        }
+        self.share.hold(bytes)
     }
 }
 

@@ -22,7 +22,7 @@ use crate::traces;
 /// The rate that recognisers and detectors hear.
 pub const SAMPLE_RATE: u32 = 16_000;
 
-/// Bytes of the text of one field.
+/// Bytes of the texts of all fields.
 const MAX_TEXT: usize = 1 << 20;
 
 /// Fields of a form.
@@ -145,7 +145,7 @@ impl Form {
         let mut pace = Pace::new(app);
         // What a recording has wrong is told when the client has sent everything: it would not listen before.
         let mut failed = None;
-        let mut count = 0;
+        let (mut count, mut n_bytes) = (0, 0);
         while let Some(field) = pace.wait(multipart.next_field()).await?.map_err(wrong)? {
             count += 1;
             if count > MAX_FIELDS {
@@ -164,9 +164,11 @@ impl Form {
                     Received::Broken(error) => return Err(wrong(error)),
                 },
                 false => {
-                    let text = receive_text(field, &name, &mut pace)
+                    let room = MAX_TEXT - n_bytes;
+                    let text = receive_text(field, (&name, room), &mut pace)
                         .await?
                         .map_err(wrong)?;
+                    n_bytes += text.len();
                     form.fields.push((name, text));
                 }
             }
@@ -207,7 +209,7 @@ pub async fn discard(body: Body) {
 
 async fn receive_text(
     mut field: Field<'_>,
-    name: &str,
+    (name, room): (&str, usize),
     pace: &mut Pace,
 ) -> Result<Result<String, MultipartError>, ApiError> {
     let mut bytes = Vec::new();
@@ -218,8 +220,9 @@ async fn receive_text(
             Ok(Some(chunk)) => {
                 pace.came(chunk.len())?;
                 bytes.extend_from_slice(&chunk);
-                if bytes.len() > MAX_TEXT {
-                    let message = format!("longer than {MAX_TEXT} bytes");
+                if bytes.len() > room {
+                    let message =
+                        format!("the texts of all fields are longer than {MAX_TEXT} bytes");
                     return Err(ApiError::invalid(name, message));
                 }
             }

@@ -27,6 +27,7 @@ pub use serve::ServeArgs;
 pub use speak::{SpeakArgs, VoiceArgs, VoicesArgs, VoicesCommand};
 pub use transcribe::{InputArgs, Recognition, TranscribeArgs};
 use values::parse_bool;
+pub use values::{PortOrSocket, socket_path};
 pub use voice::{EndpointArgs, TalkArgs};
 
 /// The model that writes down what is said when nothing names one: small, English, fetched in seconds.

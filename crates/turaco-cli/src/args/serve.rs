@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::values::{Number, parse_bytes, parse_count, parse_duration, parse_keep_alive};
+use super::values::{
+    Number, PortOrSocket, parse_bytes, parse_count, parse_duration, parse_keep_alive,
+};
 use super::voice::EndpointArgs;
 use crate::env;
 
 /// What `turaco serve` accepts.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
-    /// Address to listen on; 0.0.0.0 = all networks of this machine
+    /// Address to listen on; 0.0.0.0 = all networks of this machine, unix:///PATH = a socket in the file system, for programs of
+    /// this machine
     #[arg(long, value_name = "ADDRESS", env = env::TURACO_HOST, default_value = "127.0.0.1")]
     pub host: String,
 
@@ -20,9 +23,9 @@ pub struct ServeArgs {
     #[arg(long, value_name = "N", env = env::TURACO_PORT, default_value_t = 8000)]
     pub port: u16,
 
-    /// Port for Wyoming, the protocol of Home Assistant; it knows no keys
+    /// Port (or unix:///PATH) for Wyoming, the protocol of Home Assistant; it knows no keys
     #[arg(long, value_name = "N", env = env::TURACO_WYOMING_PORT)]
-    pub wyoming_port: Option<u16>,
+    pub wyoming_port: Option<PortOrSocket>,
 
     /// Port for the counters alone [default: /metrics on the main port]
     #[arg(long, value_name = "N", env = env::TURACO_METRICS_PORT)]

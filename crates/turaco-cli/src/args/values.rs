@@ -1,6 +1,7 @@
 //! Values of options: how their text is read and how their defaults are shown.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -141,6 +142,33 @@ pub fn parse_bool(text: &str) -> Result<bool, String> {
         "true" | "1" | "yes" | "on" => Ok(true),
         "false" | "0" | "no" | "off" => Ok(false),
         _ => Err("expected `true` or `false`".into()),
+    }
+}
+
+/// The path of a socket in the file system, of an address `unix://PATH`.
+pub fn socket_path(address: &str) -> Option<&Path> {
+    let path = address.strip_prefix("unix://")?;
+    (!path.is_empty()).then_some(Path::new(path))
+}
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PortOrSocket {
+    /// At a port of its address.
+    Port(u16),
+    /// At a socket in the file system.
+    Socket(PathBuf),
+}
+
+impl std::str::FromStr for PortOrSocket {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (socket_path(text), text.parse()) {
+            (Some(path), _) => Ok(Self::Socket(path.to_owned())),
+            (None, Ok(port)) => Ok(Self::Port(port)),
+            (None, Err(_)) => Err("expected a port up to 65535, or unix:///PATH".into()),
+        }
     }
 }
 

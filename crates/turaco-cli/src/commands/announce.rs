@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use mdns_sd::{ServiceDaemon, ServiceInfo};
-use turaco_server::Listeners;
+use turaco_server::{Listener, Listeners};
 
 use crate::exit::Failure;
 
@@ -22,8 +22,8 @@ impl Announcement {
     /// # Errors
     /// A port that others do not reach, or a system that does not let anything be announced.
     pub fn of(listeners: &Listeners) -> Result<Self, Failure> {
-        let address = listeners.wyoming.as_ref().map(|port| port.local_addr());
-        let Some(Ok(address)) = address else {
+        let port = listeners.wyoming.as_ref();
+        let Some(address) = port.and_then(Listener::local_addr) else {
             return Err(Failure::usage("--zeroconf needs --wyoming-port N"));
         };
         if address.ip().is_loopback() {

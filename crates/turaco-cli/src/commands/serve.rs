@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +11,11 @@ use turaco::Control;
 use turaco::address::Hosts;
 use turaco::engine::{Catalog, Engine, EngineOptions, QueueLimits};
 use turaco::tts::VoiceStore;
-use turaco_server::{App, Config, Listeners, LogLevel, Server, Tls, Traces};
+use turaco_server::{App, Config, Listener, Listeners, LogLevel, Server, Tls, Traces};
 
 use super::announce::Announcement;
 use super::{Context, bench_voice};
-use crate::args::ServeArgs;
+use crate::args::{PortOrSocket, ServeArgs, socket_path};
 use crate::engine;
 use crate::env;
 use crate::exit::{Exit, Failure, Outcome};
@@ -93,6 +94,8 @@ fn config(args: &ServeArgs, context: &Context) -> Result<Config, Failure> {
     config.max_sessions = args.max_sessions;
     config.session_timeout = args.session_timeout;
     config.max_buffer = args.max_buffer.0;
+    // What cannot be asked is said now, not in the first conversation.
+    drop(bench_voice::endpoint(&args.endpoint)?);
     config.llm = bench_voice::endpoint_options(&args.endpoint);
     config.max_text = args.max_text;
     config.grace = args.grace;
@@ -146,24 +149,45 @@ async fn listen(
     tls: Option<Tls>,
     printer: &Printer,
 ) -> Result<Listeners, Failure> {
-    let http = bind(&args.host, args.port).await?;
-    let metrics = bind_also(&args.host, args.metrics_port).await?;
-    let wyoming = bind_also(&args.host, args.wyoming_port).await?;
-    let local = |listener: &TcpListener| listener.local_addr();
-    if let Ok(address) = local(&http) {
-        let scheme = if tls.is_some() { "https" } else { "http" };
-        printer.note(&format!("listening on {scheme}://{address}"));
-        if !address.ip().is_loopback() && args.api_key.is_empty() {
-            printer.warning(
-                "anybody who reaches this address may use the server; --api-key KEY lets in only who knows it",
-            );
+    // Beside a socket in the file system, ports are for this machine too.
+    let host = match socket_path(&args.host) {
+        Some(_) => LOOPBACK,
+        None => &args.host,
+    };
+    let http = match socket_path(&args.host) {
+        Some(path) => bind_socket(path)?,
+        None => bind(host, args.port).await?,
+    };
+    let metrics = match args.metrics_port {
+        Some(port) => Some(bind(host, port).await?),
+        None => None,
+    };
+    let wyoming = match &args.wyoming_port {
+        Some(PortOrSocket::Port(port)) => Some(bind(host, *port).await?),
+        Some(PortOrSocket::Socket(path)) => Some(bind_socket(path)?),
+        None => None,
+    };
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    match http.local_addr() {
+        Some(address) => {
+            printer.note(&format!("listening on {scheme}://{address}"));
+            if !address.ip().is_loopback() && args.api_key.is_empty() {
+                printer.warning(
+                    "anybody who reaches this address may use the server; --api-key KEY lets in only who knows it",
+                );
+            }
         }
+        None => printer.note(&format!("listening on {}", args.host)),
     }
-    if let Some(Ok(address)) = metrics.as_ref().map(local) {
+    if let Some(address) = metrics.as_ref().and_then(Listener::local_addr) {
         printer.note(&format!("counters on http://{address}/metrics"));
     }
-    if let Some(Ok(address)) = wyoming.as_ref().map(local) {
-        printer.note(&format!("wyoming on tcp://{address}"));
+    if let Some(listener) = &wyoming {
+        let place = match (listener.local_addr(), &args.wyoming_port) {
+            (None, Some(PortOrSocket::Socket(path))) => format!("unix://{}", path.display()),
+            (address, _) => address.map_or_else(String::new, |address| format!("tcp://{address}")),
+        };
+        printer.note(&format!("wyoming on {place}"));
     }
     Ok(Listeners {
         http,
@@ -173,14 +197,18 @@ async fn listen(
     })
 }
 
-async fn bind_also(host: &str, port: Option<u16>) -> Result<Option<TcpListener>, Failure> {
-    match port {
-        Some(port) => bind(host, port).await.map(Some),
-        None => Ok(None),
-    }
+/// Reached by programs of this machine.
+const LOOPBACK: &str = "127.0.0.1";
+
+fn bind_socket(path: &Path) -> Result<Listener, Failure> {
+    Listener::unix(path).map_err(|error| {
+        Failure::usage("cannot listen on this socket")
+            .at(path)
+            .caused_by(&error)
+    })
 }
 
-async fn bind(host: &str, port: u16) -> Result<TcpListener, Failure> {
+async fn bind(host: &str, port: u16) -> Result<Listener, Failure> {
     let failed = |error: &io::Error| {
         Failure::usage(format!("cannot listen on {host} port {port}"))
             .caused_by(error)
@@ -195,9 +223,10 @@ async fn bind(host: &str, port: u16) -> Result<TcpListener, Failure> {
             .map_err(|error| failed(&error))?
             .collect(),
     };
-    TcpListener::bind(&addresses[..])
+    let listener = TcpListener::bind(&addresses[..])
         .await
-        .map_err(|error| failed(&error))
+        .map_err(|error| failed(&error))?;
+    Ok(listener.into())
 }
 
 /// Resolves when the user ends the program.

@@ -68,6 +68,33 @@ fn a_server_answers_until_it_is_asked_to_end() {
 }
 
 #[test]
+#[cfg(unix)]
+fn a_server_answers_at_sockets_in_the_file_system() {
+    use std::os::unix::net::UnixStream;
+
+    let home = Home::new();
+    let (http, wyoming) = (home.path("http"), home.path("wyoming"));
+    let unix = |path: &std::path::Path| format!("unix://{}", path.display());
+    let (mut child, line) = start(
+        &home,
+        &["--host", &unix(&http), "--wyoming-port", &unix(&wyoming)],
+    );
+    assert!(line.ends_with(&unix(&http)), "{line}");
+    let mut stream = UnixStream::connect(&http).unwrap();
+    stream
+        .write_all(b"GET /v1/stats HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("\"operations\""), "{answer}");
+    UnixStream::connect(&wyoming).unwrap();
+    let ended = Command::new("kill").arg(child.id().to_string()).status();
+    assert!(ended.unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(!http.exists() && !wyoming.exists());
+}
+
+#[test]
 fn what_cannot_be_served_is_said() {
     let home = Home::new();
     home.run(["serve", "--keep-alive", "soon"])
@@ -81,4 +108,9 @@ fn what_cannot_be_served_is_said() {
     let model = model().to_str().unwrap();
     home.run(["serve", "-m", model, "--port", &port])
         .fails(2, &["cannot listen on 127.0.0.1", "--port N"]);
+    home.run(["serve", "-m", model, "--wyoming-port", "unix://"])
+        .fails(2, &["--wyoming-port", "unix:///PATH"]);
+    let url = ["serve", "-m", model, "--llm-url", "http://127.0.0.1:1/v1"];
+    home.run(url.iter().chain(&["--llm-key", "two words"]))
+        .fails(2, &["--llm-key", "a space"]);
 }

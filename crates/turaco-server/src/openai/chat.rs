@@ -21,17 +21,18 @@ use crate::pieces::{EVENT_STREAM, Pieces, in_pieces};
 /// `POST /v1/chat/completions`.
 pub async fn completions(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
     let (place, request) = app.admit(request).await?;
-    let body = json_body(&app, request).await?;
+    let (body, share) = json_body(&app, request).await?;
     let asked = ChatRequest::read(&body)?;
+    drop(body);
     if asked.stream {
         return in_pieces(&app, EVENT_STREAM, move |app, control, pieces| {
-            let _place = place;
+            let _place = (place, share);
             stream(app, &asked, control, pieces)
         })
         .await;
     }
     blocking(&app, move |app, control| {
-        let _place = place;
+        let _place = (place, share);
         let head = Head::new(app, &asked)?;
         let mut text = String::new();
         let mut calls = Vec::new();

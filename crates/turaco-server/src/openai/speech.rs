@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use axum::body::Bytes;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::StreamExt as _;
 use serde_json::json;
 use turaco::Control;
 use turaco::audio::{Resampler, SoundWriter};
@@ -18,11 +19,15 @@ use crate::deadline;
 use crate::error::ApiError;
 use crate::openai::speech_request::{Container, SpeechRequest};
 use crate::pieces::{Pieces, in_pieces};
+use crate::sound_room::Share;
 use crate::synthesis::{Text, speak};
 use crate::upload::discard;
 
 /// Bytes of a body; recordings of voices are in it.
 const MAX_BODY: usize = 64 << 20;
+
+/// Bytes of a body that count as nothing: there are only so many requests.
+const SMALL: usize = 64 << 10;
 
 /// How long a body may take.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -30,8 +35,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// `POST /v1/audio/speech`.
 pub async fn speech(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
     let (place, request) = app.admit(request).await?;
-    let body = json_body(&app, request).await?;
+    let (body, share) = json_body(&app, request).await?;
     let mut asked = SpeechRequest::read(&body)?;
+    drop(body);
     asked.text(app.config().max_text)?;
     let container = asked.container()?;
     if let Some(rate) = asked.sample_rate()? {
@@ -42,7 +48,7 @@ pub async fn speech(State(app): State<App>, request: Request) -> Result<Response
         &app,
         container.content_type(),
         move |app, control, pieces| {
-            let _place = place;
+            let _place = (place, share);
             asked.hear(app, control)?;
             answer(app, &asked, container, control, pieces)
         },
@@ -50,23 +56,47 @@ pub async fn speech(State(app): State<App>, request: Request) -> Result<Response
     .await
 }
 
-/// The body of a request with JSON in it.
+/// The body of a request with JSON in it, and its share of the memory that all requests have, to be kept as long as what is read
+/// of it.
 ///
 /// # Errors
-/// Another kind of body, or one that is too large.
-pub async fn json_body(app: &App, request: Request) -> Result<Bytes, ApiError> {
+/// Another kind of body, or one that is too large, by itself or beside those of others.
+pub async fn json_body(app: &App, request: Request) -> Result<(Vec<u8>, Share), ApiError> {
     let kind = request.headers().get(header::CONTENT_TYPE);
     let kind = kind.and_then(|kind| kind.to_str().ok());
     if !kind.is_some_and(|kind| kind.starts_with("application/json")) {
         discard(request.into_body()).await;
         return Err(ApiError::wrong_type("application/json"));
     }
-    let body = axum::body::to_bytes(request.into_body(), MAX_BODY);
-    let body = tokio::time::timeout(PATIENCE, body);
+    let mut share = app.sound_share();
+    let body = tokio::time::timeout(PATIENCE, receive(request.into_body(), &mut share));
     match deadline::until(deadline::of_request(app), body).await? {
-        Ok(body) => body.map_err(|_| ApiError::too_large(MAX_BODY as u64)),
+        Ok(body) => Ok((body?, share)),
         Err(_) => Err(ApiError::timed_out("the body did not come")),
     }
+}
+
+async fn receive(body: Body, share: &mut Share) -> Result<Vec<u8>, ApiError> {
+    let mut bytes = Vec::new();
+    let mut chunks = body.into_data_stream();
+    while let Some(chunk) = chunks.next().await {
+        let chunk =
+            chunk.map_err(|error| ApiError::malformed(format!("the body is cut off: {error}")))?;
+        bytes.extend_from_slice(&chunk);
+        let refused = match bytes.len() {
+            0..SMALL => continue,
+            length if length > MAX_BODY => Err(ApiError::too_large(MAX_BODY as u64)),
+            // The texts in it are there twice for a moment.
+            length => share.hold(2 * length as u64),
+        };
+        if let Err(mut error) = refused {
+            error.param = None;
+            drop(bytes);
+            discard(Body::new(chunks)).await;
+            return Err(error);
+        }
+    }
+    Ok(bytes)
 }
 
 fn answer(

@@ -1,4 +1,4 @@
-//! Wyoming, the protocol of Home Assistant's voices, over TCP.
+//! Wyoming, the protocol of Home Assistant's voices, over TCP or a socket in the file system.
 
 mod frame;
 mod hearing;
@@ -8,15 +8,14 @@ mod voice;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::io::BufReader;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::app::{App, blocking};
 use crate::connections::{FAREWELL, ended, pause};
 use crate::error::ApiError;
+use crate::listener::{Listener, Wire};
 use crate::realtime::EarEvent;
 use crate::synthesis::Text;
 use frame::Frame;
@@ -30,14 +29,14 @@ const WAITING: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Answer connections until `app` ends.
-pub async fn serve(app: &App, listener: TcpListener) {
+pub async fn serve(app: &App, listener: Listener) {
     let mut ending = app.ending();
     let mut open = JoinSet::new();
     loop {
         tokio::select! {
             () = ended(&mut ending) => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
+                Ok(stream) => {
                     open.spawn(connection(app.clone(), stream));
                 }
                 Err(error) => pause(&error).await,
@@ -51,10 +50,8 @@ pub async fn serve(app: &App, listener: TcpListener) {
     let _ = tokio::time::timeout(app.config().grace + FAREWELL, finish).await;
 }
 
-async fn connection(app: App, stream: TcpStream) {
-    // Small messages leave at once.
-    let _ = stream.set_nodelay(true);
-    let (reader, writer) = stream.into_split();
+async fn connection(app: App, stream: Box<dyn Wire>) {
+    let (reader, writer) = tokio::io::split(stream);
     let (frames, mut incoming) = mpsc::channel(WAITING);
     let (out, outgoing) = mpsc::channel(WAITING);
     let mut tasks = JoinSet::new();
@@ -140,7 +137,7 @@ async fn connection(app: App, stream: TcpStream) {
     let _ = tokio::time::timeout(app.config().grace, rest).await;
 }
 
-async fn read(reader: OwnedReadHalf, frames: mpsc::Sender<Result<Frame, String>>) {
+async fn read(reader: impl AsyncRead + Unpin, frames: mpsc::Sender<Result<Frame, String>>) {
     let mut reader = BufReader::new(reader);
     loop {
         let frame = match Frame::read(&mut reader).await {
@@ -155,13 +152,15 @@ async fn read(reader: OwnedReadHalf, frames: mpsc::Sender<Result<Frame, String>>
     }
 }
 
-async fn write(mut writer: OwnedWriteHalf, mut frames: mpsc::Receiver<Frame>) {
+async fn write(mut writer: impl AsyncWrite + Unpin, mut frames: mpsc::Receiver<Frame>) {
     while let Some(frame) = frames.recv().await {
         match tokio::time::timeout(PATIENCE, frame.write(&mut writer)).await {
             Ok(Ok(())) => {}
             _ => return,
         }
     }
+    // The client knows that nothing more comes, even if it still sends.
+    let _ = writer.shutdown().await;
 }
 
 /// What a client has asked for so far.

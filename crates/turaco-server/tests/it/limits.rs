@@ -141,6 +141,23 @@ fn recordings_have_only_so_much_memory() {
 }
 
 #[test]
+fn what_is_sent_in_json_has_only_so_much_memory() {
+    let server = TestServer::start(|config| config.max_sound = Some(5 << 20));
+    for path in ["/v1/audio/speech", "/v1/chat/completions"] {
+        let body = json!({"input": "Hello.", "max_new_tokens": 2, "ref_audio": "A".repeat(3 << 20),
+            "messages": [{"role": "user", "content": "B".repeat(1 << 10)}]});
+        for _ in 0..2 {
+            let answer = server.json(path, &body);
+            answer.fails(413, "file_too_large");
+            assert_eq!(answer.json()["error"]["param"], json!(null));
+        }
+    }
+    // It is given back, and what is small takes nothing.
+    let hello = json!({"input": "Hello.", "max_new_tokens": 2});
+    assert_eq!(server.json("/v1/audio/speech", &hello).status, 200);
+}
+
+#[test]
 fn large_and_broken_uploads_are_refused() {
     let server = TestServer::start(|config| config.max_upload = 100_000);
     let path = "/v1/audio/transcriptions";
@@ -234,7 +251,7 @@ fn a_short_recording_is_not_stuck_behind_a_long_one() {
 
 #[test]
 fn the_end_lets_work_finish() {
-    let mut server = TestServer::start(|_| {});
+    let mut server = TestServer::start(|config| config.grace = Duration::from_secs(120));
     let speech = std::fs::read(testdata("audio/jfk.wav")).unwrap();
     let request = form("/v1/audio/transcriptions", &[], Some(("a.wav", &speech)));
     let address = server.address;

@@ -14,6 +14,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use turaco::address::Hosts;
+#[cfg(unix)]
+use turaco_server::{Listener, Listeners, Server};
 use turaco_server::{Tls, Traces};
 
 use crate::support::{TestServer, request, testdata};
@@ -30,6 +32,56 @@ fn certificate(folder: &TempDir) -> (Tls, RootCertStore) {
     let mut roots = RootCertStore::empty();
     roots.add(made.cert.der().clone()).unwrap();
     (Tls::from_files(&certificate, &key).unwrap(), roots)
+}
+
+#[test]
+#[cfg(unix)]
+fn sockets_in_the_file_system_are_listened_to() {
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    let folder = TempDir::new().unwrap();
+    let (http, wyoming) = (folder.path().join("http"), folder.path().join("wyoming"));
+    // What an earlier server has left there is in nobody's way; what answers is, and what is no socket.
+    drop(UnixListener::bind(&http).unwrap());
+    std::fs::write(&wyoming, "mine").unwrap();
+    let server = TestServer::start(|_| {});
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = {
+        let _inside = runtime.enter();
+        assert!(Listener::unix(&wyoming).is_err());
+        std::fs::remove_file(&wyoming).unwrap();
+        let listeners = Listeners {
+            http: Listener::unix(&http).unwrap(),
+            tls: None,
+            wyoming: Some(Listener::unix(&wyoming).unwrap()),
+            metrics: None,
+        };
+        assert!(Listener::unix(&http).is_err());
+        let server = Server::new(server.app.clone(), Vec::new());
+        runtime.spawn(server.run(listeners, async {
+            let _ = stopped.await;
+        }))
+    };
+    let mut stream = UnixStream::connect(&http).unwrap();
+    stream
+        .write_all(&request("GET", "/v1/models", &[], &[]))
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains("tiny.en"),
+        "{answer}"
+    );
+    let mut stream = UnixStream::connect(&wyoming).unwrap();
+    stream.write_all(b"{\"type\":\"ping\"}\n").unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("\"pong\""), "{answer}");
+    drop(stop);
+    runtime.block_on(running).unwrap();
+    assert!(!http.exists() && !wyoming.exists());
 }
 
 #[test]

@@ -307,7 +307,6 @@ fn sessions_have_limits() {
     let server = TestServer::start(|config| {
         config.max_sessions = 1;
         config.max_buffer = 2.0;
-        config.session_timeout = Duration::from_secs(1);
         config.api_keys = vec!["secret".into()];
     });
     let answer = server.get("/v1/realtime", &[]);
@@ -333,6 +332,14 @@ fn sessions_have_limits() {
     socket.append(&[0; 48_000]);
     let error = socket.until("error").pop().unwrap();
     assert_eq!(error["error"]["code"], "input_buffer_full");
+    drop(socket);
+    wait_until("the place is free", || server.app.open_sessions() == 0);
+}
+
+#[test]
+fn who_says_nothing_is_let_go() {
+    let server = TestServer::start(|config| config.session_timeout = Duration::from_secs(1));
+    let mut socket = Socket::open(&server, "?model=tiny.en");
     let closed = loop {
         let event = socket.hear();
         if event.get("closed").is_some() {

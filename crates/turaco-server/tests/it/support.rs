@@ -105,9 +105,9 @@ impl TestServer {
         let wyoming_address = wyoming.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let listeners = Listeners {
-            http,
+            http: http.into(),
             tls,
-            wyoming: Some(wyoming),
+            wyoming: Some(wyoming.into()),
             metrics: None,
         };
         let server = Server::new(app.clone(), Vec::new());

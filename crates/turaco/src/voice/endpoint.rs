@@ -353,6 +353,14 @@ struct ErrorBody {
 }
 
 fn client(url: &str, options: &EndpointOptions) -> Result<Client> {
+    let key = options.key.as_deref().unwrap_or_default();
+    if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Error::InvalidOption {
+            option: "llm_key",
+            message: "it has characters that no key has, such as a space or the end of a line"
+                .into(),
+        });
+    }
     let client = Client::new(url, options.key.clone(), &|name| std::env::var_os(name));
     client.map_err(|error| match error {
         Error::InvalidOption {
