@@ -49,6 +49,26 @@ pub fn create_folder(path: &Path) -> Result<(), Failure> {
     })
 }
 
+/// Whether a file can be written, before the work that it is for: its folder is there and takes files.
+pub fn check_writable(path: &Path) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::write(path, &error);
+    if path.is_dir() {
+        return Err(failed(io::ErrorKind::IsADirectory.into()));
+    }
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    if !fs::metadata(folder).map_err(failed)?.is_dir() {
+        return Err(failed(io::ErrorKind::NotADirectory.into()));
+    }
+    let probe = temporary_name(path);
+    let _unfinished = Unfinished::new(&probe);
+    let created = OpenOptions::new().write(true).create_new(true).open(&probe);
+    drop(created.map_err(failed)?);
+    fs::remove_file(&probe).map_err(failed)
+}
+
 /// A file under a temporary name; removed when dropped.
 struct Temporary {
     path: Option<PathBuf>,

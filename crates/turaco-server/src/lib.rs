@@ -19,6 +19,7 @@ mod openai;
 mod pieces;
 mod realtime;
 mod recognition;
+mod reference_text;
 mod routes;
 mod sent;
 mod server;

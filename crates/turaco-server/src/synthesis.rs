@@ -4,19 +4,22 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 use turaco::engine::{ModelLease, Urgency};
-use turaco::tts::{SpeakOptions, SpeechStream};
+use turaco::tts::{SpeakOptions, SpeechStream, StopReason};
 use turaco::{Control, Synthesizer};
 
 use crate::app::App;
+use crate::config::LogLevel;
 use crate::error::ApiError;
 
 /// What a text came to.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Spoken {
     /// Tokens of the text.
     pub text_tokens: usize,
     /// Frames of 80 ms.
     pub frames: usize,
+    /// Why each piece of the text was over.
+    pub stopped: Vec<StopReason>,
 }
 
 /// What is to be said.
@@ -75,8 +78,20 @@ pub fn speak(
     app.metrics()
         .audio("speak", lease.id(), audio, voice.seconds);
     let tokenizer = synthesizer.model().tokenizer();
+    let stopped: Vec<StopReason> = stream.said().iter().map(|(_, reason)| *reason).collect();
+    let is_guarded =
+        |reason: &&StopReason| matches!(reason, StopReason::Budget | StopReason::Repetition);
+    if let Some(reason) = stopped.iter().find(is_guarded) {
+        let line = format!(
+            "{} did not end a piece of text by itself ({}); another seed may help",
+            lease.id(),
+            reason.name()
+        );
+        app.log(LogLevel::Warning, &line);
+    }
     let said = stream.said().iter();
     Ok(Spoken {
+        stopped,
         text_tokens: said.map(|(text, _)| tokenizer.encode(text).len()).sum(),
         frames: stream.n_frames(),
     })

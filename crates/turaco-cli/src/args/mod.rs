@@ -42,6 +42,9 @@ pub const SPEECH_MODEL: &str = "qwen3-tts-0.6b-customvoice";
 /// The same where the voice is that of a recording.
 pub const CLONING_MODEL: &str = "qwen3-tts-0.6b-base";
 
+/// The same where the voice is described.
+pub const DESIGN_MODEL: &str = "qwen3-tts-1.7b-voicedesign";
+
 /// What `--model` is in commands where it is something else than in most.
 const MODELS: [(&[&str], &str); 5] = [
     (

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use turaco::audio::SoundFormat;
+use turaco::models::qwen3_tts::TtsKind;
 use turaco::tts::{SpeakOptions, TextLayout};
 
-use super::values::{Number, parse_count};
+use super::values::{Number, parse_bool, parse_count};
 
 /// What `turaco speak` accepts.
 #[derive(Debug, Clone, Args)]
@@ -19,7 +20,7 @@ pub struct SpeakArgs {
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
 
-    /// Several speakers: lines of "VOICE: text" in FILE, a voice with spaces in quotes; empty lines and lines with # at the start are left out
+    /// Several speakers: lines of "VOICE: text" in FILE, a voice with spaces (of a VoiceDesign model: its description) in quotes; NAME = "VOICE" gives it a short name; empty lines and lines with # at the start are left out
     #[arg(long, value_name = "FILE", conflicts_with = "file")]
     pub script: Option<PathBuf>,
 
@@ -27,10 +28,14 @@ pub struct SpeakArgs {
     pub who: VoiceArgs,
 
     /// How to speak, in words; with a VoiceDesign model also who speaks
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, visible_alias = "instructions", value_name = "TEXT")]
     pub instruct: Option<String>,
 
-    /// Language of the text: a name such as english, a code such as en, or auto
+    /// Refuse a model that was made for something else: CustomVoice (voices by name), VoiceDesign (described ones) or Base (of recordings); without -m it chooses the model
+    #[arg(long, value_name = "TYPE", value_parser = parse_task)]
+    pub task_type: Option<TtsKind>,
+
+    /// Language of the text: a name such as english, a code such as en or zh-CN, or auto
     #[arg(short, long, value_name = "LANGUAGE")]
     pub language: Option<String>,
 
@@ -47,8 +52,17 @@ pub struct SpeakArgs {
     pub output: Option<PathBuf>,
 
     /// wav, flac, opus, pcm, or mp3 in builds that have it, whatever the file is called
-    #[arg(long, value_name = "FORMAT", help_heading = "Output")]
+    #[arg(
+        long,
+        visible_alias = "response-format",
+        value_name = "FORMAT",
+        help_heading = "Output"
+    )]
     pub format: Option<SoundFormat>,
+
+    /// Samples per second of what is written, 8000 to 48000 [default: the model's, 24000]
+    #[arg(long, value_name = "HZ", value_parser = clap::value_parser!(u32).range(8_000..=48_000), help_heading = "Output")]
+    pub sample_rate: Option<u32>,
 
     /// Let the file grow under its name while the sound is made, in chunks that begin with one frame (80 ms); pipes and speakers always get it so
     #[arg(long, help_heading = "Output")]
@@ -70,7 +84,7 @@ pub struct SpeakArgs {
     pub sampling: SamplingArgs,
 
     /// Frames of 80 ms that a sentence may take at most [default: by the length of the text]
-    #[arg(long, value_name = "N", value_parser = parse_count, help_heading = "Sampling")]
+    #[arg(long, visible_alias = "max-new-tokens", value_name = "N", value_parser = parse_count, help_heading = "Sampling")]
     pub max_frames: Option<usize>,
 
     /// Say long texts in one go instead of in pieces of some sentences
@@ -90,6 +104,20 @@ pub struct SpeakArgs {
         help_heading = "Sampling"
     )]
     pub text_layout: Layout,
+
+    /// The same as upstream spells it: true = --text-layout whole, false = beside
+    #[arg(
+        long,
+        value_name = "BOOL",
+        value_parser = parse_bool,
+        conflicts_with = "text_layout",
+        help_heading = "Sampling"
+    )]
+    pub non_streaming_mode: Option<bool>,
+}
+
+fn parse_task(text: &str) -> Result<TtsKind, String> {
+    text.parse()
 }
 
 /// Who speaks.
@@ -100,7 +128,7 @@ pub struct VoiceArgs {
     #[arg(long, value_name = "NAME", conflicts_with_all = ["ref_audio", "voice_file"])]
     pub voice: Option<String>,
 
-    /// Speak in the voice of a recording (Base models)
+    /// Speak in the voice of a recording (Base models); "-" = stdin
     #[arg(long, value_name = "FILE")]
     pub ref_audio: Option<PathBuf>,
 
@@ -109,7 +137,7 @@ pub struct VoiceArgs {
     pub ref_text: Option<String>,
 
     /// Take only the sound of the voice from the recording, not its manner; no text is needed
-    #[arg(long, requires = "ref_audio")]
+    #[arg(long, visible_alias = "x-vector-only-mode", requires = "ref_audio")]
     pub x_vector_only: bool,
 
     /// A voice that was saved to FILE
@@ -124,6 +152,22 @@ pub struct SamplingArgs {
     /// The same seed gives the same speech [default: another one each time]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
+
+    /// false = always the most probable sound, as at temperature 0 [default: the model's, true]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        value_parser = parse_bool
+    )]
+    pub do_sample: Option<bool>,
+
+    /// --do-sample of the finer codes of a frame [default: as --do-sample]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        value_parser = parse_bool
+    )]
+    pub subtalker_dosample: Option<bool>,
 
     /// 0 = always the most probable sound [default: the model's, 0.9]
     #[arg(long, value_name = "T")]
@@ -141,7 +185,7 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "X")]
     pub repetition_penalty: Option<Number>,
 
-    /// --temperature of the finer codes of a frame [default: the model's, 0.9]
+    /// --temperature of the finer codes of a frame [default: 0 where --temperature is, else the model's, 0.9]
     #[arg(long, value_name = "T")]
     pub subtalker_temperature: Option<Number>,
 
@@ -177,8 +221,15 @@ impl SpeakArgs {
             Layout::Whole => TextLayout::Whole,
             Layout::Beside => TextLayout::Beside,
         };
+        match self.non_streaming_mode {
+            Some(true) => options.layout = TextLayout::Whole,
+            Some(false) => options.layout = TextLayout::Beside,
+            None => {}
+        }
         options.max_frames = self.max_frames;
         let sampling = &self.sampling;
+        options.do_sample = sampling.do_sample;
+        options.subtalker_dosample = sampling.subtalker_dosample;
         options.temperature = number(sampling.temperature);
         options.top_k = sampling.top_k;
         options.top_p = number(sampling.top_p);
@@ -211,7 +262,7 @@ pub enum VoicesCommand {
         /// Name, or a file to write
         #[arg(value_name = "NAME")]
         name: String,
-        /// The recording: some seconds of one person speaking
+        /// The recording: some seconds of one person speaking; "-" = stdin
         #[arg(long, value_name = "FILE")]
         ref_audio: PathBuf,
         /// What is said in it [default: what a Whisper model hears, if one is here]

@@ -16,6 +16,7 @@ pub mod plan;
 pub mod reference;
 mod script;
 pub mod serve;
+mod sound_sink;
 pub mod speak;
 pub mod talk;
 pub mod transcribe;
@@ -26,8 +27,11 @@ use std::sync::Arc;
 
 use turaco::Control;
 use turaco::asr::Task;
+use turaco::models::qwen3_tts::TtsKind;
 
-use crate::args::{CHAT_MODEL, CLONING_MODEL, Cli, GlobalArgs, SPEECH_MODEL, Subcommands};
+use crate::args::{
+    CHAT_MODEL, CLONING_MODEL, Cli, DESIGN_MODEL, GlobalArgs, SPEECH_MODEL, Subcommands,
+};
 use crate::exit::Outcome;
 use crate::printer::Printer;
 
@@ -72,9 +76,10 @@ pub fn chat_model(global: &GlobalArgs) -> &str {
 }
 
 /// The model to speak with: the one that was named, or the small one that can do what is asked for.
-pub fn speech_model(global: &GlobalArgs, needs_base: bool) -> &str {
-    global.model.as_deref().unwrap_or(match needs_base {
-        true => CLONING_MODEL,
-        false => SPEECH_MODEL,
+pub fn speech_model(global: &GlobalArgs, kind: TtsKind) -> &str {
+    global.model.as_deref().unwrap_or(match kind {
+        TtsKind::Base => CLONING_MODEL,
+        TtsKind::CustomVoice => SPEECH_MODEL,
+        TtsKind::VoiceDesign => DESIGN_MODEL,
     })
 }

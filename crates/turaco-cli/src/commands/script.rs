@@ -1,5 +1,6 @@
 //! Scripts of several speakers: lines of who says what.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use super::voices::is_path;
@@ -19,21 +20,27 @@ pub struct Line {
 /// The lines of a script, `VOICE: text` each; one without a voice is said by the voice of the line before. Empty lines and lines
 /// with # at the start are left out.
 ///
-/// A voice is one word, a path, a name in double quotes, or one that `is_saved` knows.
+/// A voice is one word, a path, a name in double quotes, or one that `is_saved` knows. A line `NAME = "VOICE"` says nothing: from
+/// there on NAME is short for that voice, which may be a long description.
 pub fn lines(
     path: &Path,
     script: &str,
     is_saved: impl Fn(&str) -> bool,
 ) -> Result<Vec<Line>, Failure> {
     let mut lines: Vec<Line> = Vec::new();
+    let mut names: HashMap<&str, &str> = HashMap::new();
     let mut voice = None;
     for (number, line) in (1..).zip(script.lines().map(str::trim)) {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
+        if let Some((name, meant)) = definition(line) {
+            names.insert(name, meant);
+            continue;
+        }
         let text = match speaker(line, &is_saved) {
             Some((name, text)) => {
-                voice = Some(name.to_owned());
+                voice = Some((*names.get(name).unwrap_or(&name)).to_owned());
                 text
             }
             None => line,
@@ -53,6 +60,18 @@ pub fn lines(
         )),
         false => Ok(lines),
     }
+}
+
+/// The short name and the voice of a line that gives one.
+fn definition(line: &str) -> Option<(&str, &str)> {
+    let (name, meant) = line.split_once('=')?;
+    let (name, meant) = (name.trim(), meant.trim());
+    let meant = meant.strip_prefix('"')?.strip_suffix('"')?.trim();
+    let is_word = !name.is_empty()
+        && name
+            .chars()
+            .all(|c| c.is_alphanumeric() || "_-".contains(c));
+    (is_word && !meant.is_empty() && !meant.contains('"')).then_some((name, meant))
 }
 
 /// Who says a line, and what; `None` for a line that is all text.
@@ -101,6 +120,20 @@ mod tests {
             ]
         );
         assert!(lines(Path::new("a.txt"), "# nothing\n\n", |_| false).is_err());
+    }
+
+    #[test]
+    fn long_voices_have_short_names() {
+        let script = "sailor = \"an old sailor: slow, hoarse\"\nsailor: Good morning.\nRyan: x = \"y\"\nsailor : Fine.";
+        let line = |number: usize, voice: &str, text: &str| (number, voice.into(), text.into());
+        assert_eq!(
+            said(script),
+            [
+                line(2, "an old sailor: slow, hoarse", "Good morning."),
+                line(3, "Ryan", "x = \"y\""),
+                line(4, "an old sailor: slow, hoarse", "Fine."),
+            ]
+        );
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! `turaco speak`: text to speech.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fs;
 use std::io::{self, IsTerminal, Read};
 use std::path::Path;
@@ -9,11 +8,12 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use serde_json::json;
-use turaco::audio::{SoundFormat, SoundWriter};
-use turaco::tts::{SpeakOptions, SpeechStream, StopReason};
+use turaco::models::qwen3_tts::TtsKind;
+use turaco::tts::{CarriedVoice, SpeakOptions, SpeechStream, StopReason, Voice};
 use turaco::{Error, Synthesizer};
 
 use super::script::{self, Line};
+use super::sound_sink::{Sink, SinkKind};
 use super::voices::{self, list};
 use super::{Context, speech_model};
 use crate::args::SpeakArgs;
@@ -21,8 +21,6 @@ use crate::engine;
 use crate::exit::{Exit, Failure, Outcome, Stop};
 use crate::files;
 use crate::printer::Level;
-use crate::recording::Recording;
-use crate::speaker::Speaker;
 
 /// Say what the command line says.
 pub fn run(args: &SpeakArgs, context: &Context) -> Outcome {
@@ -31,17 +29,22 @@ pub fn run(args: &SpeakArgs, context: &Context) -> Outcome {
     if args.list_voices {
         return list(false, context);
     }
+    check_stdin(args)?;
     let mut options = args.options();
     options.seed = args.sampling.seed.unwrap_or_else(fresh_seed);
     // What cannot be said needs no model.
     let text = Text::new(args, &options, io::stdin().is_terminal())?;
-    let model = speech_model(&context.global, args.who.needs_base() || text.needs_base());
-    let synthesizer = engine::load_synthesizer(model, context)?;
+    let kind = match args.task_type {
+        Some(kind) => kind,
+        None if args.who.needs_base() || text.needs_base() => TtsKind::Base,
+        None => TtsKind::CustomVoice,
+    };
+    let synthesizer = engine::load_synthesizer(speech_model(&context.global, kind), context)?;
+    if let Some(kind) = args.task_type {
+        synthesizer.check_task(kind.name())?;
+    }
     options.voice = voices::voice(&args.who, &synthesizer, context)?;
     let parts = text.parts(args, &options, &synthesizer)?;
-    for notice in synthesizer.notices(&options) {
-        context.printer.warning(&notice);
-    }
     let job = Job {
         args,
         context,
@@ -54,16 +57,19 @@ pub fn run(args: &SpeakArgs, context: &Context) -> Outcome {
     if let Some(warning) = synthesizer.take_late_warning() {
         context.printer.warning(&warning);
     }
+    let rate = sink.rate();
     match said {
         Ok(()) => sink.finish(context)?,
-        Err(Stop::Failed(failure)) => return Err(sink.abandon(*failure, &totals).into()),
+        Err(Stop::Failed(failure)) => {
+            return Err(sink.abandon(*failure, totals.n_samples > 0).into());
+        }
         Err(stop) => return Err(stop),
     }
     if let Some(path) = &args.plot {
         let picture = turaco::output::plot_sound(&plotted, synthesizer.sample_rate());
         files::write_all(&[(path.clone(), picture.into())])?;
     }
-    job.report(&options, &totals)?;
+    job.report(&options, rate, &totals)?;
     Ok(Exit::Success)
 }
 
@@ -75,14 +81,23 @@ fn check_plot(args: &SpeakArgs) -> Result<(), Failure> {
     if args.output.as_ref() == Some(path) {
         return Err(Failure::usage("--plot and -o name the same file").at(path));
     }
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    match fs::metadata(folder) {
-        Ok(known) if known.is_dir() => Ok(()),
-        Ok(_) => Err(Failure::write(path, &io::ErrorKind::NotADirectory.into())),
-        Err(error) => Err(Failure::write(path, &error)),
+    files::check_writable(path)
+}
+
+/// Standard input is one thing: the text, or the recording of the voice.
+fn check_stdin(args: &SpeakArgs) -> Result<(), Failure> {
+    let stdin = Path::new("-");
+    let is_text = match (&args.text, &args.file, &args.script) {
+        (Some(text), ..) => text == "-",
+        (None, Some(path), _) | (None, None, Some(path)) => path == stdin,
+        (None, None, None) => true,
+    };
+    match args.who.ref_audio.as_deref() {
+        Some(path) if path == stdin && is_text => Err(Failure::usage(
+            "standard input cannot be both the text and the recording",
+        )
+        .hint("give the text as an argument or with --file FILE")),
+        _ => Ok(()),
     }
 }
 
@@ -97,7 +112,12 @@ enum Text {
 
 /// Some text and how it is said.
 enum Part {
-    Whole(String, SpeakOptions),
+    Whole {
+        text: String,
+        options: SpeakOptions,
+        /// Parts of one number are said by one voice.
+        speaker: usize,
+    },
     Arriving(SpeakOptions),
 }
 
@@ -145,35 +165,83 @@ impl Text {
         synthesizer: &Synthesizer,
     ) -> Result<Vec<Part>, Stop> {
         let lines = match self {
-            Self::Whole(text) => return Ok(vec![Part::Whole(text, options.clone())]),
-            Self::Arriving => return Ok(vec![Part::Arriving(options.clone())]),
             Self::Script(lines) => lines,
+            other => {
+                synthesizer.check(options)?;
+                let options = options.clone();
+                return Ok(vec![match other {
+                    Self::Whole(text) => Part::Whole {
+                        text,
+                        options,
+                        speaker: 0,
+                    },
+                    _ => Part::Arriving(options),
+                }]);
+            }
         };
         let path = args.script.as_deref().unwrap_or(Path::new("-"));
-        // Each is read once: what a model makes of a recording is kept for the lines behind.
-        let mut known: HashMap<Option<String>, SpeakOptions> = HashMap::new();
+        // Each voice is read once: what a model makes of a recording is kept for the lines behind.
+        let mut speakers: Vec<(Option<String>, SpeakOptions)> = Vec::new();
+        let mut said: HashMap<(usize, String), u64> = HashMap::new();
         let mut parts = Vec::with_capacity(lines.len());
         for line in lines {
-            let options = match known.entry(line.voice) {
-                Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(new) => {
-                    let mut options = options.clone();
-                    let found = match new.key() {
-                        Some(name) => voices::named(name, synthesizer),
-                        None => Ok(options.voice.clone()),
-                    };
-                    let checked = found.and_then(|voice| {
-                        options.voice = voice;
-                        Ok(synthesizer.check(&options)?)
-                    });
-                    checked.map_err(|stop| in_line(stop, path, line.number))?;
-                    new.insert(options)
+            let known = speakers.iter().position(|(name, _)| *name == line.voice);
+            let speaker = match known {
+                Some(speaker) => speaker,
+                None => {
+                    let options = options_of(line.voice.as_deref(), options, synthesizer);
+                    let options = options.map_err(|stop| in_line(stop, path, line.number))?;
+                    speakers.push((line.voice, options));
+                    speakers.len() - 1
                 }
             };
-            parts.push(Part::Whole(line.text, options.clone()));
+            let mut options = speakers[speaker].1.clone();
+            // A line sounds the same whatever stands before it, but not the same as its own repetition.
+            let times = said.entry((speaker, line.text.clone())).or_default();
+            options.seed = options.seed.wrapping_add(times.wrapping_mul(NEXT_SEED));
+            *times += 1;
+            parts.push(Part::Whole {
+                text: line.text,
+                options,
+                speaker,
+            });
         }
         Ok(parts)
     }
+}
+
+/// From the seed of a line to that of its repetition.
+const NEXT_SEED: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The options for the lines of a voice in a script.
+fn options_of(
+    name: Option<&str>,
+    options: &SpeakOptions,
+    synthesizer: &Synthesizer,
+) -> Result<SpeakOptions, Stop> {
+    let mut options = options.clone();
+    match name {
+        Some(name) if synthesizer.kind() == TtsKind::VoiceDesign && is_description(name) => {
+            options.voice = Voice::Default;
+            options.instruct = Some(name.to_owned());
+        }
+        Some(name) => options.voice = voices::named(name, synthesizer)?,
+        None => {}
+    }
+    match synthesizer.check(&options) {
+        Err(error) if name.is_some() && synthesizer.kind() == TtsKind::VoiceDesign => {
+            let hint = "with this model a voice is described: `NAME = \"an old sailor, slow and hoarse\"` in a line of its own, \
+                        then `NAME: text`";
+            Err(Failure::from(error).hint(hint).into())
+        }
+        checked => Ok(checked.map(|()| options)?),
+    }
+}
+
+/// Whether this describes a voice, and is no name of one.
+fn is_description(name: &str) -> bool {
+    let is_word = (name.chars()).all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));
+    !is_word && !voices::is_cloned(name)
 }
 
 /// Where in a script something is wrong.
@@ -216,136 +284,6 @@ fn read_text(path: &Path) -> Result<String, Failure> {
     Ok(text.trim_start_matches('\u{feff}').to_owned())
 }
 
-/// Where sound goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum SinkKind {
-    File(SoundFormat),
-    Stdout(SoundFormat),
-    Speaker,
-}
-
-enum Sink {
-    File(Recording),
-    /// What was written and not passed on yet is in memory.
-    Stdout(SoundWriter<Vec<u8>>),
-    Speaker(Box<Speaker>),
-}
-
-impl SinkKind {
-    fn new(args: &SpeakArgs, stdout_is_terminal: bool) -> Result<Self, Failure> {
-        let given = args.format.map(writable).transpose()?;
-        let Some(path) = &args.output else {
-            return Ok(match stdout_is_terminal {
-                true => Self::Speaker,
-                false => Self::Stdout(given.unwrap_or(SoundFormat::Wav)),
-            });
-        };
-        if path == Path::new("-") {
-            if args.json {
-                return Err(
-                    Failure::usage("--json and the sound cannot both go to stdout")
-                        .hint("write the sound to a file: -o speech.wav"),
-                );
-            }
-            return Ok(Self::Stdout(given.unwrap_or(SoundFormat::Wav)));
-        }
-        let ending = path
-            .extension()
-            .map(|ending| ending.to_string_lossy().into_owned());
-        let format = match (given, ending) {
-            (Some(format), _) => format,
-            (None, None) => SoundFormat::Wav,
-            (None, Some(ending)) => writable(ending.parse().map_err(|_| {
-                Failure::usage(format!("cannot write `.{ending}` files")).hint(
-                    "`.wav`, `.flac`, `.opus`, `.mp3` and `.pcm` can be written; others with ffmpeg: \
-                     `turaco speak … | ffmpeg -i - speech.m4a`",
-                )
-            })?)?,
-        };
-        Ok(Self::File(format))
-    }
-
-    fn open(self, args: &SpeakArgs, rate: u32) -> Result<Sink, Stop> {
-        Ok(match (self, &args.output) {
-            (Self::File(format), Some(path)) => Sink::File(match args.stream {
-                true => Recording::create(path, format, rate)?,
-                false => Recording::create_hidden(path, format, rate)?,
-            }),
-            (Self::Speaker, _) => Sink::Speaker(Box::new(Speaker::open(rate)?)),
-            (Self::Stdout(format) | Self::File(format), _) => {
-                let writer = SoundWriter::new(Vec::new(), format, rate);
-                let failed = |error| Failure::write(Path::new("-"), &error);
-                Sink::Stdout(writer.map_err(failed)?)
-            }
-        })
-    }
-}
-
-/// The format, if this build has it.
-fn writable(format: SoundFormat) -> Result<SoundFormat, Failure> {
-    match format.is_available() {
-        true => Ok(format),
-        false => Err(Failure::usage(format!("this build cannot write {format}")).hint(format!(
-            "build with `--features {format}` (the encoder is under the LGPL, so it is no default), or convert: \
-             `turaco speak … | ffmpeg -i - speech.{format}`"
-        ))),
-    }
-}
-
-fn put(bytes: &[u8]) -> Result<(), Stop> {
-    use std::io::Write;
-    let mut stdout = io::stdout().lock();
-    let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
-    match written {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Stop::ClosedPipe),
-        Err(error) => Err(Failure::write(Path::new("-"), &error).into()),
-        Ok(()) => Ok(()),
-    }
-}
-
-impl Sink {
-    fn write(&mut self, samples: &[f32], context: &Context) -> Result<(), Stop> {
-        match self {
-            Self::File(file) => Ok(file.write(samples)?),
-            Self::Speaker(speaker) => Ok(speaker.write(samples, &context.control)?),
-            Self::Stdout(writer) => {
-                let failed = |error| Failure::write(Path::new("-"), &error);
-                writer.write(samples).map_err(failed)?;
-                put(&std::mem::take(writer.get_mut()))
-            }
-        }
-    }
-
-    /// Speech that failed in the middle: a file keeps what was said until then. After Ctrl-C nothing is kept, as with every
-    /// command.
-    fn abandon(self, failure: Failure, totals: &Totals) -> Failure {
-        match self {
-            Self::File(file) if totals.n_samples > 0 && failure.exit != Exit::Interrupted => {
-                let path = file.path().to_path_buf();
-                match file.finish() {
-                    Ok(()) => {
-                        failure.hint(format!("what was said until then is in {}", path.display()))
-                    }
-                    // The disk is full, most likely; the first failure tells it.
-                    Err(_) => failure,
-                }
-            }
-            _ => failure,
-        }
-    }
-
-    fn finish(self, context: &Context) -> Result<(), Stop> {
-        match self {
-            Self::File(file) => Ok(file.finish()?),
-            Self::Speaker(speaker) => Ok(speaker.finish(&context.control)?),
-            Self::Stdout(writer) => {
-                let failed = |error| Failure::write(Path::new("-"), &error);
-                put(&writer.finish().map_err(failed)?)
-            }
-        }
-    }
-}
-
 #[derive(Default)]
 struct Totals {
     n_samples: usize,
@@ -373,12 +311,24 @@ impl Job<'_> {
         plotted: &mut Vec<f32>,
         totals: &mut Totals,
     ) -> Result<(), Stop> {
+        let mut carried: HashMap<usize, CarriedVoice> = HashMap::new();
         for part in parts {
             match part {
-                Part::Whole(text, options) => {
+                Part::Whole {
+                    text,
+                    options,
+                    speaker,
+                } => {
                     let control = &self.context.control;
-                    let stream = self.synthesizer.stream(&text, &options, control)?;
-                    self.say(stream, sink, plotted, totals)?;
+                    let mut stream = self.synthesizer.stream(&text, &options, control)?;
+                    if let Some(voice) = carried.get(&speaker) {
+                        stream.carry_on(voice);
+                    }
+                    self.drain(&mut stream, sink, plotted, totals)?;
+                    self.add(&stream, totals);
+                    if let Some(voice) = stream.carried_voice() {
+                        carried.insert(speaker, voice);
+                    }
                 }
                 Part::Arriving(options) => {
                     self.say_as_it_comes(&options, sink, plotted, totals)?;
@@ -389,18 +339,6 @@ impl Job<'_> {
     }
 
     /// Say the text that a stream has.
-    fn say(
-        &self,
-        mut stream: SpeechStream<'_>,
-        sink: &mut Sink,
-        plotted: &mut Vec<f32>,
-        totals: &mut Totals,
-    ) -> Result<(), Stop> {
-        self.drain(&mut stream, sink, plotted, totals)?;
-        self.add(&stream, totals);
-        Ok(())
-    }
-
     fn drain(
         &self,
         stream: &mut SpeechStream<'_>,
@@ -450,7 +388,8 @@ impl Job<'_> {
     ) -> Result<(), Stop> {
         let control = &self.context.control;
         let mut stream = self.synthesizer.open_stream(options, control)?;
-        let (sender, receiver) = mpsc::channel();
+        // What comes faster than it is said waits in its pipe.
+        let (sender, receiver) = mpsc::sync_channel(64);
         std::thread::spawn(move || {
             let mut block = [0; 4096];
             loop {
@@ -521,7 +460,7 @@ impl Job<'_> {
         }
     }
 
-    fn report(&self, options: &SpeakOptions, totals: &Totals) -> Result<(), Stop> {
+    fn report(&self, options: &SpeakOptions, rate: u32, totals: &Totals) -> Result<(), Stop> {
         let printer = &self.context.printer;
         let seconds = totals.n_samples as f64 / f64::from(self.synthesizer.sample_rate());
         let factor = totals.total / seconds.max(1e-9);
@@ -543,7 +482,7 @@ impl Job<'_> {
                 "model": self.synthesizer.model_name(),
                 "output": self.args.output.as_ref().map(|path| path.to_string_lossy()),
                 "duration": seconds,
-                "sample_rate": self.synthesizer.sample_rate(),
+                "sample_rate": rate,
                 "frames": totals.n_frames,
                 "seed": options.seed,
                 "pieces": pieces,

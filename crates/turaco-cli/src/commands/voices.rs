@@ -14,6 +14,7 @@ use super::{Context, speech_model};
 use crate::args::{VoiceArgs, VoicesArgs, VoicesCommand};
 use crate::engine;
 use crate::exit::{Exit, Failure, Outcome, Stop};
+use crate::files;
 use crate::inputs::Input;
 use crate::printer::Level;
 use crate::sound::Reading;
@@ -32,14 +33,19 @@ pub fn run(args: &VoicesArgs, context: &Context) -> Outcome {
             let store = VoiceStore::from_env()?;
             let path = match is_path(name) {
                 true => name.into(),
-                false => store.path(name)?,
+                false => store.path_to_save(name)?,
             };
             if path.exists() && !force {
                 return Err(Failure::usage(format!("voice `{name}` is there already"))
                     .hint("--force replaces it")
                     .into());
             }
-            let model = speech_model(&context.global, true);
+            // Whether it can be kept is known before minutes of work.
+            if !is_path(name) {
+                files::create_folder(store.folder())?;
+            }
+            files::check_writable(&path)?;
+            let model = speech_model(&context.global, TtsKind::Base);
             let synthesizer = engine::load_synthesizer(model, context)?;
             let voice = clone(
                 &synthesizer,
@@ -78,7 +84,7 @@ pub fn run(args: &VoicesArgs, context: &Context) -> Outcome {
 pub fn list(as_json: bool, context: &Context) -> Outcome {
     let store = VoiceStore::from_env()?;
     let saved = store.names()?;
-    let name = speech_model(&context.global, false);
+    let name = speech_model(&context.global, TtsKind::CustomVoice);
     engine::check_speaks(name, context)?;
     // A list of voices is not worth a download.
     let checkpoint = match engine::find_here(name, context) {
@@ -196,13 +202,23 @@ pub fn named(name: &str, synthesizer: &Synthesizer) -> Result<Voice, Stop> {
         return Ok(in_file(&path, synthesizer)?);
     }
     match synthesizer.kind() {
-        TtsKind::Base => Err(Failure::usage(format!("there is no saved voice `{name}`"))
-            .hint("`turaco voices list` shows them, `turaco voices create` makes one from a recording; voices by name are in CustomVoice models")
-            .into()),
+        TtsKind::Base => Err(Failure::usage(format!(
+            "there is no saved voice `{name}`, and `{}` is a Base model, which has no voices of its own",
+            synthesizer.model_name()
+        ))
+        .hint(format!(
+            "voices by name are in CustomVoice models, {}; `turaco voices list` shows saved voices, \
+             `turaco voices create` makes one from a recording",
+            TtsKind::CustomVoice.models()
+        ))
+        .into()),
         TtsKind::CustomVoice => {
             let known = synthesizer.voices().join(", ");
             Err(Failure::usage(format!("there is no voice `{name}`; the model has {known}"))
-                .hint("`turaco voices create` makes a voice from a recording, for Base models")
+                .hint(format!(
+                    "`turaco voices create` makes a voice from a recording, for Base models; {} speaks in a voice that is described",
+                    TtsKind::VoiceDesign.models()
+                ))
                 .into())
         }
         // Its own words say how it comes by a voice.
@@ -234,7 +250,15 @@ fn clone(
         path: path.to_owned(),
         stem: String::new(),
     };
-    let audio = Reading::whole().read(&input, &context.control)?;
+    let audio = Reading::whole().read(&input, &context.control);
+    let audio = audio.map_err(|failure| match failure.code {
+        // The options that other commands have for such files are not here.
+        "audio_decode_failed" => failure.hint(
+            "supported: wav flac mp3 aac/m4a ogg/vorbis opus webm/mkv aiff caf, and what `ffmpeg` reads if it is on PATH; \
+             of anything else ffmpeg makes a file to give: `ffmpeg -f s16le -ar 16000 -ac 1 -i voice.raw voice.wav`",
+        ),
+        _ => failure,
+    })?;
     for notice in audio.notices() {
         context.printer.note(notice);
     }

@@ -12,6 +12,7 @@ mod models;
 mod output;
 mod serve;
 mod speak;
+mod speak_options;
 mod support;
 mod talk;
 mod usage;

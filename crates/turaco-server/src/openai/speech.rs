@@ -138,6 +138,7 @@ fn answer(
     if container.events {
         pieces.event(&json!({
             "type": "speech.audio.done",
+            "stopped": spoken.stopped.iter().map(|reason| reason.name()).collect::<Vec<_>>(),
             "usage": {
                 "input_tokens": spoken.text_tokens,
                 "output_tokens": spoken.frames,

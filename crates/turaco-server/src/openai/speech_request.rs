@@ -11,6 +11,7 @@ use turaco::{Audio, Control, Synthesizer};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::layer::fresh_seed;
+use crate::reference_text;
 use crate::sent;
 use crate::sound_room::Share;
 
@@ -126,7 +127,8 @@ impl SpeechRequest {
             .map_err(|error| ApiError::malformed(format!("the body cannot be used: {error}")))
     }
 
-    /// Decode or fetch the recording of the voice, before a device is waited for.
+    /// Decode or fetch the recording of the voice, before a device is waited for, and find out what is said in it where nobody
+    /// says that.
     ///
     /// # Errors
     /// As [`sent::recording`].
@@ -135,6 +137,12 @@ impl SpeechRequest {
             let mut share = app.sound_share();
             let how = (None, &mut share);
             let audio = sent::recording((app, control), &text, "ref_audio", how)?;
+            let is_known = (self.ref_text.as_deref()).is_some_and(|text| !text.trim().is_empty());
+            if !is_known && self.x_vector_only_mode != Some(true) {
+                let model = app.synthesizer_name(self.model.as_deref());
+                let language = self.language.as_deref();
+                self.ref_text = reference_text::heard((app, control), &model, &audio, language)?;
+            }
             self.heard = Some((audio, Arc::new(share)));
         }
         Ok(())
@@ -216,7 +224,9 @@ impl SpeechRequest {
         synthesizer: &Synthesizer,
         control: &Control,
     ) -> Result<SpeakOptions, ApiError> {
-        self.check_task(synthesizer)?;
+        if let Some(task) = self.task_type.as_deref() {
+            synthesizer.check_task(task)?;
+        }
         let mut options = SpeakOptions::new();
         options.voice = self.voice(app, synthesizer, control)?;
         options.instruct.clone_from(&self.instructions);
@@ -228,6 +238,8 @@ impl SpeechRequest {
         };
         options.speed = self.speed.unwrap_or(1.0);
         options.normalize = self.normalize.unwrap_or(options.normalize);
+        options.do_sample = self.do_sample;
+        options.subtalker_dosample = self.subtalker_dosample;
         options.temperature = self.temperature;
         options.top_k = self.top_k;
         options.top_p = self.top_p;
@@ -235,46 +247,9 @@ impl SpeechRequest {
         options.subtalker_temperature = self.subtalker_temperature;
         options.subtalker_top_k = self.subtalker_top_k;
         options.subtalker_top_p = self.subtalker_top_p;
-        // Without sampling, or at temperature 0, both choose the most probable.
-        if self.do_sample == Some(false) || self.temperature == Some(0.0) {
-            options.temperature = Some(0.0);
-            options.subtalker_temperature.get_or_insert(0.0);
-        }
-        if self.subtalker_dosample == Some(false) {
-            options.subtalker_temperature = Some(0.0);
-        }
         options.max_frames = self.max_new_tokens;
         options.seed = self.seed.unwrap_or_else(fresh_seed);
         Ok(options)
-    }
-
-    fn check_task(&self, synthesizer: &Synthesizer) -> Result<(), ApiError> {
-        let Some(task) = self.task_type.as_deref() else {
-            return Ok(());
-        };
-        let kind = synthesizer.kind();
-        let known = [TtsKind::CustomVoice, TtsKind::VoiceDesign, TtsKind::Base];
-        let named = known
-            .into_iter()
-            .find(|kind| kind.name().eq_ignore_ascii_case(task));
-        let Some(named) = named else {
-            let message = format!("`{task}` is none of CustomVoice, VoiceDesign, Base");
-            return Err(ApiError::invalid("task_type", message));
-        };
-        if named == kind {
-            return Ok(());
-        }
-        let message = format!(
-            "this is a {} model; Qwen3-TTS-12Hz-1.7B-{} is for {task}",
-            kind.name(),
-            named.name()
-        );
-        Err(turaco::Error::UnsupportedTask {
-            model: synthesizer.model_name().to_owned(),
-            task: format!("do {task}"),
-            message,
-        }
-        .into())
     }
 
     fn voice(
@@ -307,7 +282,18 @@ impl SpeechRequest {
         match saved {
             Some(voice) => Ok(Voice::Cloned(Arc::new(voice))),
             None if OPENAI_VOICES.contains(&name) => Ok(Voice::Default),
-            None => Err(ApiError::no_voice(name)),
+            None => {
+                let mut error = ApiError::no_voice(name);
+                if synthesizer.kind() != TtsKind::CustomVoice {
+                    error.message += &format!(
+                        "; `{}` is a {} model, voices by name are in CustomVoice models, {}",
+                        synthesizer.model_name(),
+                        synthesizer.kind().name(),
+                        TtsKind::CustomVoice.models()
+                    );
+                }
+                Err(error)
+            }
         }
     }
 }

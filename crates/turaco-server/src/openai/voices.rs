@@ -17,6 +17,7 @@ use crate::config::LogLevel;
 use crate::error::ApiError;
 use crate::openai::options::transcribe_options;
 use crate::openai::speech_request::check_length;
+use crate::reference_text;
 use crate::upload::Form;
 
 /// `GET /v1/audio/voices`.
@@ -53,7 +54,7 @@ pub async fn create(State(app): State<App>, request: Request) -> Result<Response
         let name = form.text("name").map(str::trim);
         let name = name.ok_or_else(|| ApiError::missing("name"))?;
         let path = store
-            .path(name)
+            .path_to_save(name)
             .map_err(|error| ApiError::from(error).about("name"))?;
         if path.exists() {
             let message = format!("there is a voice `{name}` already; DELETE removes it");
@@ -63,21 +64,33 @@ pub async fn create(State(app): State<App>, request: Request) -> Result<Response
             .audio
             .as_ref()
             .ok_or_else(|| ApiError::missing("file"))?;
-        let text = form.text("text").or(form.text("ref_text"));
-        check_length("text", text.unwrap_or_default(), app.config().max_text)?;
+        let given = form.text("text").or(form.text("ref_text"));
+        check_length("text", given.unwrap_or_default(), app.config().max_text)?;
         let model = app.synthesizer_name(form.text("model"));
+        let given = given.map(str::trim).filter(|text| !text.is_empty());
+        let only_sound = form.text("x_vector_only_mode").map(str::trim);
+        let text = match (given, only_sound) {
+            (_, Some("true" | "True" | "1")) => None,
+            (Some(text), _) => Some(text.to_owned()),
+            (None, _) => {
+                reference_text::heard((app, control), &model, audio, form.text("language"))?
+            }
+        };
         let (lease, synthesizer) = app.engine().synthesizer(&model, control)?;
         let mut job = lease.job(Urgency::Normal, control)?;
         let turn = job.turn(control)?;
         let voice = synthesizer
-            .clone_voice(audio, text, control)
+            .clone_voice(audio, text.as_deref(), control)
             .map_err(|error| match error {
                 turaco::Error::InvalidOption { message, .. } => ApiError::invalid("file", message),
                 other => other.into(),
             })?;
         drop(turn);
         store.save(name, &voice)?;
-        Ok((StatusCode::CREATED, Json(saved(name))).into_response())
+        let mut answer = saved(name);
+        // What was heard is to be read: another text makes a better voice where it is wrong.
+        answer["text"] = text.into();
+        Ok((StatusCode::CREATED, Json(answer)).into_response())
     })
     .await
 }

@@ -100,6 +100,7 @@ fn speech_comes_in_every_format_and_is_the_same() {
     }
     assert!(sound == pcm.body);
     assert_eq!(events.last().unwrap()["usage"]["output_tokens"], 6);
+    assert_eq!(events.last().unwrap()["stopped"], json!(["max_frames"]));
     let slow = say(json!({"response_format": "pcm", "sample_rate": 8000}));
     assert_eq!(slow.body.len(), pcm.body.len() / 3);
 }
@@ -145,6 +146,90 @@ fn the_first_sound_comes_before_the_last_is_made_and_who_leaves_stops_it() {
     assert_eq!(in_use(), 1, "all was made before the first was sent");
     drop(stream);
     wait_until("speaking stopped", || in_use() == 0);
+}
+
+#[test]
+fn what_a_recording_says_is_found_out_where_somebody_here_can() {
+    let server = TestServer::start(|config| {
+        config.tts_model = "base".into();
+        config.model = "tiny.en".into();
+    });
+    let path = "/v1/audio/voices";
+    let recording = std::fs::read(testdata("audio/jfk.wav")).unwrap();
+    let create = |fields: &[(&str, &str)]| {
+        let created = server.form(path, fields, Some(("a.wav", &recording)));
+        assert_eq!(created.status, 201, "{created:?}");
+        created.json()["text"].clone()
+    };
+    let heard = create(&[("name", "anna"), ("language", "en-US")]);
+    let heard = heard.as_str().unwrap().to_lowercase();
+    assert!(heard.contains("ask not what your country"), "{heard}");
+    // Who knows English alone is not asked what is said in a language that nobody named.
+    assert_eq!(create(&[("name", "berta")]), json!(null));
+    let only_sound = [
+        ("name", "carla"),
+        ("language", "en"),
+        ("x_vector_only_mode", "true"),
+    ];
+    assert_eq!(create(&only_sound), json!(null));
+    assert_eq!(
+        create(&[("name", "dora"), ("text", " ask not ")]),
+        "ask not"
+    );
+    server
+        .form(path, &[("name", "ryan")], Some(("a.wav", &recording)))
+        .fails(400, "invalid_value");
+
+    let inline = STANDARD.encode(&recording);
+    let say = |more: serde_json::Value| {
+        let mut body = json!({"input": TEXT, "ref_audio": inline, "max_new_tokens": 4, "seed": 3});
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        let spoken = server.json(PATH, &body);
+        assert_eq!(spoken.status, 200, "{spoken:?}");
+        spoken.body
+    };
+    let english = say(json!({"language": "en"}));
+    assert!(english == say(json!({"language": "en", "ref_text": heard_as(&server, "anna")})));
+    assert!(english != say(json!({"language": "en", "x_vector_only_mode": true})));
+}
+
+/// What is said in the recording of a saved voice.
+fn heard_as(server: &TestServer, name: &str) -> String {
+    let store = server.app.config().voices.clone().unwrap();
+    store.find(name).unwrap().unwrap().text
+}
+
+#[test]
+fn what_goes_with_another_model_names_it() {
+    let server = TestServer::start(|_| {});
+    for (body, right) in [
+        (json!({"model": "base"}), "qwen3-tts-0.6b-customvoice"),
+        (json!({"task_type": "Base"}), "qwen3-tts-0.6b-base"),
+        (
+            json!({"model": "base", "instructions": "slowly", "voice": "alloy"}),
+            "qwen3-tts-1.7b-voicedesign",
+        ),
+    ] {
+        let mut asked = json!({"input": TEXT});
+        asked
+            .as_object_mut()
+            .unwrap()
+            .extend(body.as_object().unwrap().clone());
+        let answer = server.json(PATH, &asked);
+        answer.fails(400, "unsupported_model_task");
+        let message = answer.json()["error"]["message"].clone();
+        assert!(message.as_str().unwrap().contains(right), "{message}");
+    }
+    let answer = server.json(
+        PATH,
+        &json!({"input": TEXT, "model": "base", "voice": "serena"}),
+    );
+    answer.fails(404, "voice_not_found");
+    let message = answer.json()["error"]["message"].clone();
+    let right = "qwen3-tts-0.6b-customvoice";
+    assert!(message.as_str().unwrap().contains(right), "{message}");
 }
 
 #[test]

@@ -137,6 +137,21 @@ pub fn language_code(language: &str) -> Option<&'static str> {
         })
 }
 
+/// As [`language_code`], and also for tags with a country or script behind the code, as systems name their locales: `zh-CN`,
+/// `en_US.UTF-8`, `sr-Latn-RS`.
+pub fn language_of_tag(tag: &str) -> Option<&'static str> {
+    if let Some(code) = language_code(tag) {
+        return Some(code);
+    }
+    let tag = tag.trim().split(['.', '@']).next().unwrap_or_default();
+    let (code, rest) = tag.split_once(['-', '_'])?;
+    let is_part = |part: &str| {
+        (2..=8).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    };
+    let is_tag = (2..=3).contains(&code.len()) && rest.split(['-', '_']).all(is_part);
+    is_tag.then(|| language_code(code)).flatten()
+}
+
 /// The English name, in lower case, of a language code.
 pub fn language_name(code: &str) -> Option<&'static str> {
     LANGUAGES
@@ -165,8 +180,29 @@ mod tests {
             assert_eq!(language_code(given), Some(code), "{given}");
         }
         assert_eq!(language_code("klingon"), None);
+        assert_eq!(language_code("zh-CN"), None);
         assert_eq!(language_code(""), None);
         assert_eq!(language_name("jw"), Some("javanese"));
         assert_eq!(language_name("english"), None);
+    }
+
+    #[test]
+    fn tags_of_locales_are_languages() {
+        for (tag, code) in [
+            ("zh-CN", Some("zh")),
+            ("ZH_hant_tw", Some("zh")),
+            ("en_US.UTF-8", Some("en")),
+            ("de-DE@euro", Some("de")),
+            ("yue-HK", Some("yue")),
+            ("English", Some("en")),
+            ("xx-YY", None),
+            ("english-us", None),
+            ("en-", None),
+            ("en-\u{e9}\u{e9}", None),
+            ("-", None),
+            ("", None),
+        ] {
+            assert_eq!(language_of_tag(tag), code, "{tag}");
+        }
     }
 }

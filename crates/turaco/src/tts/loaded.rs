@@ -60,14 +60,15 @@ impl Loaded {
         options: &LoadOptions,
         control: &Control,
     ) -> Result<Self> {
-        let codec = CodecCheckpoint::open(&checkpoint.codec_path())?;
+        let codec = checkpoint.codec()?;
         let weights = &checkpoint.weights;
         let weight_type = options.compute_type.weight_type(weights, devices.graphics);
         check_weights(&checkpoint.name, weights, weight_type)?;
-        let model = Qwen3Tts::load(checkpoint, &devices.model, weight_type, control)?;
+        // First the codec, whose convolutions take twice their memory while they are rearranged: nothing else is there yet.
         let quiet = control.without_progress();
         let codec_bytes = codec_bytes(&codec, codec_type(weight_type));
         let codec = CodecDecoder::load(&codec, &devices.model, codec_type(weight_type), &quiet)?;
+        let model = Qwen3Tts::load(checkpoint, &devices.model, weight_type, control)?;
         let (ours, its) = (model.config().n_codes, codec.config().n_groups);
         if ours != its {
             return Err(Error::Model {

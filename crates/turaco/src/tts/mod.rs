@@ -21,7 +21,7 @@ pub use guard::StopReason;
 pub use normalize::plain_text;
 pub use options::{SpeakOptions, TextLayout};
 pub use sentences::SentenceSplitter;
-pub use speech::{Chunk, Speech, SpeechStream, SpeechTimings};
+pub use speech::{CarriedVoice, Chunk, Speech, SpeechStream, SpeechTimings};
 pub use synthesizer::Synthesizer;
 pub use voice::{ClonedVoice, Voice};
 pub use voice_store::VoiceStore;

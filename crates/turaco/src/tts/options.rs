@@ -1,7 +1,7 @@
 //! How a text is said.
 
 use crate::models::qwen3_tts::{GenerationDefaults, Sampling};
-use crate::tokenizer::language_name;
+use crate::tokenizer::{language_name, language_of_tag};
 use crate::{Error, Result};
 
 use super::Voice;
@@ -28,11 +28,16 @@ pub struct SpeakOptions {
     pub voice: Voice,
     /// How, in words; for a VoiceDesign model also who.
     pub instruct: Option<String>,
-    /// A language of the model, by its English name or ISO 639-1 code; `None` or `auto` leaves it to the model.
+    /// A language of the model, by its English name, ISO 639-1 code or a tag such as `zh-CN`; `None` or `auto` leaves it to the
+    /// model.
     pub language: Option<String>,
     /// How text and sound lie beside each other.
     pub layout: TextLayout,
-    /// 0 = always the most probable code.
+    /// Whether chance chooses; without it all codes of a frame are the most probable ones.
+    pub do_sample: Option<bool>,
+    /// The same of the codes of a frame after the first.
+    pub subtalker_dosample: Option<bool>,
+    /// 0 = always the most probable code; also of the codes after the first, unless `subtalker_temperature` says otherwise.
     pub temperature: Option<f32>,
     /// 0 = all codes.
     pub top_k: Option<usize>,
@@ -70,6 +75,8 @@ impl Default for SpeakOptions {
             instruct: None,
             language: None,
             layout: TextLayout::Auto,
+            do_sample: None,
+            subtalker_dosample: None,
             temperature: None,
             top_k: None,
             top_p: None,
@@ -132,6 +139,10 @@ impl SpeakOptions {
     setters! {
         /// How text and sound lie beside each other.
         layout: TextLayout,
+        /// Whether chance chooses.
+        do_sample: bool,
+        /// The same of the codes of a frame after the first.
+        subtalker_dosample: bool,
         /// 0 = always the most probable code.
         temperature: f32,
         /// The same of the codes of a frame after the first.
@@ -174,24 +185,30 @@ impl SpeakOptions {
 
     /// The language that was asked for, by its English name in lower case; `None` = the model's choice.
     pub(super) fn language_name(&self) -> Option<String> {
-        let asked = self.language.as_deref()?.to_lowercase();
-        let name = language_name(&asked).map_or_else(|| asked.clone(), str::to_lowercase);
+        let name = spoken_language(self.language.as_deref()?);
         Some(name).filter(|name| name != "auto")
     }
 
     /// # Errors
     /// A value that is outside of its range.
     pub(super) fn sampling(&self, defaults: GenerationDefaults) -> Result<Sampling> {
+        // Without sampling, or at temperature 0, the codes after the first are the most probable ones, too.
+        let is_greedy = self.do_sample == Some(false) || self.temperature == Some(0.0);
         let values = GenerationDefaults {
-            temperature: self.temperature.unwrap_or(defaults.temperature),
+            temperature: temperature(self.do_sample, self.temperature, defaults.temperature),
             top_k: self.top_k.unwrap_or(defaults.top_k),
             top_p: self.top_p.unwrap_or(defaults.top_p),
             repetition_penalty: self
                 .repetition_penalty
                 .unwrap_or(defaults.repetition_penalty),
-            subtalker_temperature: self
-                .subtalker_temperature
-                .unwrap_or(defaults.subtalker_temperature),
+            subtalker_temperature: temperature(
+                self.subtalker_dosample,
+                self.subtalker_temperature,
+                match is_greedy && self.subtalker_dosample.is_none() {
+                    true => 0.0,
+                    false => defaults.subtalker_temperature,
+                },
+            ),
             subtalker_top_k: self.subtalker_top_k.unwrap_or(defaults.subtalker_top_k),
             subtalker_top_p: self.subtalker_top_p.unwrap_or(defaults.subtalker_top_p),
             max_new_tokens: defaults.max_new_tokens,
@@ -219,5 +236,88 @@ impl SpeakOptions {
             values,
             seed: self.seed,
         })
+    }
+}
+
+/// The temperature that `do_sample` and a temperature come to.
+fn temperature(do_sample: Option<bool>, asked: Option<f32>, default: f32) -> f32 {
+    match do_sample {
+        Some(false) => 0.0,
+        // A model whose own choice is no chance leaves no number to go by.
+        Some(true) if default == 0.0 => asked.unwrap_or(0.9),
+        _ => asked.unwrap_or(default),
+    }
+}
+
+/// The English name, in lower case, of a language that is given by name, code or tag; `auto` for none.
+pub(super) fn spoken_language(asked: &str) -> String {
+    let asked = asked.trim().to_lowercase();
+    match language_of_tag(&asked).and_then(language_name) {
+        Some(name) => name.to_lowercase(),
+        None if asked.is_empty() => "auto".into(),
+        None => asked,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEFAULTS: GenerationDefaults = GenerationDefaults {
+        temperature: 0.9,
+        top_k: 50,
+        top_p: 1.0,
+        repetition_penalty: 1.05,
+        subtalker_temperature: 0.8,
+        subtalker_top_k: 50,
+        subtalker_top_p: 1.0,
+        max_new_tokens: 2048,
+    };
+
+    #[test]
+    fn without_chance_both_talkers_take_what_is_most_probable() {
+        let new = SpeakOptions::new;
+        for (options, expected) in [
+            (new(), (0.9, 0.8)),
+            (new().temperature(0.0), (0.0, 0.0)),
+            (new().do_sample(false), (0.0, 0.0)),
+            (new().do_sample(false).temperature(0.7), (0.0, 0.0)),
+            (new().do_sample(true), (0.9, 0.8)),
+            (
+                new().temperature(0.0).subtalker_temperature(0.5),
+                (0.0, 0.5),
+            ),
+            (new().do_sample(false).subtalker_dosample(true), (0.0, 0.8)),
+            (new().subtalker_dosample(false), (0.9, 0.0)),
+            (
+                new().subtalker_dosample(false).subtalker_temperature(0.5),
+                (0.9, 0.0),
+            ),
+        ] {
+            let values = options.sampling(DEFAULTS).unwrap().values;
+            let found = (values.temperature, values.subtalker_temperature);
+            assert_eq!(found, expected, "{options:?}");
+        }
+        let greedy = GenerationDefaults {
+            temperature: 0.0,
+            ..DEFAULTS
+        };
+        let sampled = new().do_sample(true).sampling(greedy).unwrap();
+        assert_eq!(sampled.values.temperature, 0.9);
+    }
+
+    #[test]
+    fn languages_are_names_codes_and_tags() {
+        for (asked, name) in [
+            ("zh-CN", "chinese"),
+            ("en_US.UTF-8", "english"),
+            (" German ", "german"),
+            ("mandarin", "chinese"),
+            ("auto", "auto"),
+            ("", "auto"),
+            ("klingon", "klingon"),
+        ] {
+            assert_eq!(spoken_language(asked), name, "{asked}");
+        }
     }
 }

@@ -54,6 +54,12 @@ pub struct Chunk {
     pub stopped: Option<StopReason>,
 }
 
+/// The voice that a stream spoke in where nothing but what it said tells which: that of a VoiceDesign model, which makes
+/// somebody up who goes with the description. Another stream of the same model goes on in it, see
+/// [`SpeechStream::carry_on`].
+#[derive(Debug, Clone)]
+pub struct CarriedVoice(Anchor);
+
 /// The sound of a text while it is made. Text may still come with [`push`](Self::push).
 #[derive(Debug)]
 pub struct SpeechStream<'a> {
@@ -164,6 +170,18 @@ impl<'a> SpeechStream<'a> {
             }
         }
         self.pieces.push_back(piece);
+    }
+
+    /// The voice that was made up for this text, after its first piece; `None` where options say who speaks.
+    pub fn carried_voice(&self) -> Option<CarriedVoice> {
+        self.anchor.clone().map(CarriedVoice)
+    }
+
+    /// Speak in the voice of another stream of this model. Without effect where options say who speaks.
+    pub fn carry_on(&mut self, voice: &CarriedVoice) {
+        if self.plan.needs_anchor() && self.said.is_empty() && self.current.is_none() {
+            self.anchor = Some(voice.0.clone());
+        }
     }
 
     /// Why each piece of text that is over was over.
@@ -287,7 +305,9 @@ impl<'a> SpeechStream<'a> {
         if let Some(reason) = stopped
             && let Some((text, utterance)) = self.current.take()
         {
-            if self.anchor.is_none() && self.plan.needs_anchor() {
+            // Who went in circles, or did not find an end, is no example for what follows.
+            let is_good = matches!(reason, StopReason::End | StopReason::MaxFrames);
+            if self.anchor.is_none() && self.plan.needs_anchor() && is_good {
                 let model = self.synthesizer.model();
                 self.anchor = Some(Anchor::new(model, &text, utterance.codes()));
             }

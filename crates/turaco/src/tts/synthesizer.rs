@@ -9,17 +9,16 @@ use turaco_compute::WeightType;
 use crate::audio::Audio;
 use crate::load::device_choice::Devices;
 use crate::load::rescue::{Rescue, is_device_failure};
-use crate::models::qwen3_tts::codec::{CodecCheckpoint, CodecDecoder, CodecEncoder, CodecStream};
+use crate::models::qwen3_tts::codec::{CodecDecoder, CodecEncoder, CodecStream};
 use crate::models::qwen3_tts::speaker_encoder::SpeakerEncoder;
 use crate::models::qwen3_tts::{
     PromptRequest, Qwen3Tts, Qwen3TtsCheckpoint, Reference, Sampling, TtsKind, Turn, VoicePrompt,
 };
-use crate::tokenizer::language_name;
 use crate::{Control, Error, LoadOptions, Result};
 
 use super::guard::frame_budget;
 use super::loaded::{Engine, Loaded, codec_type};
-use super::options::{SpeakOptions, TextLayout};
+use super::options::{SpeakOptions, TextLayout, spoken_language};
 use super::speech::{Speech, SpeechStream, SpeechTimings};
 use super::utterance::{Limits, Utterance};
 use super::voice::{ClonedVoice, Voice};
@@ -176,22 +175,27 @@ impl Synthesizer {
         &self.warnings
     }
 
-    /// What is not quite as it was asked for.
-    pub fn notices(&self, options: &SpeakOptions) -> Vec<String> {
-        let config = self.model().config();
-        let ignored = config.kind == TtsKind::CustomVoice
-            && !config.takes_instructions()
-            && options
-                .instruct
-                .as_ref()
-                .is_some_and(|instruct| !instruct.is_empty());
-        let notice = || {
-            format!(
-                "`{}` was not trained for instructions, which are ignored",
-                self.name
-            )
-        };
-        ignored.then(notice).into_iter().collect()
+    /// Whether this is a model for a task, as requests name it: `CustomVoice`, `VoiceDesign` or `Base`.
+    ///
+    /// # Errors
+    /// It is not, which names the models that are, or there is no such task.
+    pub fn check_task(&self, task: &str) -> Result<()> {
+        let asked: TtsKind = task.parse().map_err(|message| Error::InvalidOption {
+            option: "task_type",
+            message,
+        })?;
+        if asked == self.kind() {
+            return Ok(());
+        }
+        Err(Error::UnsupportedTask {
+            model: self.name.clone(),
+            task: format!("do {}", asked.name()),
+            message: format!(
+                "it is a {} model; {} are for that",
+                self.kind().name(),
+                asked.models()
+            ),
+        })
     }
 
     /// Say a text.
@@ -378,44 +382,55 @@ impl Synthesizer {
     fn plan(&self, options: &SpeakOptions) -> Result<Plan> {
         let config = self.model().config();
         let instruct = options.instruct.as_deref().unwrap_or_default();
-        let cannot = |task: &str, message: &str| {
+        let cannot = |task: &str, message: String| {
             Err(Error::UnsupportedTask {
                 model: self.name.clone(),
                 task: task.into(),
-                message: message.into(),
+                message,
             })
         };
-        if config.kind == TtsKind::Base && !instruct.is_empty() {
+        if !instruct.trim().is_empty() && !config.takes_instructions() {
+            let why = match config.kind {
+                TtsKind::Base => "a Base model speaks in the voice of a recording as it is",
+                _ => "it was not trained for instructions",
+            };
             return cannot(
                 "follow an instruction",
-                "a Base model speaks in the voice of a recording as it is; instructions are for \
-                 Qwen3-TTS-12Hz-1.7B-CustomVoice and Qwen3-TTS-12Hz-1.7B-VoiceDesign",
+                format!(
+                    "{why}; `qwen3-tts-1.7b-customvoice` has the same voices by name and does, `qwen3-tts-1.7b-voicedesign` \
+                     speaks in a voice that is described"
+                ),
             );
         }
         let (voice, dialect) = match (&options.voice, config.kind) {
             (Voice::Named(_), TtsKind::Base) => {
                 return cannot(
                     "speak in a voice by name",
-                    "it speaks in the voice of a recording; named voices are in Qwen3-TTS-12Hz-0.6B-CustomVoice and \
-                     Qwen3-TTS-12Hz-1.7B-CustomVoice",
+                    format!(
+                        "it speaks in the voice of a recording; voices by name are in CustomVoice models, {}",
+                        TtsKind::CustomVoice.models()
+                    ),
                 );
             }
             (Voice::Named(_), TtsKind::VoiceDesign) => {
                 return cannot(
                     "speak in a voice by name",
-                    "its voices are described by an instruction; named voices are in Qwen3-TTS-12Hz-1.7B-CustomVoice",
+                    format!(
+                        "its voices are described by an instruction; voices by name are in CustomVoice models, {}",
+                        TtsKind::CustomVoice.models()
+                    ),
                 );
             }
             (Voice::Cloned(_), TtsKind::CustomVoice | TtsKind::VoiceDesign) => {
-                return cannot(
-                    "speak in the voice of a recording",
-                    "Qwen3-TTS-12Hz-0.6B-Base and Qwen3-TTS-12Hz-1.7B-Base can",
-                );
+                return Err(self.no_recordings());
             }
             (Voice::Default, TtsKind::Base) => {
                 return cannot(
                     "speak without a voice",
-                    "it needs a recording of the voice (and what is said in it), or a saved voice",
+                    format!(
+                        "it needs a recording of the voice (and what is said in it), or a saved voice; {} have voices of their own",
+                        TtsKind::CustomVoice.models()
+                    ),
                 );
             }
             (Voice::Default, TtsKind::VoiceDesign) => (PlannedVoice::None, None),
@@ -457,15 +472,21 @@ impl Synthesizer {
         Ok(Plan {
             voice,
             instruct: match instruct {
-                instruct if !instruct.is_empty() && config.takes_instructions() => {
-                    self.model().instruct_tokens(instruct)
-                }
+                instruct if !instruct.trim().is_empty() => self.model().instruct_tokens(instruct),
                 _ => Vec::new(),
             },
             language: self.language(options.language.as_deref(), dialect)?,
             streams_text,
             sampling: options.sampling(config.generation)?,
         })
+    }
+
+    fn no_recordings(&self) -> Error {
+        Error::UnsupportedTask {
+            model: self.name.clone(),
+            task: "speak in the voice of a recording".into(),
+            message: format!("Base models can, {}", TtsKind::Base.models()),
+        }
     }
 
     fn check_voice(&self, voice: &ClonedVoice) -> Result<()> {
@@ -510,8 +531,8 @@ impl Synthesizer {
     /// The codec's entry of a language; `dialect` is what the voice speaks where Chinese or nothing is asked for.
     fn language(&self, language: Option<&str>, dialect: Option<&str>) -> Result<Option<u32>> {
         let config = self.model().config();
-        let asked = language.unwrap_or("auto").to_lowercase();
-        let name = language_name(&asked).map_or(asked.clone(), str::to_lowercase);
+        let asked = language.unwrap_or("auto");
+        let name = spoken_language(asked);
         if let (Some(dialect), "auto" | "chinese") = (dialect, name.as_str()) {
             return Ok(config.language_id(dialect));
         }
@@ -548,11 +569,7 @@ impl Synthesizer {
     ) -> Result<ClonedVoice> {
         let config = self.model().config();
         if config.kind != TtsKind::Base {
-            return Err(Error::UnsupportedTask {
-                model: self.name.clone(),
-                task: "speak in the voice of a recording".into(),
-                message: "Qwen3-TTS-12Hz-0.6B-Base and Qwen3-TTS-12Hz-1.7B-Base can".into(),
-            });
+            return Err(self.no_recordings());
         }
         if audio.duration() > LONGEST_REFERENCE {
             return Err(Error::InvalidOption {
@@ -600,7 +617,7 @@ impl Synthesizer {
         let codes = match text {
             None => Vec::new(),
             Some(_) => {
-                let codec = CodecCheckpoint::open(&checkpoint.codec_path())?;
+                let codec = checkpoint.codec()?;
                 // Codes are choices: what is rounded here may become another one.
                 let encoder = CodecEncoder::load(&codec, device, WeightType::F32, control)?;
                 let mut sound = audio

@@ -91,6 +91,24 @@ impl VoiceStore {
         Ok(self.folder.join(format!("{name}.safetensors")))
     }
 
+    /// Where a voice would be kept under this name.
+    ///
+    /// # Errors
+    /// A name that is no plain file name, or that of a voice that models have.
+    pub fn path_to_save(&self, name: &str) -> Result<PathBuf> {
+        let path = self.path(name)?;
+        if PRESETS
+            .iter()
+            .any(|preset| preset.eq_ignore_ascii_case(name))
+        {
+            return Err(Error::InvalidOption {
+                option: "voice",
+                message: format!("`{name}` is the name of a voice of CustomVoice models"),
+            });
+        }
+        Ok(path)
+    }
+
     /// The voice of this name, if there is one.
     ///
     /// # Errors
@@ -107,16 +125,7 @@ impl VoiceStore {
     /// # Errors
     /// A name that is no file name or has a voice already, or the file system refuses.
     pub fn save(&self, name: &str, voice: &ClonedVoice) -> Result<PathBuf> {
-        let path = self.path(name)?;
-        if PRESETS
-            .iter()
-            .any(|preset| preset.eq_ignore_ascii_case(name))
-        {
-            return Err(Error::InvalidOption {
-                option: "voice",
-                message: format!("`{name}` is the name of a voice of CustomVoice models"),
-            });
-        }
+        let path = self.path_to_save(name)?;
         fs::create_dir_all(&self.folder).map_err(|source| self.failed("create", source))?;
         voice.save(&path)?;
         Ok(path)

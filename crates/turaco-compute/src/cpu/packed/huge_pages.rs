@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 /// Bytes that are copied before they are used: few enough that they hardly count while they are there twice.
-const PIECE: usize = 128 << 20;
+const PIECE: usize = 64 << 20;
 
 /// Where a matrix begins in shared memory: at a cache line.
 const LINE: usize = 64;
@@ -56,6 +56,8 @@ impl Moving {
         for part in &self.parts {
             let (to, behind) = rest.split_at_mut(part.bytes.len());
             to.copy_from_slice(&part.bytes);
+            // While a model loads nobody reads it there; who does gets it from the file once more.
+            part.bytes.release();
             rest = behind;
         }
     }

@@ -138,6 +138,8 @@ impl PackedMatrix {
     fn move_to_huge_pages(&mut self) {
         let worth_it = self.panels.len() >= WORTH_HUGE_PAGES && cfg!(target_os = "linux");
         if let (true, Panels::Stored(parts)) = (worth_it, &mut self.panels) {
+            // Loading goes through files faster than they are copied: what waits is not to count meanwhile.
+            parts.iter().for_each(|part| part.bytes.release());
             let moving = Arc::new(Moving::new(std::mem::take(parts)));
             huge_pages::soon(&moving);
             self.panels = Panels::Moving(moving);

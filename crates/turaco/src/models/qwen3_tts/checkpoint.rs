@@ -1,7 +1,9 @@
 //! Opening a checkpoint's folder.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::codec::CodecCheckpoint;
 use super::config::Qwen3TtsConfig;
 use crate::tokenizer::QwenTokenizer;
 use crate::weights::{self, Checkpoint, Sidecars, Weights, invalid};
@@ -23,7 +25,7 @@ pub struct Qwen3TtsCheckpoint {
     /// Tensors.
     pub weights: Weights,
     /// Text to tokens.
-    pub tokenizer: QwenTokenizer,
+    pub tokenizer: Arc<QwenTokenizer>,
     /// The files beside the weights.
     pub sidecars: Sidecars,
 }
@@ -79,7 +81,7 @@ impl Qwen3TtsCheckpoint {
             path,
             config,
             weights,
-            tokenizer,
+            tokenizer: Arc::new(tokenizer),
             sidecars,
         })
     }
@@ -87,5 +89,37 @@ impl Qwen3TtsCheckpoint {
     /// Where the codec is: the folder `speech_tokenizer` beside the weights.
     pub fn codec_path(&self) -> PathBuf {
         self.sidecars.path("speech_tokenizer")
+    }
+
+    /// The codec, which makes sound of codes.
+    ///
+    /// # Errors
+    /// Its folder or a file in it is missing, or broken.
+    pub fn codec(&self) -> Result<CodecCheckpoint> {
+        let folder = self.codec_path();
+        let missing = |what: &str| {
+            Err(invalid(
+                &folder,
+                format!(
+                    "{what}: without the codec in the subfolder `speech_tokenizer` (config.json and model.safetensors) \
+                     there is no sound; get the model again with all of its files, or put the files of \
+                     Qwen/Qwen3-TTS-Tokenizer-12Hz, which are the same for all of these models, into that folder"
+                ),
+            ))
+        };
+        if !folder.is_dir() {
+            return missing("this folder is missing");
+        }
+        if !folder.join("config.json").is_file() {
+            return missing("there is no config.json in this folder");
+        }
+        let is_weights = |entry: std::io::Result<std::fs::DirEntry>| {
+            entry.is_ok_and(|entry| entry.path().extension().is_some_and(|e| e == "safetensors"))
+        };
+        let has_weights = std::fs::read_dir(&folder).map(|mut entries| entries.any(is_weights));
+        match has_weights {
+            Ok(false) => missing("there is no model.safetensors in this folder"),
+            _ => CodecCheckpoint::open(&folder),
+        }
     }
 }

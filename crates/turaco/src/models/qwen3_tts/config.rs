@@ -26,6 +26,28 @@ impl TtsKind {
             Self::VoiceDesign => "VoiceDesign",
         }
     }
+
+    /// The published models of this kind, for messages.
+    pub const fn models(self) -> &'static str {
+        match self {
+            Self::Base => "`qwen3-tts-0.6b-base` and `qwen3-tts-1.7b-base`",
+            Self::CustomVoice => "`qwen3-tts-0.6b-customvoice` and `qwen3-tts-1.7b-customvoice`",
+            Self::VoiceDesign => "`qwen3-tts-1.7b-voicedesign`",
+        }
+    }
+}
+
+impl std::str::FromStr for TtsKind {
+    type Err = String;
+
+    /// As [`name`](Self::name), in any letter case, also `custom_voice` and `custom-voice` as settings write it.
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let plain = text.trim().replace(['_', '-'], "");
+        let known = [Self::CustomVoice, Self::VoiceDesign, Self::Base];
+        (known.into_iter())
+            .find(|kind| kind.name().eq_ignore_ascii_case(&plain))
+            .ok_or_else(|| format!("`{text}` is none of CustomVoice, VoiceDesign, Base"))
+    }
 }
 
 /// Sizes of a stack of decoder layers.

@@ -45,7 +45,7 @@ pub use runner::{Codes, FrameInput, FrameStages, Runner, Sampling, TalkerState};
 #[derive(Debug)]
 pub struct Qwen3Tts {
     config: Qwen3TtsConfig,
-    tokenizer: QwenTokenizer,
+    tokenizer: Arc<QwenTokenizer>,
     device: Device,
     weight_type: WeightType,
     /// `[text_vocab, text_dim]`.
@@ -107,7 +107,7 @@ impl Qwen3Tts {
         progress.finish();
         Ok(Arc::new(Self {
             config,
-            tokenizer: checkpoint.tokenizer.clone(),
+            tokenizer: Arc::clone(&checkpoint.tokenizer),
             device: device.clone(),
             weight_type,
             text_embedding,
