@@ -5,6 +5,7 @@
 
 use std::any::Any;
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -345,6 +346,10 @@ pub(crate) trait Backend: Send + Sync {
     fn kernels(&self) -> Vec<KernelChoice> {
         Vec::new()
     }
+    /// See [`Device::keep_kernels`].
+    fn keep_kernels(&self) -> Option<KeptKernels> {
+        None
+    }
     /// Upload a matrix; `sources` are stacked by rows.
     fn matrix(&self, sources: &[HostMatrix<'_>], weight_type: WeightType) -> Result<Matrix>;
     /// Upload a vector.
@@ -386,6 +391,19 @@ pub struct KernelChoice {
     pub operation: &'static str,
     /// How: its variant and sizes.
     pub kernel: String,
+}
+
+/// What came of keeping compiled kernels from one start to the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptKernels {
+    /// The file that keeps them; `None` where the driver leaves that to nobody, or there is no folder for it.
+    pub file: Option<PathBuf>,
+    /// Kernels that were made ready since the device was opened.
+    pub made: u64,
+    /// Of these, those that were compiled because the file did not have them; `None` if the driver keeps nothing in it.
+    pub compiled: Option<u64>,
+    /// Why the file cannot be written, if so.
+    pub failure: Option<String>,
 }
 
 /// What a device beside the processor has done, since it was opened or in one run.
@@ -475,6 +493,12 @@ impl Device {
     /// Which of several kernels this device uses for what; nothing where [`description`](Self::description) says it.
     pub fn kernels(&self) -> Vec<KernelChoice> {
         self.0.kernels()
+    }
+
+    /// Write to their file what kernels were compiled, which otherwise is done when the device is given up, and say what came of
+    /// it. `None` where kernels are not kept in one file.
+    pub fn keep_kernels(&self) -> Option<KeptKernels> {
+        self.0.keep_kernels()
     }
 
     /// Upload a weight matrix, several sources stacked by rows (`q`, `k`, `v` of one attention, for example).

@@ -24,8 +24,8 @@ pub use cpu::{CpuOptions, Precision};
 #[cfg(feature = "cuda")]
 pub use cuda::CudaOptions;
 pub use device::{
-    Activity, CacheShape, Device, HostMatrix, KernelChoice, KvCache, Matrix, StateBuffer, Vector,
-    WeightType,
+    Activity, CacheShape, Device, HostMatrix, KeptKernels, KernelChoice, KvCache, Matrix,
+    StateBuffer, Vector, WeightType,
 };
 pub use dtype::DType;
 pub use error::{Error, Result};

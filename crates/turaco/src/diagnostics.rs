@@ -111,6 +111,8 @@ pub struct GraphicsTest {
     pub adapter: String,
     /// What it does, and the kernel that does it: its variant and sizes.
     pub kernels: Vec<(&'static str, String)>,
+    /// What came of keeping compiled shaders, so that they are not compiled again, where they are kept in a file.
+    pub kept: Option<String>,
     /// Every operation compared with the processor.
     pub check: Check,
 }
@@ -150,6 +152,7 @@ fn test_adapters() -> Vec<GraphicsTest> {
         .map(|(index, adapter)| {
             let options = turaco_compute::GpuOptions {
                 index: Some(index),
+                shader_cache: crate::load::kernel_cache(),
                 ..turaco_compute::GpuOptions::default()
             };
             graphics_test(Device::gpu(options), adapter.name.clone())
@@ -170,17 +173,39 @@ fn graphics_test(opened: turaco_compute::Result<Device>, name: String) -> Graphi
                 .map(|choice| (choice.operation, choice.kernel))
                 .collect(),
             check: every_operation(&device, &name),
+            kept: device.keep_kernels().map(|kept| described(&kept)),
             adapter: name,
         },
         Err(error) => GraphicsTest {
             adapter: name,
             kernels: Vec::new(),
+            kept: None,
             check: Check {
                 name: GRAPHICS,
                 passed: false,
                 detail: error.to_string(),
             },
         },
+    }
+}
+
+/// What came of keeping compiled shaders, for people.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+fn described(kept: &turaco_compute::KeptKernels) -> String {
+    let made = kept.made;
+    let Some(file) = kept.file.as_ref().map(|file| file.display()) else {
+        return format!("{made} made; keeping them is left to the driver");
+    };
+    let found = match kept.compiled {
+        Some(0) => format!("all {made} came from {file}"),
+        Some(compiled) => format!("{compiled} of {made} compiled, the others came from {file}"),
+        None => {
+            format!("{made} made; the driver keeps none in {file}, at most in a cache of its own")
+        }
+    };
+    match &kept.failure {
+        Some(failure) => format!("{found}, which cannot be written: {failure}"),
+        None => found,
     }
 }
 
@@ -437,6 +462,32 @@ mod tests {
         for check in self_test().into_iter().chain(graphics) {
             assert!(check.passed, "{check:?}");
         }
+    }
+
+    #[cfg(feature = "wgpu")]
+    #[test]
+    fn it_is_said_which_shaders_were_compiled() {
+        let kept = |file: Option<&str>, compiled, failure: Option<&str>| {
+            described(&turaco_compute::KeptKernels {
+                file: file.map(Into::into),
+                made: 57,
+                compiled,
+                failure: failure.map(str::to_owned),
+            })
+        };
+        let file = Some("cache/x.shaders");
+        assert!(kept(None, None, None).contains("57 made; keeping them is left to the driver"));
+        assert_eq!(
+            kept(file, Some(0), None),
+            "all 57 came from cache/x.shaders"
+        );
+        assert!(kept(file, Some(3), None).starts_with("3 of 57 compiled"));
+        assert!(kept(file, None, None).contains("keeps none in cache/x.shaders"));
+        let failed = kept(file, Some(57), Some("no space"));
+        assert!(
+            failed.ends_with("which cannot be written: no space"),
+            "{failed}"
+        );
     }
 
     #[test]

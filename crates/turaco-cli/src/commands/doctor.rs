@@ -121,6 +121,11 @@ impl Facts {
             .iter()
             .map(|test| (test.adapter.clone(), test.kernels.iter().cloned().collect()))
             .collect();
+        let graphics_shaders: serde_json::Map<_, _> = self
+            .graphics
+            .iter()
+            .filter_map(|test| Some((test.adapter.clone(), test.kept.clone()?.into())))
+            .collect();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "os": self.machine.os,
@@ -133,6 +138,7 @@ impl Facts {
             "device": self.machine.device,
             "graphics": self.machine.graphics,
             "graphics_kernels": graphics_kernels,
+            "graphics_shaders": graphics_shaders,
             "cache": self.cache.to_string_lossy(),
             "cached_models": self.cached.len(),
             "cached_bytes": self.cached_bytes(),
@@ -172,6 +178,9 @@ impl Facts {
         for test in &self.graphics {
             for (operation, kernel) in &test.kernels {
                 line("graphics kernels", format!("{operation}: {kernel}"));
+            }
+            if let Some(kept) = &test.kept {
+                line("graphics shaders", kept.clone());
             }
         }
         line(

@@ -48,8 +48,8 @@ fn the_processor_goes_on_where_auto_was_wrong_and_no_text_is_lost() {
     }
     let expected = transcribe("cpu", &[]);
     expected.succeeds();
-    // At once, between the windows, and while memory is taken for the first one.
-    for fault in ["lost:0", "lost:38", "memory:1500000"] {
+    // At once, between the windows, while memory is taken for the first one, and where values are larger than its kernels see.
+    for fault in ["lost:0", "lost:38", "memory:1500000", "buffers:60000"] {
         let run = transcribe(
             "auto",
             &[("TURACO_GPU_AUTO", "1"), ("TURACO_GPU_FAULT", fault)],

@@ -177,6 +177,31 @@ fn the_processor_goes_on_where_a_graphics_processor_fails() {
         let warnings = run.stderr.matches("the processor is used").count();
         assert_eq!(warnings, 1, "{fault}: {}", run.stderr);
     }
+    // Recordings too. What a device fails with at once is heard by the processor alone.
+    let transcribe = |device: &str, fault: &str| {
+        let mut command = home.command(["transcribe", "-m", &model, "-f", "tsv", jfk]);
+        command.args(["--continuous", "--compute-type", "f32", "--device", device]);
+        command
+            .env("TURACO_GPU_AUTO", "1")
+            .env("TURACO_GPU_FAULT", fault);
+        run(&mut command)
+    };
+    let expected = transcribe("cpu", "");
+    for fault in ["lost:0", "buffers:50000", "lost:40"] {
+        let run = transcribe("auto", fault);
+        let rows = run.succeeds().lines().skip(1);
+        let times = rows.flat_map(|row| row.split('\t').take(2));
+        let times: Vec<u32> = times.map(|time| time.parse().unwrap()).collect();
+        if fault == "lost:40" {
+            assert!(times.is_sorted(), "{times:?}");
+            assert!(times.last().is_some_and(|&last| last > 9_000), "{times:?}");
+        } else {
+            assert_eq!(run.stdout, expected.stdout, "{fault}");
+        }
+        let warnings = run.stderr.matches("the processor is used").count();
+        assert_eq!(warnings, 1, "{fault}: {}", run.stderr);
+    }
+    transcribe("wgpu", "buffers:50000").fails(6, &["would take", "its largest buffer is"]);
 }
 
 #[test]

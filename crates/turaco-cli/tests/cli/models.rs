@@ -97,6 +97,15 @@ fn the_doctor_finds_this_machine_well() {
     assert_eq!(facts["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(facts["passed"], true);
     assert_eq!(facts["model"], "tiny.en");
+    for (adapter, kept) in facts["graphics_shaders"].as_object().unwrap() {
+        assert!(text.stdout.contains("graphics shaders"), "{text:?}");
+        // The run before this one left a file, if the driver lets it.
+        let kept = kept.as_str().unwrap();
+        assert!(
+            kept.starts_with("all ") || kept.contains(" made; "),
+            "{adapter}: {kept}"
+        );
+    }
     assert!(!run.stdout.contains("hf_secret"));
 }
 

@@ -310,10 +310,11 @@ impl Context {
     ) -> Result<wgpu::Buffer> {
         let size = bytes.max(16).next_multiple_of(16);
         if size > self.max_buffer {
-            return Err(Error::Unsupported {
-                what: format!("{what} of {size} bytes on {}", self.summary.name),
-                reason: format!("its largest buffer is {} bytes", self.max_buffer),
-            });
+            // A failure of the device and not of what was asked of it: another one may do it.
+            return Err(self.error(format!(
+                "{what} would take {size} bytes, and its largest buffer is {} bytes",
+                self.max_buffer
+            )));
         }
         let so_far = self.counters.allocated.load(Ordering::Relaxed);
         if matches!(self.fault, Some(Fault::Memory(limit)) if so_far + size > limit) {

@@ -5,12 +5,13 @@
 //! ask for ([`executable`]).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::cpu::physical_cores;
 use crate::cpu::pool::Pool;
 use crate::device::{
-    Backend, CacheShape, Device, Executable, HostMatrix, KernelChoice, KvCache, Matrix,
-    StateBuffer, Vector, WeightType,
+    Backend, CacheShape, Device, Executable, HostMatrix, KeptKernels, KernelChoice, KvCache,
+    Matrix, StateBuffer, Vector, WeightType,
 };
 use crate::error::{Error, Result};
 use crate::graph::Graph;
@@ -19,6 +20,7 @@ use self::adapter::{CAN_WAIT, wait};
 use self::context::Context;
 use self::executable::GpuExecutable;
 use self::shader::Extras;
+use self::shader_cache::ShaderCache;
 use self::state::{GpuCache, GpuState};
 use self::weights::{GpuMatrix, GpuVector};
 
@@ -102,6 +104,19 @@ impl Backend for GpuBackend {
 
     fn kernels(&self) -> Vec<KernelChoice> {
         choices::choices(&self.context)
+    }
+
+    fn keep_kernels(&self) -> Option<KeptKernels> {
+        let (cache, counters) = (&self.context.shader_cache, &self.context.counters);
+        let stored = cache.as_ref().map_or(Ok(()), ShaderCache::store);
+        Some(KeptKernels {
+            file: cache.as_ref().map(|cache| cache.path().to_path_buf()),
+            made: counters.pipelines.load(Ordering::Relaxed),
+            compiled: (cache.as_ref())
+                .filter(|cache| cache.keeps_shaders())
+                .map(|_| counters.compiled.load(Ordering::Relaxed)),
+            failure: stored.err().map(|error| error.to_string()),
+        })
     }
 
     fn matrix(&self, sources: &[HostMatrix<'_>], weight_type: WeightType) -> Result<Matrix> {

@@ -2,19 +2,21 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::context::lock;
 
 /// What a driver made of shaders, read when a device is opened and written when it is closed.
 pub(super) struct ShaderCache {
     pipelines: wgpu::PipelineCache,
     path: PathBuf,
-    /// What the file held, by a hash.
-    stored: Option<u64>,
+    /// What the file holds, by a hash.
+    stored: Mutex<Option<u64>>,
     /// Bytes that the driver kept when they were last counted.
     size: AtomicUsize,
 }
 
-#[cfg(test)]
 /// Bytes of a cache with nothing in it: wgpu's header and Vulkan's.
 const HEADERS: usize = 64 + 32;
 
@@ -39,8 +41,13 @@ impl ShaderCache {
             pipelines,
             size: AtomicUsize::new(size),
             path,
-            stored: stored.as_deref().map(hash),
+            stored: Mutex::new(stored.as_deref().map(hash)),
         })
+    }
+
+    /// Where it is kept.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// What pipelines are made with.
@@ -55,7 +62,6 @@ impl ShaderCache {
     }
 
     /// Whether the driver keeps anything here. Mesa's software one does not, and has a cache of its own.
-    #[cfg(test)]
     pub fn keeps_shaders(&self) -> bool {
         self.size.load(Ordering::Relaxed) > HEADERS
     }
@@ -63,11 +69,11 @@ impl ShaderCache {
     /// What the driver has now, if that is not what the file held: it compiled something, or could not use the file.
     pub fn news(&self) -> Option<Vec<u8>> {
         let bytes = self.pipelines.get_data()?;
-        (Some(hash(&bytes)) != self.stored).then_some(bytes)
+        (Some(hash(&bytes)) != *lock(&self.stored)).then_some(bytes)
     }
 
     /// Write what is new. Without a file, the next start takes longer; that is all.
-    fn store(&self) -> std::io::Result<()> {
+    pub fn store(&self) -> std::io::Result<()> {
         let Some(bytes) = self.news() else {
             return Ok(());
         };
@@ -76,13 +82,16 @@ impl ShaderCache {
         }
         // Under a name of its own first: another process may be reading.
         let unfinished = self.path.with_extension(std::process::id().to_string());
-        let stored = std::fs::write(&unfinished, bytes)
+        let written = std::fs::write(&unfinished, &bytes)
             .and_then(|()| std::fs::rename(&unfinished, &self.path));
-        if stored.is_err() {
-            // A full disk: nothing half-written is left on it.
-            let _ = std::fs::remove_file(&unfinished);
+        match written {
+            Ok(()) => *lock(&self.stored) = Some(hash(&bytes)),
+            Err(_) => {
+                // A full disk: nothing half-written is left on it.
+                let _ = std::fs::remove_file(&unfinished);
+            }
         }
-        stored
+        written
     }
 }
 

@@ -433,6 +433,11 @@ fn a_second_start_compiles_nothing_and_a_damaged_file_is_replaced() {
             );
             assert_eq!(compiled, 0);
         }
+        let kept = device.keep_kernels()?;
+        assert_eq!(kept.made, made.load(Ordering::Relaxed));
+        assert_eq!(kept.compiled, cache.keeps_shaders().then_some(compiled));
+        assert_eq!((kept.file, kept.failure), (Some(cache.path().into()), None));
+        assert!(cache.news().is_none());
         Some((news, tokens))
     };
     let file = || {
@@ -469,5 +474,18 @@ fn a_second_start_compiles_nothing_and_a_damaged_file_is_replaced() {
         );
         assert_eq!(std::fs::read(file()).unwrap(), written);
     }
-    std::fs::remove_dir_all(folder).unwrap();
+    // A folder that cannot be made takes nothing but time.
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::write(&folder, "a file").unwrap();
+    let options = GpuOptions {
+        shader_cache: Some(folder.clone()),
+        ..GpuOptions::default()
+    };
+    let (_, device) = open(options).unwrap();
+    let mut step = decoder(&device, 2).unwrap();
+    run(&mut step, &mut caches(&device, 2).unwrap(), 0).unwrap();
+    assert_eq!(step.output_ids(0).unwrap(), tokens);
+    assert!(device.keep_kernels().unwrap().failure.is_some());
+    drop((step, device));
+    std::fs::remove_file(folder).unwrap();
 }

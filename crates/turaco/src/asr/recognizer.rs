@@ -139,7 +139,7 @@ impl Recognizer {
         match self {
             Self::Whisper(transcriber) => transcriber.take_late_warning(),
             Self::Chat(model) => model.take_late_warning(),
-            Self::Realtime(_) => None,
+            Self::Realtime(recognizer) => recognizer.take_late_warning(),
         }
     }
 
@@ -165,9 +165,8 @@ impl Recognizer {
                 .map(|running| Running::Whisper(Box::new(running))),
             Self::Realtime(recognizer) => {
                 let warnings = check_realtime(recognizer, options)?;
-                let session = recognizer.session(&options.realtime)?;
                 let running =
-                    RealtimeTranscription::new(session, audio, options, warnings, control);
+                    RealtimeTranscription::new(recognizer, audio, options, warnings, control)?;
                 Ok(Running::Realtime(Box::new(running)))
             }
             Self::Chat(model) => {

@@ -7,8 +7,9 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use turaco_compute::measure::{Machine, instruction};
 use turaco_compute::trace::{Detail, Recorder, Span};
-use turaco_compute::{WeightType, Work};
+use turaco_compute::{Activity, WeightType, Work};
 
+use super::activity::RunReport;
 use super::frames::Begun;
 use super::limits::{Measured, measure};
 use super::report::{Limits, Measure, Peak, Role};
@@ -49,6 +50,9 @@ pub struct CodecRow {
     pub instruction: String,
     /// Operations per second of that, with these threads.
     pub peak: f64,
+    /// What a graphics processor did for a chunk, if the codec ran on one.
+    #[serde(default)]
+    pub device: Option<RunReport>,
 }
 
 impl CodecRow {
@@ -83,6 +87,7 @@ pub(super) fn codec(
             let threads = if beside { 1 } else { synthesizer.threads() };
             let machine = Machine::new(threads, None);
             let (mut times, mut limits, mut work) = (Vec::new(), Vec::new(), None);
+            let mut activity = Vec::new();
             for index in 0..warm_up + repeats {
                 let what = if beside { ", beside frames" } else { "" };
                 say(&match index.checked_sub(warm_up) {
@@ -96,10 +101,14 @@ pub(super) fn codec(
                     let types: Vec<WeightType> = types.collect();
                     limits.push(measure(&machine, pass.work.weight_bytes, &types)?);
                     work = Some(pass.work);
+                    activity.extend(pass.activity);
                 }
             }
             let Some(work) = work else { continue };
-            rows.push(row(&machine, (chunk, beside), times, &limits, &work));
+            rows.push(CodecRow {
+                device: RunReport::new(&activity),
+                ..row(&machine, (chunk, beside), times, &limits, &work)
+            });
             if !beside {
                 peaks = Measured::new(&limits).limits.peaks;
             }
@@ -142,6 +151,7 @@ fn row(
         weight_bytes: work.weight_bytes,
         instruction: instruction(machine.isa(), weight_type).into(),
         peak: peak.map_or(0.0, |peak| peak.rate),
+        device: None,
     }
 }
 
@@ -156,6 +166,7 @@ struct Codec {
 struct Pass {
     seconds: Vec<f64>,
     work: Arc<Work>,
+    activity: Option<Activity>,
 }
 
 impl Codec {
@@ -198,7 +209,7 @@ impl Codec {
     }
 
     fn pass(&mut self, chunk: usize, beside: bool, control: &Control) -> Result<Pass> {
-        let work = self.work(chunk)?;
+        let (work, activity) = self.work(chunk)?;
         let chunks = FRAMES / chunk;
         let mut begun = match beside {
             true => Some(Begun::new(&mut self.talker, 1, FRAMES)?),
@@ -213,7 +224,11 @@ impl Codec {
             };
             seconds.push(time / chunk as f64);
         }
-        Ok(Pass { seconds, work })
+        Ok(Pass {
+            seconds,
+            work,
+            activity,
+        })
     }
 
     /// Seconds of the next chunk while the talker goes on, as in a stream.
@@ -246,13 +261,14 @@ impl Codec {
         decoded.and(said).map(|()| seconds)
     }
 
-    /// What a chunk has to do; it is decoded for that.
-    fn work(&mut self, chunk: usize) -> Result<Arc<Work>> {
+    /// What a chunk has to do, and what a graphics processor does for it; it is decoded for that.
+    fn work(&mut self, chunk: usize) -> Result<(Arc<Work>, Option<Activity>)> {
         let mut recorder = recorder(Detail::Stages)?;
         self.decode(chunk)?;
         let spans = recorder.take();
-        let work = spans.iter().find_map(|span| span.work.clone());
-        Ok(work.unwrap_or_default())
+        let run = spans.iter().find(|span| span.work.is_some());
+        let work = run.and_then(|run| run.work.clone());
+        Ok((work.unwrap_or_default(), run.and_then(|run| run.activity)))
     }
 }
 

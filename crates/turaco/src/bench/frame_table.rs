@@ -52,6 +52,16 @@ pub fn frames(text: &mut String, report: &Report, speech: &FrameReport) {
     }));
     let right: Vec<usize> = (0..rows[0].len()).collect();
     columns(text, &rows, &right);
+    for batch in &speech.batches {
+        if let Some(frame) = &batch.device {
+            let at_once = batch.utterances;
+            line(text, format!("device frame, {at_once} at once: {frame}"));
+        }
+        if let Some(prompt) = &batch.device_prompt {
+            let at_once = batch.utterances;
+            line(text, format!("device prompt, {at_once} at once: {prompt}"));
+        }
+    }
     if !speech.codec.is_empty() {
         line(text, String::new());
         codec(text, &speech.codec);
@@ -96,6 +106,14 @@ fn codec(text: &mut String, codec: &[CodecRow]) {
     }));
     let right: Vec<usize> = (1..rows[0].len() - 1).collect();
     columns(text, &rows, &right);
+    for part in codec {
+        if let Some(device) = part.device.as_ref().filter(|_| !part.beside) {
+            line(
+                text,
+                format!("device codec, chunks of {}: {device}", part.chunk),
+            );
+        }
+    }
 }
 
 /// Whole texts: means, and beside them standard deviations.

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use turaco_compute::Activity;
 use turaco_compute::measure::{Machine, peak_memory};
 use turaco_compute::trace::{Detail, Recorder, Span};
 
+use super::activity::RunReport;
 use super::baseline::Subject;
 use super::codec::{self, CodecRow};
 use super::limits::machine_facts;
@@ -99,6 +101,12 @@ pub struct FrameBatch {
     pub floor_ms: f64,
     /// The same with the predictor's from where a buffer of their size is read the fastest, after the first time.
     pub cached_floor_ms: f64,
+    /// What a graphics processor did for a frame, if the model ran on one; `talker_ms` and `predictor_ms` are by its clock then.
+    #[serde(default)]
+    pub device: Option<RunReport>,
+    /// The same for the prompt and the frame behind it.
+    #[serde(default)]
+    pub device_prompt: Option<RunReport>,
 }
 
 /// Measure frames of a model that speaks; `say` is told what comes next.
@@ -160,6 +168,10 @@ pub fn frames(
         let part = |of: fn(&Pass) -> &Vec<f64>| median(passes.iter().flat_map(of).copied());
         let frame_ms = passes.iter().flat_map(|pass| pass.frames.clone());
         let frame_ms = Percentiles::new(frame_ms.collect()).times(1e3);
+        let device = |of: fn(&Pass) -> &Vec<Activity>| {
+            let runs: Vec<Activity> = passes.iter().flat_map(of).copied().collect();
+            RunReport::new(&runs)
+        };
         batches.push(FrameBatch {
             utterances,
             talker_ms: 1e3 * part(|pass| &pass.talker),
@@ -171,6 +183,8 @@ pub fn frames(
             predictor_memory: near,
             floor_ms: 1e3 * all / memory,
             cached_floor_ms: 1e3 * ((all - again) / memory + again / near),
+            device: device(|pass| &pass.activity),
+            device_prompt: device(|pass| &pass.prompt_activity),
         });
     }
     let passes = (protocol.warm_up, protocol.repeats);
@@ -278,6 +292,9 @@ struct Pass {
     frames: Vec<f64>,
     talker: Vec<f64>,
     predictor: Vec<f64>,
+    /// What a graphics processor did for the frames, and for the prompt.
+    activity: Vec<Activity>,
+    prompt_activity: Vec<Activity>,
 }
 
 /// One prompt, and `n_frames` frames after it.
@@ -287,16 +304,17 @@ fn pass(
     detail: Detail,
     control: &Control,
 ) -> Result<(Pass, Vec<Span>)> {
+    let mut recorder = Recorder::start(detail).ok_or(Error::InvalidOption {
+        option: "frames",
+        message: "this thread is being recorded already".into(),
+    })?;
     let Begun {
         mut states,
         next,
         prompt,
     } = Begun::new(runner, utterances, n_frames)?;
+    let prompt_activity = activity(&recorder.take(), "talker.prompt");
     let mut states: Vec<&mut TalkerState> = states.iter_mut().collect();
-    let mut recorder = Recorder::start(detail).ok_or(Error::InvalidOption {
-        option: "frames",
-        message: "this thread is being recorded already".into(),
-    })?;
     let mut frames = Vec::with_capacity(n_frames);
     for _ in 0..n_frames {
         control.check()?;
@@ -311,13 +329,23 @@ fn pass(
     };
     // The first frame of a new length is compiled.
     let skipped = usize::from(spans.iter().any(|span| &*span.name == "compile"));
+    let skipped = skipped.min(n_frames - 1);
+    let activity = activity(&spans, "talker.frame");
     let pass = Pass {
         prompt,
-        frames: frames.split_off(skipped.min(n_frames - 1)),
+        frames: frames.split_off(skipped),
+        activity: activity.into_iter().skip(skipped).collect(),
+        prompt_activity,
         talker: of("talker"),
         predictor: of("code_predictor"),
     };
     Ok((pass, spans))
+}
+
+/// What a graphics processor did in the runs of a step.
+fn activity(spans: &[Span], step: &str) -> Vec<Activity> {
+    let runs = spans.iter().filter(|span| &*span.name == step);
+    runs.filter_map(|span| span.activity).collect()
 }
 
 /// Utterances behind their prompts.

@@ -18,6 +18,7 @@
 //! # }
 //! ```
 
+mod activity;
 mod baseline;
 mod chart;
 mod clip;
@@ -41,6 +42,7 @@ mod testing;
 mod trace_file;
 mod voice;
 
+pub use activity::RunReport;
 pub use baseline::{
     COMPONENT_LIMIT, Change, Comparison, Finding, Mismatch, Subject, WHOLE_LIMIT, compare,
 };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use turaco_compute::{Activity, Work};
 
+use super::activity;
 use super::baseline::Subject;
 use super::clip::Clip;
 use super::limits::{Measured, machine_facts};
@@ -444,9 +445,7 @@ pub fn now() -> u64 {
 /// What a graphics processor did, if one did anything.
 fn device_report(runs: &[&Run]) -> Option<DeviceReport> {
     let mean = |of: fn(&Run) -> &[Activity], what: fn(&Activity) -> u64| {
-        let values = runs.iter().flat_map(|run| of(run)).map(what);
-        let (sum, count) = values.fold((0, 0_u64), |(sum, n), value| (sum + value, n + 1));
-        sum as f64 / count.max(1) as f64
+        activity::mean(runs.iter().flat_map(|run| of(run)), what)
     };
     let milliseconds = |of| mean(of, |activity| activity.device_nanoseconds) * 1e-6;
     let steps: fn(&Run) -> &[Activity] = |run| &run.step_activity;

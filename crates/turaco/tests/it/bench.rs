@@ -150,3 +150,48 @@ fn spans(spans: &[turaco::trace::Span], report: &Report) {
         report.transcription.as_ref().unwrap().clips[0].steps
     );
 }
+
+#[cfg(feature = "wgpu")]
+#[test]
+fn frames_on_a_graphics_processor_are_one_submission_and_one_read() {
+    use turaco::bench::{FrameProtocol, frames};
+
+    let Some(model) = crate::synthesizer::designed_voice_on_gpu() else {
+        return;
+    };
+    let protocol = FrameProtocol {
+        frames: 3,
+        repeats: 1,
+        warm_up: 1,
+        utterances: vec![1, 2],
+        texts: false,
+        trace: None,
+        commit: None,
+    };
+    let outcome = frames(&model, &protocol, &Control::new(), &mut |_| {}).unwrap();
+    let speech = outcome.report.speech.as_ref().unwrap();
+    for batch in &speech.batches {
+        let (frame, prompt) = (&batch.device, &batch.device_prompt);
+        let frame = frame.as_ref().expect("the model runs on this device");
+        assert_eq!((frame.submissions, frame.readbacks), (1.0, 1.0));
+        assert_eq!(frame.allocated_bytes, 0.0);
+        assert!(frame.dispatches > 1.0 && frame.read_bytes > 0.0, "{frame}");
+        assert!(frame.ms <= batch.frame_ms.p99, "{frame} {batch:?}");
+        let prompt = prompt.as_ref().expect("the same for prompts");
+        assert_eq!((prompt.submissions, prompt.readbacks), (1.0, 1.0));
+    }
+    let chunks = speech.codec.iter().map(|row| row.device.as_ref());
+    for chunk in chunks {
+        let chunk = chunk.expect("the codec runs on this device");
+        assert_eq!((chunk.submissions, chunk.readbacks), (1.0, 1.0), "{chunk}");
+        assert_eq!(chunk.allocated_bytes, 0.0, "{chunk}");
+    }
+    let text = table(&outcome.report);
+    for line in ["device frame, 2 at once: ", "device codec, chunks of "] {
+        assert!(text.contains(line), "{text}");
+    }
+    let saved = serde_json::to_string(&outcome.report).unwrap();
+    let read: Report = serde_json::from_str(&saved).unwrap();
+    let device = |report: &Report| report.speech.as_ref().unwrap().batches[1].device.is_some();
+    assert!(device(&read) && device(&outcome.report));
+}

@@ -62,6 +62,23 @@ pub fn designed_voice() -> Synthesizer {
     load("voice_design", 1).expect("this model is in the repository")
 }
 
+/// The same on a graphics processor, if there is one (an imitated one will do).
+#[cfg(feature = "wgpu")]
+pub fn designed_voice_on_gpu() -> Option<Synthesizer> {
+    let folder = Folder::of("voice_design").expect("this model is in the repository");
+    let options = LoadOptions::new()
+        .compute_type(ComputeType::F32)
+        .device("wgpu");
+    match Synthesizer::load_path(&folder.path, &options, &Control::new()) {
+        Ok(synthesizer) => Some(synthesizer),
+        Err(Error::Compute(error)) => {
+            eprintln!("SKIPPED on graphics processors: {error}");
+            None
+        }
+        Err(error) => panic!("the model loads: {error}"),
+    }
+}
+
 fn greedy() -> SpeakOptions {
     SpeakOptions::new()
         .temperature(0.0)

@@ -1,12 +1,15 @@
 //! A whole recording through a session.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::asr::{Info, Segment, Timings, TranscribeOptions};
 use crate::trace;
 use crate::{Audio, Control, Error, Result};
 
-use super::events::RealtimeEvent;
+use super::events::{RealtimeEvent, TrackKind};
+use super::options::RealtimeOptions;
+use super::recognizer::RealtimeRecognizer;
 use super::session::RealtimeSession;
 
 /// Seconds of sound that are pushed at a time: the next look at the control.
@@ -18,9 +21,17 @@ const UNHEARD: f64 = 0.2;
 /// Segments of a recording, in order, as they become final.
 #[derive(Debug)]
 pub struct RealtimeTranscription<'a> {
+    recognizer: &'a RealtimeRecognizer,
     session: RealtimeSession,
+    options: RealtimeOptions,
     audio: &'a Audio,
     done: usize,
+    /// Samples before the session: more than none if another one went on for it.
+    first: usize,
+    /// Samples whose words are complete.
+    settled: usize,
+    /// Of sessions that failed.
+    spent: Timings,
     ended: bool,
     keep_words: bool,
     ready: VecDeque<Segment>,
@@ -32,17 +43,29 @@ pub struct RealtimeTranscription<'a> {
 
 impl<'a> RealtimeTranscription<'a> {
     pub(crate) fn new(
-        session: RealtimeSession,
+        recognizer: &'a Arc<RealtimeRecognizer>,
         audio: &'a Audio,
         options: &TranscribeOptions,
         warnings: Vec<String>,
         control: &Control,
-    ) -> Self {
+    ) -> Result<Self> {
         let duration = audio.duration();
-        Self {
+        let session = match recognizer.active().session(&options.realtime) {
+            Err(error) => {
+                let instead = recognizer.rescue(error, control)?;
+                instead.session(&options.realtime)?
+            }
+            Ok(session) => session,
+        };
+        Ok(Self {
+            recognizer,
             session,
+            options: options.realtime.clone(),
             audio,
             done: 0,
+            first: 0,
+            settled: 0,
+            spent: Timings::default(),
             ended: false,
             keep_words: options.word_timestamps,
             ready: VecDeque::new(),
@@ -57,7 +80,7 @@ impl<'a> RealtimeTranscription<'a> {
                 all_language_probs: None,
                 warnings,
             },
-        }
+        })
     }
 
     /// Facts that are known from the start.
@@ -67,11 +90,40 @@ impl<'a> RealtimeTranscription<'a> {
 
     /// Where the time went so far.
     pub fn timings(&self) -> Timings {
-        self.session.timings().into()
+        let (before, now) = (&self.spent, Timings::from(self.session.timings()));
+        Timings {
+            features: before.features + now.features,
+            encoder: before.encoder + now.encoder,
+            decoder: before.decoder + now.decoder,
+            windows: before.windows + now.windows,
+            tokens: before.tokens + now.tokens,
+            ..now
+        }
     }
 
+    /// Hear more; where the device fails and another one can go on, that one hears again what had no complete words.
     fn advance(&mut self) -> Result<()> {
         self.control.check()?;
+        let Err(error) = self.hear() else {
+            return Ok(());
+        };
+        if !std::ptr::eq(Arc::as_ptr(self.session.recognizer()), self.recognizer) {
+            // The other one failed too.
+            return Err(error);
+        }
+        let instead = self.recognizer.rescue(error, &self.control)?;
+        let session = instead.session(&self.options)?;
+        self.spent = self.timings();
+        let events = self.session.close();
+        self.take(events);
+        self.session = session;
+        self.first = self.settled;
+        self.done = self.settled;
+        self.ended = false;
+        Ok(())
+    }
+
+    fn hear(&mut self) -> Result<()> {
         let sample_rate = self.audio.sample_rate();
         let samples = self.audio.samples();
         let piece = (PIECE_SECONDS * f64::from(sample_rate)) as usize;
@@ -92,8 +144,17 @@ impl<'a> RealtimeTranscription<'a> {
 
     fn take(&mut self, events: Vec<RealtimeEvent>) {
         let _span = trace::span("assemble");
-        for event in events {
+        let rate = f64::from(self.audio.sample_rate().max(1));
+        for mut event in events {
+            event.shift(self.first as f64 / rate);
             match event {
+                RealtimeEvent::Word {
+                    track: TrackKind::Settled,
+                    word,
+                } => {
+                    let end = (word.end * rate) as usize;
+                    self.settled = end.clamp(self.settled, self.audio.samples().len());
+                }
                 RealtimeEvent::Segment(mut segment) => {
                     if !self.keep_words {
                         segment.words = None;

@@ -1,6 +1,6 @@
 //! The loaded model that sessions share.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -9,12 +9,13 @@ use turaco_compute::WeightType;
 use crate::features::LogMelStreamer;
 use crate::load::device_choice::Devices;
 use crate::load::memory::check_weights;
+use crate::load::rescue::{Rescue, is_device_failure};
 use crate::models::voxtral_realtime::{
     DecoderState, Runner, VoxtralRealtime, VoxtralRealtimeCheckpoint, VoxtralRealtimeConfig,
 };
 use crate::tokenizer::Tekken;
 use crate::weights::invalid;
-use crate::{Control, LoadOptions, Result};
+use crate::{Control, Error, LoadOptions, Result};
 
 use super::options::{Plan, RealtimeOptions};
 use super::prefix::{MAX_ROWS, SilentPrompt, SilentStart};
@@ -32,6 +33,8 @@ pub struct RealtimeRecognizer {
     prefixes: Mutex<Prefixes>,
     /// Compiled steps that no session uses at the moment.
     idle: Mutex<Vec<Worker>>,
+    path: PathBuf,
+    rescue: Option<Rescue<Self>>,
     load_seconds: f64,
     threads: usize,
     warnings: Vec<String>,
@@ -119,6 +122,8 @@ impl RealtimeRecognizer {
             tokenizer,
             prefixes: Mutex::default(),
             idle: Mutex::default(),
+            path: checkpoint.path.clone(),
+            rescue: Rescue::new(devices, options),
             load_seconds: started.elapsed().as_secs_f64(),
             threads: options.n_threads(),
             warnings: devices.note.iter().cloned().collect(),
@@ -185,6 +190,31 @@ impl RealtimeRecognizer {
     /// What users should know about how the model was loaded.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// What happened since the last call that users should know: a graphics processor that failed in the middle of a recording, with
+    /// which the processor goes on.
+    pub fn take_late_warning(&self) -> Option<String> {
+        self.rescue.as_ref()?.take_warning()
+    }
+
+    /// The model, or where recordings go on when its device failed.
+    pub(super) fn active(self: &Arc<Self>) -> Arc<Self> {
+        let instead = self.rescue.as_ref().and_then(Rescue::model);
+        instead.unwrap_or_else(|| Arc::clone(self))
+    }
+
+    /// Where to go on after `error`; the error itself if there is nowhere.
+    pub(super) fn rescue(&self, error: Error, control: &Control) -> Result<Arc<Self>> {
+        let Some(rescue) = self.rescue.as_ref().filter(|_| is_device_failure(&error)) else {
+            return Err(error);
+        };
+        // Cancelling works; the progress is that of the recording.
+        let control = control.without_progress();
+        rescue.load(&error, |devices, options| {
+            let checkpoint = VoxtralRealtimeCheckpoint::open(&self.path)?;
+            Self::load_on(devices, &checkpoint, options, &control)
+        })
     }
 
     pub(super) fn control(&self) -> ControlTokens {
