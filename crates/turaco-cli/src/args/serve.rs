@@ -8,7 +8,7 @@ use clap::Args;
 use super::values::{
     Number, PortOrSocket, parse_bytes, parse_count, parse_duration, parse_keep_alive,
 };
-use super::voice::EndpointArgs;
+use super::voice::{EndpointArgs, MemoryArgs};
 use crate::env;
 
 /// What `turaco serve` accepts.
@@ -121,6 +121,8 @@ pub struct ServeArgs {
 
     #[command(flatten)]
     pub endpoint: EndpointArgs,
+    #[command(flatten)]
+    pub memory: MemoryArgs,
 }
 
 /// How long a model that nobody uses stays loaded; `None` = for ever.

@@ -92,6 +92,11 @@ pub struct TurnArgs {
     /// Let answers finish when somebody speaks
     #[arg(long)]
     pub no_interrupt: bool,
+
+    /// Words that an interruption has at least; after fewer (a cough, "mhm") the answer goes on where it was. Needs a model that
+    /// writes questions down; 0 = whatever counts as speech ends an answer
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub interrupt_words: usize,
 }
 
 impl TurnArgs {
@@ -108,8 +113,18 @@ impl TurnArgs {
             .map(|level| EnergyLimits::default().rms(level.0 as f32));
         options.echo_guard = self.echo_guard;
         options.interrupt = !self.no_interrupt;
+        options.interrupt_words = self.interrupt_words;
         options
     }
+}
+
+/// How far back conversations go.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Talking")]
+pub struct MemoryArgs {
+    /// Tokens of a conversation by voice that whoever answers is reminded of at most; beyond, the older half is left out
+    #[arg(long, value_name = "N", env = env::TURACO_CONTEXT_TOKENS, value_parser = parse_count, default_value_t = 8192)]
+    pub context_tokens: usize,
 }
 
 /// A conversation by voice instead of text.
@@ -156,6 +171,9 @@ pub struct TalkArgs {
     /// One JSON object per event on stdout
     #[arg(long, requires = "talk")]
     pub events: bool,
+
+    #[command(flatten)]
+    pub memory: MemoryArgs,
 
     /// Write the conversation to FILE (JSON) at the end
     #[arg(long, value_name = "FILE", requires = "talk")]

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal};
 use std::path::Path;
 
 use serde_json::{Value, json};
+use turaco::Error;
 use turaco::chat::{
     AudioClip, ChatModel, ChatOptions, ChatSession, Delta, Message, Part, Summary, Tool, ToolCall,
 };
@@ -43,6 +44,7 @@ pub fn run(args: &ChatArgs, context: &Context) -> Outcome {
         talk.say(pending)?;
         return Ok(Exit::Success);
     }
+    let mut is_complete = true;
     let at_terminal = io::stdin().is_terminal();
     let lines = TypedLines::read();
     loop {
@@ -54,14 +56,27 @@ pub fn run(args: &ChatArgs, context: &Context) -> Outcome {
         };
         if !line.trim().is_empty() {
             pending.push(Part::Text(line));
-            talk.say(std::mem::take(&mut pending))?;
+            let said = talk.say(std::mem::take(&mut pending));
+            // The conversation goes on without what the model cannot take.
+            let Err(Stop::Failed(failure)) = said else {
+                said?;
+                continue;
+            };
+            if failure.exit != Exit::Usage {
+                return Err(Stop::Failed(failure));
+            }
+            context.printer.warning(&format!("not said: {failure}"));
+            is_complete = false;
         }
     }
     // Sound says enough by itself.
     if !pending.is_empty() {
         talk.say(pending)?;
     }
-    Ok(Exit::Success)
+    Ok(match is_complete {
+        true => Exit::Success,
+        false => Exit::InputFailed,
+    })
 }
 
 /// Talk with the voice.
@@ -169,6 +184,17 @@ fn tools(path: &Path) -> Result<Vec<Tool>, Failure> {
         .collect()
 }
 
+/// Whether a conversation is longer than the model's positions.
+fn is_too_long(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::InvalidOption {
+            option: "messages",
+            ..
+        }
+    )
+}
+
 struct Talk<'a> {
     args: &'a ChatArgs,
     context: &'a Context,
@@ -182,6 +208,13 @@ impl Talk<'_> {
     fn say(&mut self, parts: Vec<Part>) -> Result<(), Stop> {
         let printer = &self.context.printer;
         self.messages.push(Message::User(parts));
+        let before = self.messages.clone();
+        if let Err(error) = self.make_room() {
+            // What could not be said is no part of the conversation.
+            self.messages = before;
+            self.messages.pop();
+            return Err(error.into());
+        }
         let control = &self.context.control;
         let mut text = String::new();
         let mut calls: Vec<ToolCall> = Vec::new();
@@ -238,6 +271,34 @@ impl Talk<'_> {
             self.messages.pop();
         } else {
             self.messages.push(Message::assistant(said));
+        }
+        Ok(())
+    }
+
+    /// Leave out the oldest turns until the model has room for the newest.
+    fn make_room(&mut self) -> Result<(), Error> {
+        let control = &self.context.control;
+        let mut n_left_out = 0;
+        while let Err(error) = self
+            .session
+            .generate(&self.messages, &self.options, control)
+            .map(drop)
+        {
+            let is_user = |message: &Message| message.role() == "user";
+            let mut turns = self.messages.iter().enumerate();
+            let mut turns = turns.by_ref().filter(|(_, message)| is_user(message));
+            let (first, second) = (turns.next(), turns.next());
+            let (Some((from, _)), Some((to, _)), true) = (first, second, is_too_long(&error))
+            else {
+                return Err(error);
+            };
+            self.messages.drain(from..to);
+            n_left_out += 1;
+        }
+        if n_left_out > 0 {
+            let message =
+                format!("the model has no room for the oldest {n_left_out} turns any more");
+            self.context.printer.warning(&message);
         }
         Ok(())
     }

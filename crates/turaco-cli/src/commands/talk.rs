@@ -52,6 +52,12 @@ pub fn run(
     let mut options = VoiceOptions::default();
     options.turns = args.turn.options();
     options.conversation.instructions = instructions.map(str::to_owned);
+    options.conversation.context_tokens = args.memory.context_tokens;
+    if args.turn.interrupt_words > 0 && mind.hears() && args.ear.is_none() {
+        context
+            .printer
+            .warning("--interrupt-words needs a model that writes down what is said: `--ear NAME`");
+    }
     let models = models(args, mind.hears(), &mut options, context)?;
     let sink = Sink::open(args, models.sample_rate())?;
 

@@ -234,7 +234,20 @@ impl Job<'_> {
             }
         };
         late_warning(&mut transcript);
-        for segment in &mut running {
+        loop {
+            let mut stopped = None;
+            let segment = running.next_with(&mut |text| {
+                out.text(text).map_err(|stop| {
+                    stopped = Some(stop);
+                    Error::Cancelled
+                })
+            });
+            if let Some(stop) = stopped {
+                return Err(stop);
+            }
+            let Some(segment) = segment else {
+                break;
+            };
             late_warning(&mut transcript);
             match segment {
                 Ok(mut segment) => {
@@ -352,6 +365,8 @@ impl Finished {
 /// Writes one transcript to stdout, segment by segment.
 struct Stdout<'a, 'b> {
     writer: Box<dyn Writer + Send>,
+    /// Nothing but text is written.
+    is_plain: bool,
     /// Instead of the writer: lines with times or marked words.
     lines: Option<Lines<'a>>,
     /// With several inputs, headings stand between texts,
@@ -360,6 +375,8 @@ struct Stdout<'a, 'b> {
     tag: Option<Vec<u8>>,
     /// Whether anything is shown at all.
     shown: bool,
+    /// The text of the segment that comes next was written while it came, so far.
+    ahead: String,
     /// The last byte written; the files of some formats do not end with a line end.
     last: u8,
     sink: &'a mut Sink<'b>,
@@ -380,10 +397,12 @@ impl<'a, 'b> Stdout<'a, 'b> {
         );
         Self {
             writer: format.writer(&plan.layout),
+            is_plain: format == OutputFormat::Txt && lines.is_none(),
             lines: lines.filter(|_| format == OutputFormat::Txt),
             several: job.several && format == OutputFormat::Txt,
             tag: None,
             shown: true,
+            ahead: String::new(),
             last: b'\n',
             sink,
         }
@@ -397,9 +416,29 @@ impl<'a, 'b> Stdout<'a, 'b> {
         self.write(|writer, out| writer.begin(out))
     }
 
+    /// More of the segment that comes next: plain text needs not wait for its end.
+    fn text(&mut self, text: &str) -> Result<(), Stop> {
+        if !self.shown || !self.is_plain {
+            return Ok(());
+        }
+        let text = match self.ahead.is_empty() {
+            true => text.trim_start(),
+            false => text,
+        };
+        self.ahead.push_str(text);
+        self.sink.write(text.as_bytes())
+    }
+
     fn segment(&mut self, segment: &Segment) -> Result<(), Stop> {
         if !self.shown {
             return Ok(());
+        }
+        let ahead = std::mem::take(&mut self.ahead);
+        if !ahead.is_empty() {
+            self.last = b'\n';
+            let text = segment.text.trim();
+            let rest = text.strip_prefix(ahead.as_str()).unwrap_or_default();
+            return self.sink.write(format!("{rest}\n").as_bytes());
         }
         match &self.lines {
             Some(lines) => self.sink.write(lines.line(segment).as_bytes()),

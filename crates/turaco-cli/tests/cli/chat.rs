@@ -74,6 +74,27 @@ fn text_and_sound_are_answered() {
 }
 
 #[test]
+fn what_does_not_fit_is_not_said_and_the_conversation_goes_on() {
+    let home = Home::new();
+    // The model has 4096 positions, and a token for each of these letters.
+    let long = |letter: &str| letter.repeat(1700) + "\n";
+    let lines = [
+        "hi\n".to_owned(),
+        "x".repeat(9000) + "\n",
+        long("a"),
+        long("b"),
+        long("c"),
+        "bye\n".to_owned(),
+    ];
+    let run = typed(&mut chat(&home, &["--json"]), &lines.concat());
+    assert_eq!(run.code, 1, "{}", run.stderr);
+    assert_eq!(run.stdout.lines().count(), 5, "{}", run.stdout);
+    for said in ["not said", "no room for the oldest"] {
+        assert!(run.stderr.contains(said), "{said}: {}", run.stderr);
+    }
+}
+
+#[test]
 fn mistakes_are_named() {
     let home = Home::new();
     run(&mut chat(&home, &["Hello", "--audio", "none.wav"])).fails(4, &["none.wav"]);

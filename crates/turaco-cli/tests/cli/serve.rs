@@ -95,6 +95,55 @@ fn a_server_answers_at_sockets_in_the_file_system() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn a_server_whose_log_has_no_room_serves_on() {
+    use std::os::unix::net::UnixStream;
+
+    let home = Home::new();
+    let socket = home.path("socket");
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+    let full = full.unwrap();
+    let host = format!("unix://{}", socket.display());
+    let model = model().to_str().unwrap();
+    let mut child = home
+        .command(["serve", "-m", model, "--device", "cpu", "--host", &host])
+        .stdout(full.try_clone().unwrap())
+        .stderr(full)
+        .spawn()
+        .unwrap();
+    let connect = || {
+        for _ in 0..3000 {
+            match UnixStream::connect(&socket) {
+                Ok(stream) => return stream,
+                Err(_) => std::thread::sleep(std::time::Duration::from_millis(20)),
+            }
+        }
+        panic!("nobody listens");
+    };
+    let mut body =
+        b"--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\n"
+            .to_vec();
+    body.extend(wav(0.5));
+    body.extend(b"\r\n--x--\r\n");
+    let head = format!(
+        "POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+         Content-Type: multipart/form-data; boundary=x\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    for _ in 0..3 {
+        let mut stream = connect();
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&body).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    let ended = Command::new("kill").arg(child.id().to_string()).status();
+    assert!(ended.unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn what_cannot_be_served_is_said() {
     let home = Home::new();
     home.run(["serve", "--keep-alive", "soon"])

@@ -3,11 +3,14 @@
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use turaco::Control;
-use turaco::chat::{AudioClip, ChatOptions, Message, Part, Tool, ToolCall, call_id_like};
+use turaco::chat::{
+    AudioClip, ChatOptions, Message, Part, Tool, ToolCall, ToolChoice, call_id_like,
+};
 
 use crate::app::App;
 use crate::error::ApiError;
 use crate::layer::fresh_seed;
+use crate::realtime::tool_choice;
 use crate::sent;
 use crate::sound_room::Share;
 use crate::upload::SAMPLE_RATE;
@@ -217,24 +220,21 @@ impl ChatRequest {
             Some(OneOrMore::More(stop)) => stop.clone(),
         };
         options.system_as_text = true;
-        let with_tools = match &self.tool_choice {
-            None | Some(Value::Null) => true,
-            Some(Value::String(choice)) if choice == "auto" => true,
-            Some(Value::String(choice)) if choice == "none" => false,
-            Some(_) => {
-                let message = "functions cannot be demanded; auto and none are known";
-                return Err(ApiError::unsupported("tool_choice", message));
-            }
+        options.tool_choice = match &self.tool_choice {
+            None | Some(Value::Null) => ToolChoice::Auto,
+            Some(choice) => tool_choice(choice).ok_or_else(|| {
+                let message =
+                    "expected auto, none, required, or {\"type\": \"function\", \"function\": {\"name\": …}}";
+                ApiError::invalid("tool_choice", message)
+            })?,
         };
-        if with_tools {
-            for RequestTool { function } in &self.tools {
-                let parameters = match &function.parameters {
-                    None => "{}".to_owned(),
-                    Some(parameters) => parameters.to_string(),
-                };
-                let tool = Tool::new(&function.name, &function.description, &parameters)?;
-                options.tools.push(tool);
-            }
+        for RequestTool { function } in &self.tools {
+            let parameters = match &function.parameters {
+                None => "{}".to_owned(),
+                Some(parameters) => parameters.to_string(),
+            };
+            let tool = Tool::new(&function.name, &function.description, &parameters)?;
+            options.tools.push(tool);
         }
         Ok(options)
     }
@@ -361,6 +361,21 @@ mod tests {
             (options.max_tokens, options.stop.len(), options.tools.len()),
             (Some(7), 1, 1)
         );
+        for (choice, read) in [
+            (r#""auto""#, ToolChoice::Auto),
+            (r#""none""#, ToolChoice::None),
+            (r#""required""#, ToolChoice::Required),
+            (
+                r#"{"type": "function", "function": {"name": "weather"}}"#,
+                ToolChoice::Named("weather".into()),
+            ),
+        ] {
+            let body = format!(
+                r#"{{"messages": [{{"role": "user", "content": "x"}}], "tool_choice": {choice}}}"#
+            );
+            let options = ChatRequest::read(body.as_bytes()).unwrap().options();
+            assert_eq!(options.unwrap().tool_choice, read);
+        }
     }
 
     #[test]

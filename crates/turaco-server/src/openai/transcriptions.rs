@@ -14,7 +14,7 @@ use crate::app::{App, blocking};
 use crate::error::ApiError;
 use crate::openai::options::{lists, transcribe_options};
 use crate::pieces::{EVENT_STREAM, Pieces, in_pieces};
-use crate::recognition::{recognize, usage};
+use crate::recognition::{Piece, recognize, usage};
 use crate::sent;
 use crate::sound_room::Share;
 use crate::upload::{Form, SAMPLE_RATE};
@@ -172,21 +172,32 @@ fn stream(
     pieces: &mut Pieces,
 ) -> Result<(), ApiError> {
     let mut text = String::new();
+    // Whether the text of the next segment was sent while it was written.
+    let mut is_sent = false;
     let work = (Urgency::Normal, control);
     let (model, options) = (&asked.model, &asked.options);
-    let transcript = recognize(app, model, audio, options, work, |segment| {
-        // The deltas together are the text without spaces around it.
-        let delta = match text.is_empty() {
-            true => segment.text.trim_start(),
-            false => segment.text.as_str(),
+    let transcript = recognize(app, model, audio, options, work, |piece| {
+        let (more, segment) = match piece {
+            Piece::Text(more) => (more, None),
+            Piece::Segment(segment) => (segment.text.as_str(), Some(segment)),
         };
-        text.push_str(delta);
-        let mut event = json!({"type": "transcript.text.delta", "delta": delta});
-        if asked.logprobs {
-            event["logprobs"] = logprobs(std::slice::from_ref(segment));
+        if !(segment.is_some() && std::mem::take(&mut is_sent)) {
+            // The deltas together are the text without spaces around it.
+            let delta = match text.is_empty() {
+                true => more.trim_start(),
+                false => more,
+            };
+            text.push_str(delta);
+            let mut event = json!({"type": "transcript.text.delta", "delta": delta});
+            if let (Some(segment), true) = (segment, asked.logprobs) {
+                event["logprobs"] = logprobs(segment.words.iter().flatten());
+            }
+            pieces.event(&event)?;
         }
-        pieces.event(&event)?;
-        if asked.format == ResponseFormat::File(OutputFormat::VerboseJson) {
+        is_sent = segment.is_none();
+        if let Some(segment) = segment
+            && asked.format == ResponseFormat::File(OutputFormat::VerboseJson)
+        {
             pieces.event(&json!({
                 "type": "transcript.text.segment",
                 "id": segment.id.to_string(),
@@ -203,14 +214,13 @@ fn stream(
         "usage": usage(transcript.duration),
     });
     if asked.logprobs {
-        done["logprobs"] = logprobs(&transcript.segments);
+        done["logprobs"] = logprobs(words(&transcript.segments));
     }
     Ok(pieces.event(&done)?)
 }
 
 /// Probabilities of words, in the form of tokens.
-pub fn logprobs(segments: &[Segment]) -> Value {
-    let words = segments.iter().filter_map(|segment| segment.words.as_ref());
+pub fn logprobs<'a>(words: impl IntoIterator<Item = &'a Word>) -> Value {
     let entry = |word: &Word| {
         json!({
             "token": word.word,
@@ -218,7 +228,15 @@ pub fn logprobs(segments: &[Segment]) -> Value {
             "bytes": word.word.as_bytes(),
         })
     };
-    words.flatten().map(entry).collect()
+    words.into_iter().map(entry).collect()
+}
+
+/// All words of segments.
+fn words(segments: &[Segment]) -> impl Iterator<Item = &Word> {
+    segments
+        .iter()
+        .filter_map(|segment| segment.words.as_ref())
+        .flatten()
 }
 
 /// How the answer is written.
@@ -277,7 +295,7 @@ impl ResponseFormat {
                 body["usage"] = usage(transcript.duration);
             }
             if with_logprobs {
-                body["logprobs"] = logprobs(&transcript.segments);
+                body["logprobs"] = logprobs(words(&transcript.segments));
             }
             return Ok(Json(body).into_response());
         };

@@ -14,6 +14,7 @@ use super::session::Outbox;
 use super::talking::Talking;
 use crate::error::ApiError;
 use crate::layer::new_id;
+use crate::openai::transcriptions::logprobs;
 use crate::recognition::usage;
 
 /// An answer that was asked for in so many words, and has not begun.
@@ -104,14 +105,15 @@ impl Answers {
         })
     }
 
-    /// What happened, as events. Answers that nobody asked for in so many words are given as `talking` says.
+    /// What happened, as events, with probabilities of what the user says if `with_logprobs`. Answers that nobody asked for in so many
+    /// words are given as `talking` says.
     ///
     /// # Errors
     /// A format that the voice's sound cannot be changed to.
     pub fn tell(
         &mut self,
         event: VoiceEvent,
-        talking: &Talking,
+        (talking, with_logprobs): (&Talking, bool),
         out: &mut Outbox,
     ) -> Result<(), ApiError> {
         match event {
@@ -167,16 +169,22 @@ impl Answers {
                 utterance,
                 text,
                 seconds,
+                words,
             } => {
                 let item_id = self.utterance(utterance);
                 self.utterances.remove(&utterance);
-                self.completed(item_id, text, seconds, out);
+                let logprobs = with_logprobs.then(|| logprobs(&words));
+                self.completed((item_id, text), seconds, logprobs, out);
             }
             VoiceEvent::Read {
                 tag: Some(item_id),
                 text,
                 seconds,
-            } => self.completed(item_id, text, seconds, out),
+                words,
+            } => {
+                let logprobs = with_logprobs.then(|| logprobs(&words));
+                self.completed((item_id, text), seconds, logprobs, out);
+            }
             VoiceEvent::HearingFailed { utterance, message } => {
                 let item_id = self.utterance(utterance);
                 self.utterances.remove(&utterance);
@@ -269,14 +277,20 @@ impl Answers {
     }
 
     /// The sound of an item is written down.
-    fn completed(&mut self, item_id: String, transcript: String, seconds: f64, out: &mut Outbox) {
+    fn completed(
+        &mut self,
+        (item_id, transcript): (String, String),
+        seconds: f64,
+        logprobs: Option<Value>,
+        out: &mut Outbox,
+    ) {
         self.history.set_transcript(&item_id, &transcript);
         let completed = ServerEvent::Completed {
             item_id,
             content_index: 0,
             transcript,
             usage: usage(seconds),
-            logprobs: None,
+            logprobs,
         };
         out.push(completed.to_json());
     }

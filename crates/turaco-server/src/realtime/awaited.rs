@@ -9,12 +9,19 @@ use turaco::voice::VoiceEvent;
 pub struct Awaited {
     unwritten: HashSet<u64>,
     unanswered: Option<u64>,
+    /// Commits that were asked for and not heeded yet.
+    commits: usize,
 }
 
 impl Awaited {
     /// Whether something is owed.
     pub fn is_busy(&self) -> bool {
-        !self.unwritten.is_empty() || self.unanswered.is_some()
+        !self.unwritten.is_empty() || self.unanswered.is_some() || self.commits > 0
+    }
+
+    /// What is being said is to be a whole turn.
+    pub fn commit(&mut self) {
+        self.commits += 1;
     }
 
     /// Something happened in a conversation that `writes` down what is said, and `answers` without being asked.
@@ -42,6 +49,11 @@ impl Awaited {
             VoiceEvent::AnswerStarted { .. } | VoiceEvent::AnswerEnded { .. } => {
                 self.unanswered = None
             }
+            // The rest of an answer is told of as an answer.
+            VoiceEvent::Passed { utterance } => {
+                self.unanswered.take_if(|one| one == utterance);
+            }
+            VoiceEvent::CommitHeeded { .. } => self.commits = self.commits.saturating_sub(1),
             VoiceEvent::Failed { .. } => *self = Self::default(),
             _ => {}
         }

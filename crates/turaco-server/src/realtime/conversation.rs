@@ -16,7 +16,7 @@ use super::awaited::Awaited;
 use super::items::{NewItem, ReadItem};
 use super::protocol::{ClientEvent, ServerEvent, TurnDetection};
 use super::response::{AskedResponse, ResponseRequest};
-use super::session::Outbox;
+use super::session::{Outbox, nothing_to_commit};
 use super::settings::Settings;
 use super::sound::SoundReader;
 use super::talking::Talking;
@@ -40,6 +40,8 @@ pub struct Conversation {
     /// Whether sound came that belongs to no turn yet.
     has_sound: bool,
     awaited: Awaited,
+    /// The client is not listened to any more.
+    is_ending: bool,
 }
 
 struct Running {
@@ -85,6 +87,7 @@ impl Conversation {
             sound: None,
             has_sound: false,
             awaited: Awaited::default(),
+            is_ending: false,
         }
     }
 
@@ -108,11 +111,10 @@ impl Conversation {
         match event {
             ClientEvent::Commit { .. } => {
                 if settings.turn_detection.is_none() && !std::mem::take(&mut self.has_sound) {
-                    let mut error = ApiError::malformed("there is no sound to commit");
-                    error.code = "input_audio_buffer_commit_empty";
-                    return Err(error);
+                    return Err(nothing_to_commit());
                 }
                 self.session(settings).await?.commit(false);
+                self.awaited.commit();
             }
             ClientEvent::Clear {} => {
                 self.has_sound = false;
@@ -174,6 +176,16 @@ impl Conversation {
         Ok(())
     }
 
+    /// The client is not listened to any more: what is being said is a whole turn.
+    pub fn finish(&mut self, settings: &Settings) {
+        let running = self.running.as_ref();
+        if let Some(session) = running.and_then(|running| running.session.as_ref()) {
+            session.commit(answers_by_itself(settings));
+            self.awaited.commit();
+            self.is_ending = true;
+        }
+    }
+
     fn cancel(&self) -> bool {
         let running = self.running.as_ref();
         let session = running.and_then(|running| running.session.as_ref());
@@ -203,7 +215,6 @@ impl Conversation {
     /// the first answer that was said.
     pub async fn change(&mut self, old: &Settings, settings: &Settings) -> Result<(), ApiError> {
         let (before, talking) = (&old.talking, &settings.talking);
-        talking.check_choice(&self.app, "session")?;
         if talking.voice != before.voice {
             self.check_voice("session.audio.output.voice")?;
         }
@@ -304,9 +315,14 @@ impl Conversation {
         }
         // An endpoint reads; models that hear have it written down for the client only.
         let writes = self.app.config().llm.is_some() || settings.transcription.model.is_some();
-        let answers = settings.turn_detection.as_ref();
-        let answers = answers.is_some_and(TurnDetection::creates_response);
-        self.awaited.note(&event, writes, answers);
+        self.awaited
+            .note(&event, writes, answers_by_itself(settings));
+        if let VoiceEvent::CommitHeeded { found } = event {
+            return match found || self.is_ending {
+                true => Ok(()),
+                false => Err(nothing_to_commit()),
+            };
+        }
         // The client is told that something failed; what it was is for who runs the server.
         let told = match &event {
             VoiceEvent::Failed { code, message } => Some((*code, message)),
@@ -323,7 +339,9 @@ impl Conversation {
             let line = format!("{}: {code}: {message}", self.name);
             self.app.log(LogLevel::Error, &line);
         }
-        self.answers.tell(event, &settings.talking, out)
+        let with_logprobs = settings.wants_logprobs();
+        self.answers
+            .tell(event, (&settings.talking, with_logprobs), out)
     }
 
     /// Something that the client writes, says as a whole, or has done.
@@ -387,7 +405,7 @@ impl Conversation {
             error.code = "conversation_already_has_active_response";
             return Err(error);
         }
-        asked.talking.check_choice(&self.app, "response")?;
+        asked.talking.check_choice()?;
         if asked.talking.voice != settings.talking.voice {
             self.check_voice("response.audio.output.voice")?;
         }
@@ -510,6 +528,12 @@ impl Conversation {
         })
         .await
     }
+}
+
+/// Whether what is said is answered without being asked for.
+fn answers_by_itself(settings: &Settings) -> bool {
+    let detection = settings.turn_detection.as_ref();
+    detection.is_some_and(TurnDetection::creates_response)
 }
 
 /// The model that answers: the one that was named, if it is one that does, or the first that there is.

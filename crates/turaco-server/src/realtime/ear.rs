@@ -10,7 +10,7 @@ use turaco::{Audio, Error};
 
 use crate::app::{App, blocking};
 use crate::error::ApiError;
-use crate::recognition::recognize;
+use crate::recognition::{Piece, recognize};
 use crate::upload::SAMPLE_RATE;
 
 /// What came of the sound, in order: everything of one utterance before [`EarEvent::Done`] of it.
@@ -210,14 +210,26 @@ async fn write_down(
             wanted.word_timestamps = options.words;
             wanted.hotwords = Some(options.keywords.join(", ")).filter(|all| !all.is_empty());
             let work = (Urgency::Normal, control);
-            let transcript = recognize(app, &options.model, &audio, &wanted, work, |segment| {
-                let mut segment = segment.clone();
-                segment.start += offset;
-                segment.end += offset;
-                let text = EarEvent::Delta(segment.text.clone());
-                let sent = told.send(text);
-                sent.and_then(|()| told.send(EarEvent::Segment(Box::new(segment))))
-                    .map_err(|_| Error::Cancelled)
+            // Whether the text of the next segment was told while it was written.
+            let mut is_told = false;
+            let transcript = recognize(app, &options.model, &audio, &wanted, work, |piece| {
+                let sent = match piece {
+                    Piece::Text(text) => {
+                        is_told = true;
+                        told.send(EarEvent::Delta(text.to_owned()))
+                    }
+                    Piece::Segment(segment) => {
+                        let mut segment = segment.clone();
+                        segment.start += offset;
+                        segment.end += offset;
+                        let sent = match std::mem::take(&mut is_told) {
+                            true => Ok(()),
+                            false => told.send(EarEvent::Delta(segment.text.clone())),
+                        };
+                        sent.and_then(|()| told.send(EarEvent::Segment(Box::new(segment))))
+                    }
+                };
+                sent.map_err(|_| Error::Cancelled)
             })?;
             Ok(Some(transcript.language).filter(|language| !language.is_empty()))
         })

@@ -34,6 +34,7 @@ use connection::{MAX_MESSAGE, run};
 pub use ear::{Ear, EarEvent, EarOptions};
 use session::Opening;
 use settings::Settings;
+pub use talking::tool_choice;
 
 /// What the address says.
 #[derive(Debug, Default, Deserialize)]

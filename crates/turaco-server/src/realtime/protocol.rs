@@ -297,6 +297,9 @@ pub enum TurnDetection {
         interrupt_response: bool,
         #[serde(default)]
         idle_timeout_ms: Option<u32>,
+        /// Ours: words that an interruption has at least.
+        #[serde(default)]
+        interrupt_words: usize,
     },
     SemanticVad {
         #[serde(default)]
@@ -305,6 +308,8 @@ pub enum TurnDetection {
         create_response: bool,
         #[serde(default = "yes")]
         interrupt_response: bool,
+        #[serde(default)]
+        interrupt_words: usize,
     },
 }
 
@@ -335,6 +340,18 @@ const fn yes() -> bool {
 }
 
 impl TurnDetection {
+    /// Words that an interruption has at least.
+    pub const fn interrupt_words(&self) -> usize {
+        match self {
+            Self::ServerVad {
+                interrupt_words, ..
+            }
+            | Self::SemanticVad {
+                interrupt_words, ..
+            } => *interrupt_words,
+        }
+    }
+
     /// Whether what was said is answered without being asked.
     pub const fn creates_response(&self) -> bool {
         match self {
@@ -357,6 +374,7 @@ impl Default for TurnDetection {
             create_response: true,
             interrupt_response: true,
             idle_timeout_ms: None,
+            interrupt_words: 0,
         }
     }
 }

@@ -491,9 +491,7 @@ impl Session {
         if std::mem::take(&mut self.is_committed) || was_open {
             return Ok(());
         }
-        let mut error = ApiError::malformed("there is no sound to commit");
-        error.code = "input_audio_buffer_commit_empty";
-        Err(error)
+        Err(nothing_to_commit())
     }
 
     fn end_utterance(&mut self, out: &mut Outbox) {
@@ -695,7 +693,11 @@ impl Session {
                 Ok(false)
             }
             Dialect::OpenAi => self.end_open(out).await,
-            Dialect::Undecided(_) | Dialect::Conversation(_) => Ok(false),
+            Dialect::Conversation(talk) => {
+                talk.finish(&self.settings);
+                Ok(false)
+            }
+            Dialect::Undecided(_) => Ok(false),
         };
         if let Err(error) = ended {
             self.complain(&error, None, out);
@@ -723,6 +725,13 @@ async fn detect(
     let done = tokio::task::spawn_blocking(work).await;
     let done = done.map_err(|panic| ApiError::internal(panic.to_string()))?;
     Ok(done?)
+}
+
+/// Nothing was said since the turn before.
+pub fn nothing_to_commit() -> ApiError {
+    let mut error = ApiError::malformed("there is no sound to commit");
+    error.code = "input_audio_buffer_commit_empty";
+    error
 }
 
 pub fn decode_base64(text: &str) -> Result<Vec<u8>, ApiError> {

@@ -161,11 +161,6 @@ impl Settings {
     fn include(&mut self, include: Option<Vec<String>>) {
         if let Some(include) = include {
             self.include = include;
-            let asked = self.talks && self.wants_logprobs();
-            self.ignore(
-                "include: logprobs",
-                Some(&Value::Bool(true)).filter(|_| asked),
-            );
         }
     }
 
@@ -215,6 +210,12 @@ impl Settings {
             return Err(ApiError::invalid(&format!("{PLACE}.delay_ms"), message));
         }
         if self.talks && wanted.model.is_none() {
+            let detection = self.turn_detection.as_ref();
+            let n_words = detection.map_or(0, TurnDetection::interrupt_words);
+            if n_words > 0 && app.config().llm.is_none() {
+                let warning = "interrupt_words has no effect without transcription";
+                self.hearing_warnings.push(warning.into());
+            }
             return Ok(());
         }
         let ear = self.ear(app);
@@ -281,6 +282,9 @@ impl Settings {
         options.recognition.language = ear.language;
         options.recognition.initial_prompt = ear.prompt;
         options.recognition.realtime.delay_ms = ear.delay_ms;
+        options.recognition.word_timestamps = ear.words;
+        options.recognition.hotwords = Some(ear.keywords.join(", ")).filter(|all| !all.is_empty());
+        options.conversation.context_tokens = app.config().context_tokens;
         let turns = &mut options.turns;
         match &self.turn_detection {
             None => turns.detection = Detection::None,
@@ -291,7 +295,9 @@ impl Settings {
                 create_response,
                 interrupt_response,
                 idle_timeout_ms,
+                interrupt_words,
             }) => {
+                turns.interrupt_words = *interrupt_words;
                 turns.threshold = *threshold;
                 turns.prefix_padding_ms = (*prefix_padding_ms).min(10_000);
                 turns.silence_ms = (*silence_duration_ms).min(60_000);
@@ -303,7 +309,9 @@ impl Settings {
                 eagerness,
                 create_response,
                 interrupt_response,
+                interrupt_words,
             }) => {
+                turns.interrupt_words = *interrupt_words;
                 (turns.silence_ms, turns.eagerness) = match eagerness {
                     Eagerness::Low => (800, voice::Eagerness::Low),
                     Eagerness::Medium | Eagerness::Auto => (500, voice::Eagerness::Auto),

@@ -172,23 +172,23 @@ impl Talking {
         options
     }
 
-    /// Models of this server call functions when they like.
+    /// See that a call that is demanded can be made.
     ///
     /// # Errors
-    /// A choice that they cannot be held to.
-    pub fn check_choice(&self, app: &App, place: &str) -> Result<(), ApiError> {
-        let is_demand = matches!(
-            self.tool_choice,
-            ToolChoice::Required | ToolChoice::Named(_)
-        );
-        if is_demand && app.config().llm.is_none() {
-            let message = "functions cannot be demanded of this model; auto and none are known";
-            return Err(ApiError::unsupported(
-                &format!("{place}.tool_choice"),
-                message,
-            ));
+    /// There is no such function.
+    pub fn check_choice(&self) -> Result<(), ApiError> {
+        let is_there = match &self.tool_choice {
+            ToolChoice::Auto | ToolChoice::None => true,
+            ToolChoice::Required => !self.functions.is_empty(),
+            ToolChoice::Named(name) => self.functions.iter().any(|tool| tool.name() == name),
+        };
+        match is_there {
+            true => Ok(()),
+            false => {
+                let message = "the function that is demanded is none of the tools";
+                Err(ApiError::invalid("response.tool_choice", message))
+            }
         }
-        Ok(())
     }
 
     /// How answers are said.
@@ -260,7 +260,8 @@ fn functions(tools: &[Value], place: &str) -> Result<Vec<Tool>, ApiError> {
     tools.iter().enumerate().map(read).collect()
 }
 
-fn tool_choice(choice: &Value) -> Option<ToolChoice> {
+/// What `tool_choice` says, in this protocol or in that of chats.
+pub fn tool_choice(choice: &Value) -> Option<ToolChoice> {
     match choice {
         Value::String(name) => match name.as_str() {
             "auto" => Some(ToolChoice::Auto),

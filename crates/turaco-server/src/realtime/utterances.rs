@@ -173,7 +173,7 @@ impl Utterances {
                 let utterance = self.open.front_mut().or(self.current.as_mut());
                 let utterance = utterance.filter(|one| !one.discarded)?;
                 if with_logprobs
-                    && let Value::Array(words) = logprobs(std::slice::from_ref(&*segment))
+                    && let Value::Array(words) = logprobs(segment.words.iter().flatten())
                 {
                     utterance.logprobs.extend(words);
                 }

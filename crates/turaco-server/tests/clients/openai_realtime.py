@@ -1,5 +1,7 @@
 """The unmodified `openai` package over the realtime WebSocket."""
 
+import base64
+
 import openai
 from common import BASE, EXPECTED, check, encoded, pieces, samples
 
@@ -96,5 +98,44 @@ with client.realtime.connect(model="voxtral-mini") as connection:
     connection.response.create(response={"prompt": {"id": "one"}})
     refused = connection.recv()
     check(refused.type == "error" and refused.error.param == "response.prompt", refused)
+
+# Push to talk: sound is sent while a key is held, and answered when it is let go.
+with client.realtime.connect(model="gpt-realtime") as connection:
+    check(connection.recv().type == "session.created", "session.created")
+    connection.session.update(
+        session={
+            "type": "realtime",
+            "output_modalities": ["audio"],
+            "include": ["item.input_audio_transcription.logprobs"],
+            "audio": {
+                "input": {
+                    "format": {"type": "audio/pcm", "rate": 24000},
+                    "transcription": {"model": "tiny.en"},
+                    "turn_detection": None,
+                },
+                "output": {"format": {"type": "audio/pcm", "rate": 24000}},
+            },
+        }
+    )
+    updated = connection.recv()
+    check(updated.type == "session.updated" and updated.session.audio.input.turn_detection is None, updated)
+    connection.input_audio_buffer.commit()
+    refused = connection.recv()
+    check(refused.type == "error" and refused.error.code == "input_audio_buffer_commit_empty", refused)
+    for _ in range(2):
+        for piece in pieces(samples(24000), 24000 // 5):
+            connection.input_audio_buffer.append(audio=encoded(piece))
+        connection.input_audio_buffer.commit()
+        events = answer(connection, {"instructions": "Answer briefly."})
+        kinds = [event.type for event in events]
+        written = next(event for event in events if event.type == PREFIX + "completed")
+        check(EXPECTED in written.transcript.lower(), written)
+        check(len(written.logprobs) > 10 and all(word.logprob <= 0 for word in written.logprobs), written)
+        check(kinds.index("input_audio_buffer.committed") < kinds.index("response.created"), kinds)
+        sound = sum(len(base64.b64decode(event.delta)) for event in events if event.type == "response.output_audio.delta")
+        check(sound > 4000 and sound % 2 == 0, sound)
+        said = "".join(event.delta for event in events if event.type == "response.output_audio_transcript.delta")
+        done = events[-1].response
+        check(done.status == "completed" and done.output[0].content[0].transcript == said, done)
 
 print("openai over WebSocket: all well")

@@ -121,6 +121,18 @@ fn what_cannot_be_answered_is_said() {
     ask(json!({"temperature": -1})).fails(400, "invalid_value");
     ask(json!({"tools": [{"type": "function", "function": {"name": "a b"}}]}))
         .fails(400, "invalid_value");
+    let tool = json!({"type": "function", "function": {"name": "clock"}});
+    for choice in [
+        json!("required"),
+        json!({"type": "function", "function": {"name": "clock"}}),
+    ] {
+        // Random weights write no call where one is demanded; a function that is not offered cannot be.
+        ask(json!({"tools": [tool], "tool_choice": choice})).fails(400, "invalid_value");
+        let refused = ask(json!({"tool_choice": choice}));
+        refused.fails(400, "invalid_value");
+        assert_eq!(refused.json()["error"]["param"], "tool_choice");
+    }
+    ask(json!({"tool_choice": "perhaps"})).fails(400, "invalid_value");
     let part = json!({"type": "input_audio", "input_audio": {"data": "aGVsbG8gaGVsbG8=", "format": "wav"}});
     ask(json!({"messages": [{"role": "user", "content": [part]}]}))
         .fails(400, "audio_decode_failed");

@@ -320,6 +320,107 @@ fn without_anybody_who_answers_it_is_said() {
 }
 
 #[test]
+fn silence_is_committed_without_a_detector_and_refused_with_one() {
+    let server = server("Yes.", Duration::ZERO);
+    let mut socket = Socket::open(&server, "?intent=conversation&model=gpt-realtime");
+    let commit = json!({"type": "input_audio_buffer.commit"});
+    let refused = |socket: &mut Socket| {
+        socket.say(commit.clone());
+        let error = socket.until("error").pop().unwrap();
+        assert_eq!(error["error"]["code"], "input_audio_buffer_commit_empty");
+    };
+    let mut input = json!({"format": {"type": "audio/pcm", "rate": 16000}});
+    update(
+        &mut socket,
+        json!({"type": "realtime", "output_modalities": ["text"], "audio": {"input": input}}),
+    );
+    socket.append(&SILENCE);
+    refused(&mut socket);
+    // Once the detector has ended a turn, a commit behind it is no mistake.
+    input["turn_detection"] = json!({"type": "server_vad", "create_response": false});
+    update(&mut socket, json!({"audio": {"input": input}}));
+    socket.append(&speech()[..64_000]);
+    socket.append(&SILENCE);
+    socket.until("conversation.item.input_audio_transcription.completed");
+    socket.say(commit.clone());
+    socket.append(&SILENCE);
+    refused(&mut socket);
+    input["turn_detection"] = Value::Null;
+    update(&mut socket, json!({"audio": {"input": input}}));
+    refused(&mut socket);
+    socket.append(&SILENCE);
+    socket.say(commit.clone());
+    socket.until("input_audio_buffer.committed");
+    socket.until("conversation.item.input_audio_transcription.completed");
+    socket.say(json!({"type": "response.create"}));
+    let done = socket.until("response.done").pop().unwrap();
+    assert_eq!(done["response"]["status"], "completed");
+}
+
+#[test]
+fn what_is_being_said_when_the_server_ends_is_answered() {
+    let answer = |_: &str| "Of course.".to_owned();
+    let url = endpoint(answer, Duration::ZERO);
+    let mut server = TestServer::start(|config| {
+        config.llm = Some(EndpointOptions::new(url, "m"));
+        config.grace = Duration::from_secs(120);
+    });
+    let mut socket = Socket::open(&server, "?intent=conversation");
+    let input = json!({"format": {"type": "audio/pcm", "rate": 16000},
+        "turn_detection": {"type": "server_vad", "silence_duration_ms": 20_000}});
+    update(
+        &mut socket,
+        json!({"type": "realtime", "output_modalities": ["text"], "audio": {"input": input}}),
+    );
+    socket.append(&speech()[..128_000]);
+    socket.until("input_audio_buffer.speech_started");
+    let reading = std::thread::spawn(move || {
+        let mut events = Vec::new();
+        while events
+            .last()
+            .is_none_or(|event: &Value| event.get("closed").is_none())
+        {
+            events.push(socket.hear());
+        }
+        events
+    });
+    server.stop();
+    let events = reading.join().unwrap();
+    let of = |kind: &str| {
+        let found = events.iter().find(|event| event["type"] == kind);
+        found.unwrap_or_else(|| panic!("no {kind}: {events:?}"))
+    };
+    let written = &of("conversation.item.input_audio_transcription.completed")["transcript"];
+    assert!(written.as_str().unwrap().contains("fellow"), "{written}");
+    assert_eq!(of("response.output_text.done")["text"], "Of course.");
+    assert_eq!(of("response.done")["response"]["status"], "completed");
+    assert_eq!(events.last().unwrap()["closed"], "shutting_down");
+}
+
+#[test]
+fn probabilities_of_questions_are_told_where_they_are_asked_for() {
+    let server = server("Yes.", Duration::ZERO);
+    let mut socket = Socket::open(&server, "?intent=conversation&model=gpt-realtime");
+    let input = json!({"format": {"type": "audio/pcm", "rate": 16000}, "turn_detection": null,
+        "transcription": {"model": "tiny.en"}});
+    let updated = update(
+        &mut socket,
+        json!({"type": "realtime", "include": ["item.input_audio_transcription.logprobs"], "audio": {"input": input}}),
+    );
+    assert_eq!(updated["session"]["warnings"], json!([]));
+    socket.append(&speech());
+    socket.say(json!({"type": "input_audio_buffer.commit"}));
+    let completed = socket.until("conversation.item.input_audio_transcription.completed");
+    let logprobs = completed.last().unwrap()["logprobs"].as_array().unwrap();
+    assert!(logprobs.len() > 15, "{logprobs:?}");
+    assert!(
+        logprobs
+            .iter()
+            .all(|word| word["logprob"].as_f64().unwrap() <= 0.0 && word["bytes"].is_array())
+    );
+}
+
+#[test]
 fn a_question_that_is_committed_and_asked_at_once_is_written_down_first() {
     let server = server("Yes.", Duration::ZERO);
     let mut socket = Socket::open(&server, "?intent=conversation&model=gpt-realtime");

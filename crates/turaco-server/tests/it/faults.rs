@@ -159,6 +159,40 @@ fn nonsense_on_every_port_breaks_nothing() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn a_disk_without_room_breaks_nothing() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let saved = folder.path().join("saved");
+    std::fs::create_dir(&saved).unwrap();
+    let server = TestServer::start(|config| {
+        config.voices = Some(turaco::tts::VoiceStore::new(&saved));
+        config.tts_model = "base".into();
+    });
+    // What is written to this file goes to a device that has no room.
+    let partial = saved.join(format!(".turaco-{}.tmp", std::process::id()));
+    std::os::unix::fs::symlink("/dev/full", &partial).unwrap();
+    let sound = std::fs::read(crate::support::testdata("audio/jfk.wav")).unwrap();
+    let save = || {
+        server.form(
+            "/v1/audio/voices",
+            &[("name", "anna"), ("text", "And so.")],
+            Some(("a.wav", &sound)),
+        )
+    };
+    let refused = save();
+    assert_eq!(refused.status, 500, "{refused:?}");
+    let message = refused.json()["error"]["message"].to_string();
+    assert!(!message.contains(saved.to_str().unwrap()), "{message}");
+    let listed = || server.get("/v1/audio/voices", &[]).json()["voices"].clone();
+    assert_eq!(listed(), json!([]));
+    assert_eq!(std::fs::read_dir(&saved).unwrap().count(), 0);
+    // There is room again.
+    let taken = save();
+    assert!(taken.status < 300, "{taken:?}");
+    assert_eq!(listed()[0]["id"], "anna");
+}
+
+#[test]
 fn a_reader_that_does_not_read_holds_up_nobody() {
     let _alone = alone();
     let server = TestServer::start(|_| {});

@@ -1,5 +1,6 @@
 //! `/v1/realtime` in both dialects.
 
+use std::io::ErrorKind;
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::{Message, WebSocket, client};
+use tokio_tungstenite::tungstenite::{Error, Message, WebSocket, client};
 
 use crate::support::{TestServer, testdata, wait_until};
 
@@ -39,7 +40,12 @@ impl Socket {
     /// The next event.
     pub fn hear(&mut self) -> Value {
         loop {
-            match self.0.read().unwrap() {
+            let message = match self.0.read() {
+                // Whoever stops this program for a while interrupts it.
+                Err(Error::Io(error)) if error.kind() == ErrorKind::Interrupted => continue,
+                message => message.unwrap(),
+            };
+            match message {
                 Message::Text(text) => return serde_json::from_str(&text).unwrap(),
                 Message::Close(frame) => {
                     return json!({"closed": frame.map(|f| f.reason.to_string())});

@@ -357,7 +357,7 @@ fn modalities_change_at_any_time_and_the_voice_until_it_was_heard() {
 }
 
 #[test]
-fn functions_are_offered_to_models_of_this_server_but_not_demanded() {
+fn functions_are_offered_to_models_of_this_server_and_others_not_demanded() {
     let server = TestServer::start(|_| {});
     let mut socket = Socket::open(&server, "?model=voxtral-mini");
     let tool = json!({"type": "function", "name": "clock"});
@@ -387,7 +387,8 @@ fn functions_are_offered_to_models_of_this_server_but_not_demanded() {
     create(&mut socket, output);
     let events = respond(&mut socket, json!({"max_output_tokens": 6}));
     assert_ne!(events.last().unwrap()["response"]["status"], "failed");
-    let demand = json!({"type": "response.create", "response": {"tool_choice": "required"}});
+    let choice = json!({"type": "function", "name": "calendar"});
+    let demand = json!({"type": "response.create", "response": {"tool_choice": choice}});
     assert_eq!(
         refused(&mut socket, demand)["param"],
         "response.tool_choice"

@@ -65,6 +65,20 @@ fn a_recording_comes_back_in_every_format() {
 #[test]
 fn a_stream_of_events_is_the_same_text() {
     let server = TestServer::start(|_| {});
+    // A model that converses writes token by token.
+    let fields = [
+        ("stream", "true"),
+        ("model", "voxtral-mini"),
+        ("language", "en"),
+        ("max_new_tokens", "16"),
+    ];
+    let sound = std::fs::read(testdata("audio/jfk.wav")).unwrap();
+    let answer = server.form("/v1/audio/transcriptions", &fields, Some(("a.wav", &sound)));
+    let events = answer.events();
+    let deltas = events.iter().filter_map(|event| event["delta"].as_str());
+    let deltas: Vec<&str> = deltas.collect();
+    assert!(deltas.len() > 3, "{events:?}");
+    assert_eq!(deltas.concat().trim(), events.last().unwrap()["text"]);
     let fields = [("stream", "true"), ("response_format", "verbose_json")];
     let answer = server.form(
         "/v1/audio/transcriptions",

@@ -10,11 +10,12 @@ use std::time::Instant;
 use super::stretches::{Stretch, stretches};
 use super::{Info, Segment, Task, Timings, TranscribeOptions};
 use crate::chat::{AudioClip, ChatModel, ChatSession};
+use crate::device_queue::{DeviceQueue, Urgency};
 use crate::features::SAMPLE_RATE;
 use crate::loop_guard::LoopGuard;
 use crate::models::voxtral_mini::Draw;
 use crate::text::compression::compression_ratio;
-use crate::tokenizer::language_code;
+use crate::tokenizer::{TextAssembler, language_code};
 use crate::trace;
 use crate::{Audio, Control, Error, Result};
 
@@ -124,8 +125,40 @@ impl ChatTranscription {
         self.timings
     }
 
+    /// From now on the device is waited for before every step, in turns with others.
+    pub fn take_turns(&mut self, queue: &Arc<DeviceQueue>, urgency: Urgency) {
+        self.session.take_turns(queue, urgency);
+    }
+
+    /// The next segment. `on_text` gets its text while it is written, without having a turn on the device: put together, the pieces
+    /// are the text of the segment, but for what is cut off when the text goes in circles.
+    pub fn next_with(
+        &mut self,
+        on_text: &mut dyn FnMut(&str) -> Result<()>,
+    ) -> Option<Result<Segment>> {
+        while !self.is_over {
+            let Some(stretch) = self.waiting.pop_front() else {
+                self.is_over = true;
+                break;
+            };
+            match self.write_down(&stretch, on_text) {
+                Ok(None) => {}
+                Ok(Some(segment)) => return Some(Ok(segment)),
+                Err(error) => {
+                    self.is_over = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    }
+
     /// Write down a stretch; `None` if there is no text in it.
-    fn write_down(&mut self, stretch: &Stretch) -> Result<Option<Segment>> {
+    fn write_down(
+        &mut self,
+        stretch: &Stretch,
+        on_text: &mut dyn FnMut(&str) -> Result<()>,
+    ) -> Result<Option<Segment>> {
         let model = Arc::clone(self.session.model());
         let samples = Audio::from_samples(stretch.samples.clone(), SAMPLE_RATE)?;
         let clip = AudioClip::new(&samples)?;
@@ -148,6 +181,7 @@ impl ChatTranscription {
         let mut logprobs = 0.0;
         let mut guard = LoopGuard::new(1, LONGEST_LOOP, LOOP_TOKENS);
         let mut ended = false;
+        let mut spoken = Spoken::default();
         while let Some((token, logprob)) = stream.next_token()? {
             logprobs += f64::from(logprob);
             if token == layout.end() {
@@ -163,6 +197,10 @@ impl ChatTranscription {
                 ));
                 ended = true;
                 break;
+            }
+            let text = spoken.push(tokenizer.text(token));
+            if !text.is_empty() {
+                on_text(&text)?;
             }
         }
         if !ended && self.max_new_tokens.is_none() {
@@ -215,22 +253,49 @@ impl Iterator for ChatTranscription {
     type Item = Result<Segment>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        while !self.is_over {
-            let Some(stretch) = self.waiting.pop_front() else {
-                self.is_over = true;
-                break;
-            };
-            match self.write_down(&stretch) {
-                Ok(None) => {}
-                Ok(Some(segment)) => return Some(Ok(segment)),
-                Err(error) => {
-                    self.is_over = true;
-                    return Some(Err(error));
-                }
-            }
-        }
-        None
+        self.next_with(&mut |_| Ok(()))
     }
+}
+
+/// Text of a segment while it is written: with a space in front of it, none behind it, and without a language.
+#[derive(Debug, Default)]
+struct Spoken {
+    bytes: TextAssembler,
+    /// Characters that may turn out to be the language, or the space at the end.
+    held: String,
+    begun: bool,
+}
+
+impl Spoken {
+    /// What may be told with the bytes of the next token; one that has none ends what may be a character.
+    fn push(&mut self, bytes: Option<&[u8]>) -> String {
+        let more = match bytes {
+            Some(bytes) => self.bytes.push(bytes),
+            None => self.bytes.finish(),
+        };
+        self.held.push_str(&more);
+        if !self.begun {
+            if may_be_language(&self.held) {
+                return String::new();
+            }
+            let (_, text) = split_language(&self.held);
+            let text = text.trim_start();
+            if text.is_empty() {
+                return String::new();
+            }
+            self.held = format!(" {text}");
+            self.begun = true;
+        }
+        let rest = self.held.split_off(self.held.trim_end().len());
+        std::mem::replace(&mut self.held, rest)
+    }
+}
+
+/// Whether what follows may make it a language.
+fn may_be_language(text: &str) -> bool {
+    const MARK: &str = "lang:";
+    let text = text.trim_start();
+    MARK.starts_with(text) || text.strip_prefix(MARK).is_some_and(|code| code.len() < 2)
 }
 
 /// A model that is left to find out the language may begin with it: `lang:xx`.
@@ -337,5 +402,20 @@ mod tests {
         assert_eq!(split_language("lang:1x a"), (None, "lang:1x a"));
         assert_eq!(split_language("lang:é"), (None, "lang:é"));
         assert_eq!(split_language("And so"), (None, "And so"));
+    }
+
+    #[test]
+    fn text_is_told_as_soon_as_it_is_certain() {
+        let told = |tokens: &[&[u8]]| -> Vec<String> {
+            let mut spoken = Spoken::default();
+            let pieces = tokens.iter().map(|bytes| spoken.push(Some(bytes)));
+            pieces.collect()
+        };
+        let pieces = told(&[
+            b" la", b"ng:e", b"n", b" And", b" ", b"s\xc3", b"\xb6 ", b" x",
+        ]);
+        assert_eq!(pieces, ["", "", "", " And", "", " s", "\u{f6}", "  x"]);
+        assert_eq!(told(&[b"And", b" so"]), [" And", " so"]);
+        assert_eq!(told(&[b"l", b"ater"]), ["", " later"]);
     }
 }

@@ -10,6 +10,7 @@ use super::realtime::{RealtimeRecognizer, RealtimeTranscription};
 use super::{Info, Segment, Task, Timings, TranscribeOptions};
 use super::{Transcriber, Transcription};
 use crate::chat::ChatModel;
+use crate::device_queue::{DeviceQueue, Urgency};
 use crate::models::voxtral_mini::VoxtralMiniCheckpoint;
 use crate::models::voxtral_realtime::VoxtralRealtimeCheckpoint;
 use crate::models::whisper::WhisperConfig;
@@ -225,6 +226,30 @@ impl Running<'_> {
             Self::Whisper(running) => running.timings(),
             Self::Realtime(running) => running.timings(),
             Self::Chat(running) => running.timings(),
+        }
+    }
+
+    /// Let the device be waited for inside, before every step, if this family does that; else whether there is a turn is the
+    /// business of whoever asks for the next segment, and this is `false`.
+    pub fn take_turns(&mut self, queue: &Arc<DeviceQueue>, urgency: Urgency) -> bool {
+        match self {
+            Self::Whisper(_) | Self::Realtime(_) => false,
+            Self::Chat(running) => {
+                running.take_turns(queue, urgency);
+                true
+            }
+        }
+    }
+
+    /// The next segment. `on_text` gets its text while it is written, where the family writes it token by token (a model that also
+    /// converses), and then has no turn on a device; the others tell whole segments alone.
+    pub fn next_with(
+        &mut self,
+        on_text: &mut dyn FnMut(&str) -> Result<()>,
+    ) -> Option<Result<Segment>> {
+        match self {
+            Self::Chat(running) => running.next_with(on_text),
+            _ => self.next(),
         }
     }
 }

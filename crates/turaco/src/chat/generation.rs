@@ -7,8 +7,8 @@ use super::options::ChatOptions;
 use super::stop_words::StopWords;
 use super::token_stream::{ChatTimings, TokenStream};
 use super::tool_calls;
-use crate::Result;
 use crate::tokenizer::TextAssembler;
+use crate::{Error, Result};
 
 /// Some of a turn.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -74,6 +74,15 @@ pub struct Summary {
     pub timings: ChatTimings,
 }
 
+/// A call of a function that has to come.
+#[derive(Debug)]
+pub(super) struct Demand {
+    /// Functions that it may be.
+    pub names: Vec<String>,
+    /// Its first tokens, which the prompt ends with.
+    pub beginning: Vec<u32>,
+}
+
 /// A turn while it is generated: text as it comes, calls of functions, and a summary at the end. After an error nothing comes.
 #[derive(Debug)]
 pub struct Generation<'a> {
@@ -82,6 +91,8 @@ pub struct Generation<'a> {
     stop: StopWords,
     /// Tokens behind the one that begins calls of functions.
     calls: Option<Vec<u32>>,
+    /// Functions of which one has to be called; none if none has to.
+    demanded: Vec<String>,
     seed: u64,
     /// What comes next, the first last.
     ready: Vec<Delta>,
@@ -89,12 +100,19 @@ pub struct Generation<'a> {
 }
 
 impl<'a> Generation<'a> {
-    pub(super) fn new(stream: TokenStream<'a>, options: &ChatOptions) -> Self {
+    pub(super) fn new(
+        stream: TokenStream<'a>,
+        options: &ChatOptions,
+        demand: Option<Demand>,
+    ) -> Self {
+        let demand = demand.map(|demand| (demand.names, demand.beginning[1..].to_vec()));
+        let (demanded, calls) = demand.unzip();
         Self {
             stream,
             text: TextAssembler::new(),
             stop: StopWords::new(&options.stop),
-            calls: None,
+            calls,
+            demanded: demanded.unwrap_or_default(),
             seed: options.seed,
             ready: Vec::new(),
             is_over: false,
@@ -118,13 +136,12 @@ impl<'a> Generation<'a> {
 
     fn advance(&mut self) -> Result<()> {
         let Some((token, _)) = self.stream.next_token()? else {
-            self.finish(FinishReason::Length);
-            return Ok(());
+            return self.finish(FinishReason::Length);
         };
         let model = self.stream.model();
         let tokens = model.layout().tokens();
         if token == tokens.end {
-            self.finish(FinishReason::Stop);
+            return self.finish(FinishReason::Stop);
         } else if let Some(calls) = &mut self.calls {
             calls.push(token);
         } else if token == tokens.call {
@@ -146,7 +163,7 @@ impl<'a> Generation<'a> {
     }
 
     /// The last token has come.
-    fn finish(&mut self, reason: FinishReason) {
+    fn finish(&mut self, reason: FinishReason) -> Result<()> {
         let rest = self.text.finish();
         let (mut text, is_end) = self.stop.push(&rest);
         if !is_end {
@@ -155,16 +172,37 @@ impl<'a> Generation<'a> {
         let model = self.stream.model();
         let (tokenizer, tokens) = (model.tokenizer(), model.layout().tokens());
         let Some(ids) = self.calls.take() else {
-            return self.end(text, Vec::new(), reason);
+            self.end(text, Vec::new(), reason);
+            return Ok(());
         };
-        match tool_calls::parse(tokenizer, &tokens, &ids, self.seed) {
+        let calls = tool_calls::parse(tokenizer, &tokens, &ids, self.seed);
+        let calls = calls.and_then(|mut calls| {
+            let may_be = |name: &String| self.demanded.is_empty() || self.demanded.contains(name);
+            calls.retain(|call| may_be(&call.name));
+            (!calls.is_empty()).then_some(calls)
+        });
+        match calls {
             Some(calls) => self.end(text, calls, FinishReason::ToolCalls),
+            None if !self.demanded.is_empty() => {
+                self.stream.leave();
+                return Err(Error::InvalidOption {
+                    option: "tool_choice",
+                    message: match reason {
+                        FinishReason::Length => {
+                            "the call that is demanded is longer than max_tokens"
+                        }
+                        _ => "what the model wrote in place of the call that is demanded is none",
+                    }
+                    .into(),
+                });
+            }
             // What is no call is text, so that nothing is lost.
             None => {
                 text.push_str(&tokenizer.decode(&ids, false));
                 self.end(text, Vec::new(), reason);
             }
         }
+        Ok(())
     }
 
     fn end(&mut self, text: String, calls: Vec<ToolCall>, reason: FinishReason) {

@@ -41,7 +41,7 @@ pub use generation::{Delta, FinishReason, Generation, Summary, Usage};
 pub use memories::KeptSession;
 pub use message::{AudioClip, Message, Part, Tool, ToolCall};
 pub use model::ChatModel;
-pub use options::ChatOptions;
+pub use options::{ChatOptions, ToolChoice};
 pub use prompt::{PromptLayout, PromptOptions, PromptPart};
 pub use session::ChatSession;
 pub use token_stream::ChatTimings;

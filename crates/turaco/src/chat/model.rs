@@ -16,9 +16,10 @@ use crate::features::LogMel;
 use crate::load::device_choice::Devices;
 use crate::load::memory::check_weights;
 use crate::load::rescue::{Rescue, is_device_failure};
+use crate::models::display_name;
 use crate::models::voxtral_mini::{Runner, VoxtralMini, VoxtralMiniCheckpoint, VoxtralMiniConfig};
 use crate::tokenizer::Tekken;
-use crate::{Control, Error, LoadOptions, Result};
+use crate::{Control, Error, LoadOptions, Result, weights};
 
 /// A loaded Voxtral Mini or Small; any number of conversations share its weights.
 #[derive(Debug)]
@@ -46,9 +47,20 @@ impl ChatModel {
     ///
     /// # Errors
     /// [`crate::Error::Model`] for files that are broken or of another model, [`crate::Error::Memory`] for a model that is
-    /// larger than the memory that is left, [`crate::Error::Compute`] for a device that is not there or has no memory.
+    /// larger than the memory that is left, [`crate::Error::Compute`] for a device that is not there or has no memory,
+    /// [`crate::Error::UnsupportedTask`] for models that do something else.
     pub fn load_path(path: &Path, options: &LoadOptions, control: &Control) -> Result<Arc<Self>> {
-        let checkpoint = VoxtralMiniCheckpoint::open(path)?;
+        let checkpoint = weights::open(path)?;
+        let settings = ["config.json", "params.json"].map(|name| checkpoint.sidecars.get(name));
+        let has_settings = settings.iter().any(|file| matches!(file, Ok(Some(_))));
+        if has_settings && !VoxtralMiniCheckpoint::is_one(&checkpoint)? {
+            return Err(Error::UnsupportedTask {
+                model: display_name(path),
+                task: "converse".into(),
+                message: "it is made to write down or to say something; voxtral-mini and voxtral-small converse".into(),
+            });
+        }
+        let checkpoint = VoxtralMiniCheckpoint::from_checkpoint(checkpoint)?;
         Self::load(&checkpoint, options, control)
     }
 

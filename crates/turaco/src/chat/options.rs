@@ -4,6 +4,20 @@ use super::message::Tool;
 use crate::models::voxtral_mini::Draw;
 use crate::{Error, Result};
 
+/// Whether a model calls functions.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ToolChoice {
+    /// As it likes.
+    #[default]
+    Auto,
+    /// Never.
+    None,
+    /// At least one.
+    Required,
+    /// This one.
+    Named(String),
+}
+
 /// Options of [`ChatSession::generate`](super::ChatSession::generate).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -22,6 +36,8 @@ pub struct ChatOptions {
     pub stop: Vec<String>,
     /// Functions that the model may call.
     pub tools: Vec<Tool>,
+    /// Whether it calls them. Where a call is demanded the turn begins as one, and is an error if it does not become one.
+    pub tool_choice: ToolChoice,
     /// Where the model has no system prompt beside sound, put it in front of the first turn of the user, as text.
     pub system_as_text: bool,
 }
@@ -36,6 +52,7 @@ impl Default for ChatOptions {
             max_tokens: None,
             stop: Vec::new(),
             tools: Vec::new(),
+            tool_choice: ToolChoice::Auto,
             system_as_text: false,
         }
     }
@@ -76,8 +93,38 @@ impl ChatOptions {
         stop: Vec<String>,
         /// Functions that the model may call.
         tools: Vec<Tool>,
+        /// Whether it calls them.
+        tool_choice: ToolChoice,
         /// Put a system prompt where there is none in front of the first turn of the user.
         system_as_text: bool,
+    }
+
+    /// Functions that the model is told of.
+    pub(super) fn offered(&self) -> &[Tool] {
+        match self.tool_choice {
+            ToolChoice::None => &[],
+            _ => &self.tools,
+        }
+    }
+
+    /// Names of the functions of which one has to be called; none if none has to.
+    ///
+    /// # Errors
+    /// A function that is not there.
+    pub(super) fn demanded(&self) -> Result<Vec<String>> {
+        let mut names = self.tools.iter().map(|tool| tool.name().to_owned());
+        let names: Vec<String> = match &self.tool_choice {
+            ToolChoice::Auto | ToolChoice::None => return Ok(Vec::new()),
+            ToolChoice::Required => names.collect(),
+            ToolChoice::Named(name) => names.find(|known| known == name).into_iter().collect(),
+        };
+        match names.is_empty() {
+            false => Ok(names),
+            true => Err(Error::InvalidOption {
+                option: "tool_choice",
+                message: "the function that is demanded is none of `tools`".into(),
+            }),
+        }
     }
 
     /// # Errors

@@ -8,6 +8,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::message::{AudioClip, Message, Part, Tool, ToolCall, is_call_id, tools_text};
+use super::tool_calls::call_id_of;
 use crate::text::python::dump_json;
 use crate::tokenizer::Tekken;
 use crate::weights::invalid;
@@ -213,6 +214,35 @@ impl PromptLayout {
             prompt.text(&dump_json(&arguments(call)));
         }
         Ok(())
+    }
+
+    /// The beginning of a turn in which one of the functions `names` is called. Ids of calls depend on `seed` alone.
+    pub(super) fn begin_call(
+        &self,
+        tokenizer: &Tekken,
+        names: &[String],
+        seed: u64,
+    ) -> Result<Vec<u32>> {
+        let tokens = self.tokens;
+        let mut beginning = vec![tokens.call];
+        // Where a piece ends is as in whole calls, so that the model sees what it knows.
+        match (names, self.version) {
+            ([name], Version::V7) => {
+                let text = format!("[{{\"name\": \"{name}\", \"arguments\":");
+                beginning.extend(tokenizer.encode(&text));
+            }
+            ([name], version) => {
+                beginning.extend(tokenizer.encode(name));
+                if version == Version::V11 {
+                    beginning.push(known(tokens.call_id, "[CALL_ID]")?);
+                    beginning.extend(tokenizer.encode(&call_id_of(seed)));
+                }
+                beginning.push(known(tokens.arguments, "[ARGS]")?);
+            }
+            (_, Version::V7) => beginning.extend(tokenizer.encode("[{\"name\":")),
+            _ => {}
+        }
+        Ok(beginning)
     }
 
     fn check(&self, messages: &[Message]) -> Result<()> {

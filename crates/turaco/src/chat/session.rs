@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::generation::Generation;
+use super::generation::{Demand, Generation};
 use super::message::{AudioClip, Message};
 use super::model::ChatModel;
 use super::options::ChatOptions;
@@ -166,7 +166,7 @@ impl ChatSession {
     ///
     /// # Errors
     /// Messages that are no conversation, a system prompt beside sound where the model has none, options outside of their
-    /// ranges, a prompt that is longer than the model's positions, or too many who wait for turns.
+    /// ranges, a function that is demanded and not there, a prompt that is longer than the model's positions, or too many who wait for turns.
     pub fn generate(
         &mut self,
         messages: &[Message],
@@ -175,14 +175,21 @@ impl ChatSession {
     ) -> Result<Generation<'_>> {
         let draw = options.draw()?;
         let layout = PromptOptions {
-            tools: &options.tools,
+            tools: options.offered(),
             system_as_text: options.system_as_text,
         };
         let model = Arc::clone(&self.model);
-        let prompt = model.layout().chat(model.tokenizer(), messages, layout)?;
+        let mut prompt = model.layout().chat(model.tokenizer(), messages, layout)?;
+        let names = options.demanded()?;
+        let mut begun = None;
+        if !names.is_empty() {
+            let beginning = (model.layout()).begin_call(model.tokenizer(), &names, options.seed)?;
+            prompt.push(PromptPart::Tokens(beginning.clone()));
+            begun = Some(Demand { names, beginning });
+        }
         let most = options.max_tokens.unwrap_or(ChatOptions::MAX_TOKENS);
         let stream = self.stream(&prompt, draw, most, control)?;
-        Ok(Generation::new(stream, options))
+        Ok(Generation::new(stream, options, begun))
     }
 
     /// Generate tokens behind a prompt, at most so many.

@@ -80,6 +80,12 @@ pub fn call_id_like(id: &str) -> String {
     new_id(&mut state)
 }
 
+/// The id of the only call of a turn that is generated with this seed.
+pub(super) fn call_id_of(seed: u64) -> String {
+    let mut state = seed;
+    new_id(&mut state)
+}
+
 fn new_id(state: &mut u64) -> String {
     let mut next = || {
         // SplitMix64 (Steele et al. 2014).
@@ -111,6 +117,32 @@ mod tests {
             .replace("<SPECIAL_32>", "[ARGS]")
             .replace("<SPECIAL_33>", "[CALL_ID]");
         Tekken::from_json(Path::new(path), json.as_bytes(), 740).unwrap()
+    }
+
+    #[test]
+    fn a_call_that_is_begun_for_the_model_is_one_call_with_what_it_writes() {
+        let tekken = tekken();
+        let layout = PromptLayout::new(Path::new("x"), &tekken).unwrap();
+        let tokens = layout.tokens();
+        let one = ["weather".to_owned()];
+        let several = ["weather".to_owned(), "now".to_owned()];
+        for (names, rest) in [
+            (&one[..], " {\"city\": \"Bern\"}}]"),
+            (
+                &several[..],
+                " \"weather\", \"arguments\": {\"city\": \"Bern\"}}]",
+            ),
+        ] {
+            let begun = layout.begin_call(&tekken, names, 7).unwrap();
+            assert_eq!(begun[0], tokens.call);
+            let ids = [&begun[1..], &tekken.encode(rest)].concat();
+            let calls = parse(&tekken, &tokens, &ids, 7).unwrap();
+            assert_eq!(calls.len(), 1);
+            assert_eq!(
+                (calls[0].name.as_str(), calls[0].arguments.as_str()),
+                ("weather", r#"{"city": "Bern"}"#)
+            );
+        }
     }
 
     #[test]

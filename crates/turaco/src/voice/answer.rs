@@ -36,14 +36,32 @@ impl TurnClock {
     }
 }
 
+/// What an answer is to the conversation.
+#[derive(Debug, Clone, Default)]
+pub(super) struct About {
+    /// The message that it is about.
+    pub question: Option<u64>,
+    /// It is no part of the conversation.
+    pub aside: bool,
+    /// The answer whose rest it is,
+    pub goes_on: Option<u64>,
+    /// and what was heard of that.
+    pub before: String,
+}
+
+/// What was not heard of an answer.
+#[derive(Debug)]
+pub(super) struct Rest {
+    pub about: About,
+    pub text: String,
+    pub answered: Answered,
+}
+
 /// An answer, shared by the one who writes it, the one who says it, and the one who may interrupt.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub number: u64,
-    /// The message that it is about.
-    question: Option<u64>,
-    /// It is no part of the conversation.
-    pub aside: bool,
+    about: About,
     /// Ends the work on it.
     pub control: Control,
     clock: TurnClock,
@@ -65,6 +83,10 @@ struct State {
     timings: TurnTimings,
     answered: Answered,
     ended: bool,
+    /// It may be gone on with: what is written after its end is not for nothing.
+    kept: bool,
+    /// Bytes of the text that were heard, once it was cut off.
+    cut: Option<usize>,
 }
 
 /// What remains of an answer when it is over.
@@ -81,7 +103,7 @@ impl Answer {
     pub fn new(
         number: u64,
         clock: TurnClock,
-        (question, aside): (Option<u64>, bool),
+        about: About,
         sample_rate: Option<u32>,
         (transcript, recognition): (Option<f64>, f64),
     ) -> Self {
@@ -94,8 +116,7 @@ impl Answer {
         };
         Self {
             number,
-            question,
-            aside,
+            about,
             control: Control::new(),
             clock,
             sample_rate,
@@ -123,11 +144,20 @@ impl Answer {
         }
     }
 
+    /// What it is to the conversation.
+    pub fn about(&self) -> &About {
+        &self.about
+    }
+
     /// More text was written; `thinking` is how long the mind has worked.
     pub fn text(&self, text: &str, thinking: f64, sink: &Sink) -> Result<()> {
         let mut state = self.lock();
         if state.ended {
-            return Err(Error::Cancelled);
+            if !state.kept {
+                return Err(Error::Cancelled);
+            }
+            state.text.push_str(text);
+            return Ok(());
         }
         if state.timings.first_text.is_none() {
             state.timings.first_text = Some(self.elapsed());
@@ -145,6 +175,9 @@ impl Answer {
     pub fn answered(&self, answered: Answered, sink: &Sink) {
         let mut state = self.lock();
         if state.ended {
+            if state.kept {
+                state.answered = answered;
+            }
             return;
         }
         for call in &answered.calls {
@@ -194,15 +227,23 @@ impl Answer {
         Ok(())
     }
 
-    /// It is over; `false` if it was before. Interrupted, it is what can have been heard of it by now. `remember` is given what
-    /// remains before anybody is told.
-    pub fn end(&self, end: AnswerEnd, sink: &Sink, remember: impl FnOnce(Outcome)) -> bool {
+    /// It is over; `false` if it was before. Interrupted, it is what can have been heard of it by now. Where it is to be `kept`, the
+    /// mind goes on writing. `remember` is given what remains before anybody is told.
+    pub fn end(
+        &self,
+        (end, kept): (AnswerEnd, bool),
+        sink: &Sink,
+        remember: impl FnOnce(Outcome),
+    ) -> bool {
         let mut state = self.lock();
         if state.ended {
             return false;
         }
         state.ended = true;
-        self.control.cancel();
+        state.kept = kept;
+        if !kept {
+            self.control.cancel();
+        }
         let end = match end {
             AnswerEnd::Completed if state.answered.cut => AnswerEnd::Cut,
             end => end,
@@ -213,15 +254,15 @@ impl Answer {
             audio_ms = audio_ms.min(first.elapsed().as_millis() as u64);
         }
         let text = match interrupted {
-            true => self.heard(&state, audio_ms),
+            true => self.cut(&mut state, audio_ms),
             false => state.text.clone(),
         };
         state.timings.total = self.elapsed();
         let answered = std::mem::take(&mut state.answered);
         let latency = state.timings.first_text;
         remember(Outcome {
-            question: self.question,
-            text: text.clone(),
+            question: self.about.question,
+            text: self.with_before(&text),
             calls: answered.calls,
             interrupted,
             latency_ms: latency.map(|seconds| (1000.0 * seconds).round() as u64),
@@ -246,6 +287,9 @@ impl Answer {
     /// Milliseconds of its sound that can have been heard by now, if there is more that is still to be heard.
     pub fn still_heard(&self) -> Option<u64> {
         let state = self.lock();
+        if state.cut.is_some() {
+            return None;
+        }
         let heard = state.first_audio?.elapsed().as_millis() as u64;
         (heard < self.milliseconds(state.n_samples)).then_some(heard)
     }
@@ -259,9 +303,46 @@ impl Answer {
         }
     }
 
-    /// Its text, as far as `audio_ms` of its sound go.
-    pub fn heard_until(&self, audio_ms: u64) -> String {
-        self.heard(&self.lock(), audio_ms)
+    /// Nothing of it was heard after `audio_ms` of its sound; its text until then.
+    pub fn cut_at(&self, audio_ms: u64) -> String {
+        self.cut(&mut self.lock(), audio_ms)
+    }
+
+    fn cut(&self, state: &mut State, audio_ms: u64) -> String {
+        let heard = self.heard(state, audio_ms);
+        state.cut = Some(heard.len());
+        heard
+    }
+
+    /// A text of it, behind what was heard of the answer whose rest it is.
+    pub fn with_before(&self, text: &str) -> String {
+        match (self.about.before.as_str(), text) {
+            ("", text) => text.to_owned(),
+            (before, "") => before.to_owned(),
+            (before, text) => format!("{before} {text}"),
+        }
+    }
+
+    /// It will not be gone on with.
+    pub fn give_up(&self) {
+        self.lock().kept = false;
+        self.control.cancel();
+    }
+
+    /// What nobody has heard of it.
+    pub fn rest(&self) -> Rest {
+        let mut state = self.lock();
+        let (heard, rest) = state.text.split_at(state.cut.unwrap_or_default());
+        let about = About {
+            goes_on: Some(self.number),
+            before: self.with_before(heard),
+            ..self.about.clone()
+        };
+        Rest {
+            about,
+            text: rest.trim_start().to_owned(),
+            answered: std::mem::take(&mut state.answered),
+        }
     }
 
     fn heard(&self, state: &State, audio_ms: u64) -> String {
@@ -326,7 +407,8 @@ mod tests {
         let events = std::sync::Arc::new(events);
         let seen = std::sync::Arc::clone(&events);
         let sink = move |event| seen.lock().unwrap().push(event);
-        let answer = Answer::new(1, TurnClock::now(), (None, false), Some(1000), (None, 0.0));
+        let about = About::default();
+        let answer = Answer::new(1, TurnClock::now(), about, Some(1000), (None, 0.0));
         answer.text("One two three. ", 0.0, &sink).unwrap();
         answer.text("Four five six.", 0.0, &sink).unwrap();
         answer.piece(15);
@@ -334,21 +416,24 @@ mod tests {
         answer.piece(29);
         answer.audio(vec![0.0; 100], (0.0, 0.0), &sink).unwrap();
         // Fourteen characters take about a second, of which a tenth is there.
-        assert_eq!(answer.heard_until(1100), "One two three.");
+        assert_eq!(answer.cut_at(1100), "One two three.");
         answer.audio(vec![0.0; 900], (0.0, 0.0), &sink).unwrap();
         answer.piece_done();
-        assert_eq!(answer.heard_until(0), "");
-        assert_eq!(answer.heard_until(600), "One two");
-        assert_eq!(answer.heard_until(1000), "One two three.");
-        assert_eq!(answer.heard_until(1500), "One two three. Four");
-        assert_eq!(answer.heard_until(9999), "One two three. Four five six.");
+        assert_eq!(answer.cut_at(0), "");
+        assert_eq!(answer.cut_at(600), "One two");
+        assert_eq!(answer.cut_at(1000), "One two three.");
+        assert_eq!(answer.cut_at(1500), "One two three. Four");
+        assert_eq!(answer.cut_at(9999), "One two three. Four five six.");
         let mut outcome = None;
-        assert!(answer.end(AnswerEnd::Interrupted, &sink, |left| outcome = Some(left)));
+        assert!(answer.end((AnswerEnd::Interrupted, false), &sink, |left| {
+            outcome = Some(left)
+        }));
         let outcome = outcome.unwrap();
         assert!(outcome.interrupted && outcome.text.len() < 29);
         assert!(answer.text("more", 0.0, &sink).is_err());
         assert!(answer.audio(vec![0.0], (0.0, 0.0), &sink).is_err());
-        assert!(!answer.end(AnswerEnd::Completed, &sink, |_| unreachable!("it is over")));
+        let again = |_| unreachable!("it is over");
+        assert!(!answer.end((AnswerEnd::Completed, false), &sink, again));
         assert!(answer.control.is_cancelled() && answer.is_over());
         let events = events.lock().unwrap();
         assert!(matches!(
@@ -356,5 +441,39 @@ mod tests {
             Some(VoiceEvent::AnswerEnded { .. })
         ));
         assert_eq!(events.len(), 6);
+    }
+
+    #[test]
+    fn an_answer_that_is_kept_is_written_to_its_end_and_knows_its_rest() {
+        let sink = |_: VoiceEvent| {};
+        let about = About {
+            question: Some(3),
+            before: "Zero.".into(),
+            ..About::default()
+        };
+        let answer = Answer::new(7, TurnClock::now(), about, Some(1000), (None, 0.0));
+        answer.text("One two three. ", 0.0, &sink).unwrap();
+        answer.piece(15);
+        answer.audio(vec![0.0; 1000], (0.0, 0.0), &sink).unwrap();
+        answer.piece_done();
+        let mut outcome = None;
+        answer.end((AnswerEnd::Interrupted, true), &sink, |left| {
+            outcome = Some(left)
+        });
+        // So soon nothing can have been heard.
+        assert_eq!(outcome.unwrap().text, "Zero.");
+        answer.text("Four five six.", 0.0, &sink).unwrap();
+        assert!(answer.audio(vec![0.0], (0.0, 0.0), &sink).is_err());
+        assert!(!answer.control.is_cancelled());
+        assert_eq!(answer.cut_at(1000), "One two three.");
+        let rest = answer.rest();
+        assert_eq!(rest.text, "Four five six.");
+        assert_eq!(rest.about.before, "Zero. One two three.");
+        assert_eq!(
+            (rest.about.goes_on, rest.about.question),
+            (Some(7), Some(3))
+        );
+        answer.give_up();
+        assert!(answer.control.is_cancelled() && answer.text("x", 0.0, &sink).is_err());
     }
 }

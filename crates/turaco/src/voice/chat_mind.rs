@@ -11,7 +11,6 @@ use crate::{Control, Result};
 
 use super::conversation::{Message, Role};
 use super::mind::{Answered, Brief, Mind};
-use super::request::ToolChoice;
 
 /// A language model that listens to the questions itself. It keeps what it has read of a conversation, so that a turn costs no more
 /// than what is new.
@@ -79,9 +78,7 @@ impl Mind for ChatMind {
         if !brief.options.tools.is_empty() {
             options.tools.clone_from(&brief.options.tools);
         }
-        if brief.options.tool_choice == ToolChoice::None {
-            options.tools.clear();
-        }
+        options.tool_choice.clone_from(&brief.options.tool_choice);
         let mut answered = Answered::default();
         for delta in self.session.generate(&messages, &options, control)? {
             match delta? {

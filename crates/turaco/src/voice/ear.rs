@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
 
 use crate::Result;
-use crate::asr::Recognizer;
+use crate::asr::{Recognizer, Word};
 use crate::audio::Audio;
 use crate::engine::{DeviceQueue, Engine, Urgency};
 
@@ -15,6 +15,7 @@ use super::conversation::{Message, Place, Role, Which};
 use super::events::VoiceEvent;
 use super::listener::LISTENING_RATE;
 use super::live_ear::{LiveEar, turn};
+use super::passing::words_beside_signs;
 use super::request::InputPart;
 use super::shared::Shared;
 use super::thinker::Question;
@@ -46,6 +47,8 @@ pub(super) struct Utterance {
     pub clock: TurnClock,
     /// Whether it is answered.
     pub answer: bool,
+    /// Whether an answer that it has interrupted goes on if it is no interruption.
+    pub may_pass: bool,
     /// When it was over.
     pub epoch: u64,
 }
@@ -58,7 +61,7 @@ pub(super) struct Ear {
     /// An engine, and what it calls the recogniser, that hears all streams together.
     pub together: Option<(Engine, String)>,
     pub shared: Arc<Shared>,
-    /// Where questions go whose text is awaited; `None` = nobody answers, or the mind hears for itself.
+    /// Where questions go whose text is awaited; `None` = nobody answers.
     pub questions: Option<Sender<Question>>,
     /// Whether the sound of questions is in the conversation already.
     pub mind_hears: bool,
@@ -125,10 +128,11 @@ impl Ear {
         };
         self.shared.live_text().clear();
         let number = utterance.number;
-        let text = match text {
-            Ok(text) => text,
+        let (text, words) = match text {
+            Ok(heard) => heard,
             Err(crate::Error::Cancelled) => return,
             Err(error) => {
+                self.shared.give_up_kept();
                 self.shared.tell(VoiceEvent::HearingFailed {
                     utterance: number,
                     message: error.to_string(),
@@ -140,10 +144,41 @@ impl Ear {
             utterance: number,
             text: text.clone(),
             seconds: utterance.sound.len() as f64 / f64::from(LISTENING_RATE),
+            words,
         });
         let questions = &self.questions;
+        let question = || Question {
+            utterance: number,
+            clock: utterance.clock,
+            heard: (
+                Some(utterance.clock.decided.elapsed().as_secs_f64()),
+                started.elapsed().as_secs_f64(),
+            ),
+            epoch: utterance.epoch,
+            request: None,
+            goes_on: false,
+        };
+        if utterance.may_pass && self.shared.has_kept() {
+            if words_beside_signs(&text) < self.shared.options().turns.interrupt_words {
+                if self.mind_hears {
+                    let which = Which::Utterance(number);
+                    self.shared.conversation().remove(&which);
+                }
+                self.shared.tell(VoiceEvent::Passed { utterance: number });
+                self.shared.asked();
+                return self.ask(Question {
+                    goes_on: true,
+                    ..question()
+                });
+            }
+            self.shared.give_up_kept();
+        }
         if self.mind_hears {
             self.shared.conversation().complete(number, text);
+            if utterance.answer {
+                self.shared.asked();
+                self.ask(question());
+            }
             return;
         }
         if !text.is_empty() {
@@ -154,16 +189,7 @@ impl Ear {
         // Noise is no question, but the one before it may have been interrupted by it.
         if utterance.answer && questions.is_some() && self.shared.conversation().is_open() {
             self.shared.asked();
-            self.ask(Question {
-                utterance: number,
-                clock: utterance.clock,
-                heard: (
-                    Some(utterance.clock.decided.elapsed().as_secs_f64()),
-                    started.elapsed().as_secs_f64(),
-                ),
-                epoch: utterance.epoch,
-                request: None,
-            });
+            self.ask(question());
         }
     }
 
@@ -182,11 +208,13 @@ impl Ear {
         let Some(sound) = message.sound.clone().filter(|_| message.text.is_empty()) else {
             return Ok(());
         };
-        message.text = self.transcribe(&sound)?;
+        let (text, words) = self.transcribe(&sound)?;
+        message.text = text;
         self.shared.tell(VoiceEvent::Read {
             tag: message.tag.clone(),
             text: message.text.clone(),
             seconds: sound.len() as f64 / f64::from(LISTENING_RATE),
+            words,
         });
         Ok(())
     }
@@ -207,7 +235,7 @@ impl Ear {
         }
     }
 
-    fn transcribe(&self, sound: &[f32]) -> Result<String> {
+    fn transcribe(&self, sound: &[f32]) -> Result<(String, Vec<Word>)> {
         let audio = Audio::from_samples(sound.to_vec(), LISTENING_RATE)?;
         let options = self.shared.options().recognition.clone();
         let control = &self.shared.control;
@@ -218,14 +246,22 @@ impl Ear {
         let turn = turn(&mut job, control)?;
         let mut running = self.recognizer.transcribe(&audio, &options, control)?;
         drop(turn);
-        let mut text = String::new();
+        if let Some(queue) = queue
+            && running.take_turns(queue, Urgency::Live)
+        {
+            job = None;
+        }
+        let (mut text, mut words) = (String::new(), Vec::new());
         loop {
             let turn = self::turn(&mut job, control)?;
             let segment = running.next();
             drop(turn);
             match segment.transpose()? {
-                Some(segment) => text.push_str(&segment.text),
-                None => return Ok(text.trim().to_owned()),
+                Some(segment) => {
+                    text.push_str(&segment.text);
+                    words.extend(segment.words.unwrap_or_default());
+                }
+                None => return Ok((text.trim().to_owned(), words)),
             }
         }
     }

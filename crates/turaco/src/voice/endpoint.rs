@@ -8,13 +8,12 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::chat::{Tool, ToolCall};
+use crate::chat::{Tool, ToolCall, ToolChoice};
 use crate::hub::http::{Client, Failure};
 use crate::{Control, Error, Result};
 
 use super::conversation::{Message, Role};
 use super::mind::{Answered, Brief, Mind};
-use super::request::ToolChoice;
 
 /// Which endpoint answers, and how.
 #[derive(Debug, Clone)]

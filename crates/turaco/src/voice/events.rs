@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::asr::Word;
 use crate::chat::ToolCall;
 
 use super::timings::TurnTimings;
@@ -69,6 +70,19 @@ pub enum VoiceEvent {
         text: String,
         /// Of speech, in seconds.
         seconds: f64,
+        /// Its words with times and probabilities, where those were asked for and the recogniser tells them.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        words: Vec<Word>,
+    },
+    /// What was said while an answer was heard does not interrupt it: the answer that begins next is the rest of it.
+    Passed {
+        /// Number of the utterance.
+        utterance: u64,
+    },
+    /// A [`commit`](super::VoiceSession::commit) was heeded, and whatever it ended was told.
+    CommitHeeded {
+        /// Whether anything was said since the turn before.
+        found: bool,
     },
     /// The utterance could not be written down.
     HearingFailed {
@@ -85,6 +99,9 @@ pub enum VoiceEvent {
         text: String,
         /// Of sound, in seconds.
         seconds: f64,
+        /// As of [`Heard`](Self::Heard).
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        words: Vec<Word>,
     },
     /// Somebody begins to answer.
     AnswerStarted {
@@ -98,6 +115,9 @@ pub enum VoiceEvent {
         /// Samples per second, of answers that are said.
         #[serde(skip_serializing_if = "Option::is_none")]
         sample_rate: Option<u32>,
+        /// The answer whose rest this is.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        goes_on: Option<u64>,
     },
     /// More text of an answer.
     AnswerText {

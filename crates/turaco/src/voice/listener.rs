@@ -76,11 +76,15 @@ struct Hearing {
     idle_told: bool,
     /// Time in the detector since the last turn.
     detecting: Duration,
+    /// An utterance has ended since the last commit.
+    has_ended: bool,
 }
 
 struct Open {
     number: u64,
     sound: Vec<f32>,
+    /// An answer was heard when it began, and may go on.
+    may_pass: bool,
 }
 
 /// Arrivals are remembered for so long; speech ends by silence that is shorter.
@@ -156,6 +160,7 @@ impl Listener {
             active_until: position,
             idle_told: false,
             detecting: Duration::ZERO,
+            has_ended: false,
         })
     }
 
@@ -232,9 +237,16 @@ impl Listener {
                     utterance: number,
                     at_ms: milliseconds(at),
                 });
-                let interrupts = self.shared.options().turns.interrupt;
+                let (interrupts, n_words) = {
+                    let turns = &self.shared.options().turns;
+                    (turns.interrupt, turns.interrupt_words)
+                };
                 if interrupts {
-                    self.shared.interrupt(AnswerEnd::Interrupted);
+                    let may_pass = n_words > 0 && self.ear.is_some();
+                    self.shared.interrupt(AnswerEnd::Interrupted, may_pass);
+                    if let Some(open) = &mut hearing.utterance {
+                        open.may_pass = may_pass && self.shared.has_kept();
+                    }
                 }
             }
             SpeechEvent::Sound(sound) => self.add(hearing, sound),
@@ -258,6 +270,7 @@ impl Listener {
         hearing.utterance = Some(Open {
             number,
             sound: Vec::new(),
+            may_pass: false,
         });
         self.tell_ear(|| EarMessage::Begin(number));
         number
@@ -291,6 +304,7 @@ impl Listener {
         let Some(open) = hearing.utterance.take() else {
             return;
         };
+        hearing.has_ended = true;
         let mut clock = TurnClock::now();
         clock.last_sound = last_sound.unwrap_or(clock.last_sound).min(clock.decided);
         clock.detection = std::mem::take(&mut hearing.detecting).as_secs_f64();
@@ -305,7 +319,7 @@ impl Listener {
             let mut message = Message::new(Role::User, "").with_sound(Arc::clone(&sound));
             message.utterance = Some(number);
             self.shared.conversation().push(message);
-            if answer {
+            if answer && !open.may_pass {
                 self.ask(number, clock, None);
             }
         }
@@ -314,7 +328,8 @@ impl Listener {
                 number,
                 sound,
                 clock,
-                answer: answer && !self.mind_hears,
+                answer: answer && (open.may_pass || !self.mind_hears),
+                may_pass: open.may_pass,
                 epoch: self.shared.epoch(),
             })
         });
@@ -330,6 +345,7 @@ impl Listener {
             heard: (None, 0.0),
             epoch: self.shared.epoch(),
             request,
+            goes_on: false,
         };
         self.shared.asked();
         match self.writes() {
@@ -346,14 +362,19 @@ impl Listener {
 
     /// The turn is over by word: what may have been the beginning of speech is speech.
     fn commit(&self, hearing: &mut Hearing, answer: bool) -> Result<()> {
-        let Some(mut detector) = hearing.detector.take() else {
-            self.end_utterance(hearing, None, answer);
-            return Ok(());
-        };
-        let base = std::mem::replace(&mut hearing.base, hearing.position);
-        let done = detector.commit(|event| self.heed(hearing, base, event, Some(answer)));
-        hearing.detector = Some(detector);
-        done
+        match hearing.detector.take() {
+            None => self.end_utterance(hearing, None, answer),
+            Some(mut detector) => {
+                let base = std::mem::replace(&mut hearing.base, hearing.position);
+                let done = detector.commit(|event| self.heed(hearing, base, event, Some(answer)));
+                hearing.detector = Some(detector);
+                done?;
+            }
+        }
+        // The detector may have ended it already.
+        let found = std::mem::take(&mut hearing.has_ended);
+        self.shared.tell(VoiceEvent::CommitHeeded { found });
+        Ok(())
     }
 
     fn clear(&self, hearing: &mut Hearing) -> Result<()> {

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::asr::realtime::{RealtimeEvent, RealtimeRecognizer, TrackKind};
-use crate::asr::{RealtimeOptions, RealtimeSession};
+use crate::asr::{RealtimeOptions, RealtimeSession, Word};
 use crate::engine::{DeviceQueue, Engine, Job, LiveEvent, LiveSession, Turn, Urgency};
 use crate::{Control, Error, Result};
 
@@ -35,7 +35,7 @@ pub(super) struct LiveEar {
 /// What was heard of an utterance.
 struct Text {
     utterance: u64,
-    so_far: Mutex<String>,
+    so_far: Mutex<(String, Vec<Word>)>,
 }
 
 enum Stream {
@@ -126,8 +126,8 @@ impl LiveEar {
         Ok(())
     }
 
-    /// The utterance is over: all of its text.
-    pub fn finish(self) -> Result<String> {
+    /// The utterance is over: all of its text, and its words.
+    pub fn finish(self) -> Result<(String, Vec<Word>)> {
         let control = &self.shared.control;
         match self.stream {
             Stream::Alone {
@@ -153,9 +153,10 @@ impl LiveEar {
                 }
             }
         }
-        let text = self.text.so_far.lock();
-        let text = text.unwrap_or_else(PoisonError::into_inner);
-        Ok(text.trim().to_owned())
+        let so_far = self.text.so_far.lock();
+        let mut so_far = so_far.unwrap_or_else(PoisonError::into_inner);
+        let words = std::mem::take(&mut so_far.1);
+        Ok((so_far.0.trim().to_owned(), words))
     }
 }
 
@@ -168,18 +169,21 @@ impl Text {
     }
 
     fn take(&self, event: RealtimeEvent, shared: &Shared) {
-        let RealtimeEvent::Text {
-            track: TrackKind::Settled,
-            text,
-            ..
-        } = event
-        else {
-            return;
-        };
         let so_far = self.so_far.lock();
-        so_far
-            .unwrap_or_else(PoisonError::into_inner)
-            .push_str(&text);
+        let mut so_far = so_far.unwrap_or_else(PoisonError::into_inner);
+        let text = match event {
+            RealtimeEvent::Text {
+                track: TrackKind::Settled,
+                text,
+                ..
+            } => text,
+            RealtimeEvent::Segment(segment) => {
+                return so_far.1.extend(segment.words.unwrap_or_default());
+            }
+            _ => return,
+        };
+        so_far.0.push_str(&text);
+        drop(so_far);
         shared.live_text().push_str(&text);
         shared.tell(VoiceEvent::Hearing {
             utterance: self.utterance,

@@ -94,6 +94,9 @@ pub struct TurnOptions {
     pub answer: bool,
     /// Whether speech ends an answer.
     pub interrupt: bool,
+    /// Words that an interruption has at least: after speech with fewer (a cough, or a sign that one listens, such as "mhm") the
+    /// rest of the answer is given. Needs a recogniser; 0 = whatever counts as speech ends an answer.
+    pub interrupt_words: usize,
     /// Milliseconds without speech or answer after which [`VoiceEvent::Idle`](super::VoiceEvent::Idle) is told.
     pub idle_timeout_ms: Option<u32>,
 }
@@ -112,6 +115,7 @@ impl Default for TurnOptions {
             echo_guard: false,
             answer: true,
             interrupt: true,
+            interrupt_words: 0,
             idle_timeout_ms: None,
         }
     }

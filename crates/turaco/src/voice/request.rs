@@ -1,23 +1,9 @@
 //! What an answer may be, and answers that are asked for in so many words.
 
-use crate::chat::Tool;
+use crate::chat::{Tool, ToolChoice};
 use crate::tts::SpeakOptions;
 
 use super::conversation::{Message, Which};
-
-/// Whether a mind calls functions.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum ToolChoice {
-    /// As it likes.
-    #[default]
-    Auto,
-    /// Never.
-    None,
-    /// At least one.
-    Required,
-    /// This one.
-    Named(String),
-}
 
 /// What an answer may be.
 #[derive(Debug, Clone, PartialEq)]

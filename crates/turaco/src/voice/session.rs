@@ -182,6 +182,7 @@ impl VoiceSession {
                     mind,
                     shared,
                     speaker,
+                    newest: (0, None),
                 };
                 thinker.run(&questions);
             })?;
@@ -197,7 +198,7 @@ impl VoiceSession {
                 queue: models.hearing_turns.clone(),
                 together: models.together.clone(),
                 shared: Arc::clone(&shared),
-                questions: thinker.clone().filter(|_| !mind_hears),
+                questions: thinker.clone(),
                 mind_hears,
             };
             session.spawn("ear", move || worker.run(&messages))?;
@@ -257,7 +258,8 @@ impl VoiceSession {
         self.waiting.load(Ordering::Relaxed) as f64 / f64::from(LISTENING_RATE)
     }
 
-    /// The user's turn is over, whatever the sound says; `answer` if it is to be answered.
+    /// The user's turn is over, whatever the sound says; `answer` if it is to be answered. [`VoiceEvent::CommitHeeded`] tells whether
+    /// there was one.
     pub fn commit(&self, answer: bool) {
         self.send(Input::Commit { answer });
     }
@@ -302,7 +304,7 @@ impl VoiceSession {
 
     /// Stop the answer that is going on; whether there was one.
     pub fn cancel(&self) -> bool {
-        self.shared.interrupt(AnswerEnd::Cancelled)
+        self.shared.interrupt(AnswerEnd::Cancelled, false)
     }
 
     /// The listener of answer `number` heard only `audio_ms` of it: the rest is taken back. Returns the text that is left.
@@ -355,6 +357,7 @@ impl Drop for VoiceSession {
         self.shared.control.cancel();
         self.inputs = None;
         self.shared.end_answer(AnswerEnd::Cancelled);
+        self.shared.give_up_kept();
         self.join();
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::engine::DeviceQueue;
 use crate::{Control, Error, Result, Synthesizer};
 
-use super::answer::{Answer, Outcome, Sink};
+use super::answer::{About, Answer, Outcome, Sink};
 use super::conversation::{Conversation, Message, Role};
 use super::events::{AnswerEnd, VoiceEvent};
 use super::options::VoiceOptions;
@@ -27,6 +27,8 @@ pub(super) struct Shared {
     conversation: Mutex<Conversation>,
     /// The newest answer; what was said of it may be corrected after its end.
     answer: Mutex<Option<Arc<Answer>>>,
+    /// An answer that was interrupted, until it is known whether it goes on.
+    kept: Mutex<Option<Arc<Answer>>>,
     n_answers: AtomicU64,
     /// Goes up when whatever was asked so far is no longer to be answered.
     epoch: AtomicU64,
@@ -49,6 +51,7 @@ impl Shared {
             conversation: Mutex::new(Conversation::new(options.conversation.clone())),
             options: Mutex::new(options),
             answer: Mutex::default(),
+            kept: Mutex::default(),
             n_answers: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             n_asked: AtomicU64::new(0),
@@ -113,11 +116,12 @@ impl Shared {
     pub fn begin_answer(
         &self,
         question: &Question,
-        about: (Option<u64>, bool),
+        about: About,
         sample_rate: Option<u32>,
     ) -> Option<Arc<Answer>> {
         self.n_asked.fetch_sub(1, Ordering::SeqCst);
         self.end_answer(AnswerEnd::Cancelled);
+        let goes_on = about.goes_on;
         let (answer, is_void) = {
             let mut newest = lock(&self.answer);
             let is_void = question.epoch != self.epoch();
@@ -139,6 +143,7 @@ impl Shared {
                 utterance,
                 request: question.request.as_ref().map(|(number, _)| *number),
                 sample_rate,
+                goes_on,
             });
         });
         if is_void {
@@ -152,8 +157,12 @@ impl Shared {
         Some(answer)
     }
 
-    /// Nothing that was asked so far is to be answered any more; whether anything was.
-    pub fn interrupt(&self, end: AnswerEnd) -> bool {
+    /// Nothing that was asked so far is to be answered any more; whether anything was. What is interrupted may be `kept` to be gone
+    /// on with.
+    pub fn interrupt(&self, end: AnswerEnd, kept: bool) -> bool {
+        if !kept {
+            self.give_up_kept();
+        }
         let newest = {
             let newest = lock(&self.answer);
             self.epoch.fetch_add(1, Ordering::SeqCst);
@@ -163,15 +172,38 @@ impl Shared {
         let Some(newest) = newest else {
             return was_asked;
         };
-        if self.end(&newest, end) {
-            return true;
-        }
+        let (was_given, was_heard) = (self.end_as(&newest, (end, kept)), newest.still_heard());
         // It is over, but what was said of it may still be on its way to the ear.
-        if let Some(heard) = newest.still_heard() {
-            let text = newest.heard_until(heard);
-            self.conversation().correct_answer(newest.number, &text);
+        if let Some(heard) = was_heard.filter(|_| !was_given) {
+            self.cut(&newest, heard);
         }
-        was_asked
+        if kept && (was_given || was_heard.is_some()) {
+            *lock(&self.kept) = Some(newest);
+        }
+        was_given || was_asked
+    }
+
+    /// Whether there is an answer that may go on.
+    pub fn has_kept(&self) -> bool {
+        lock(&self.kept).is_some()
+    }
+
+    /// The answer that is to go on, if nothing was said after `epoch`.
+    pub fn take_kept(&self, epoch: u64) -> Option<Arc<Answer>> {
+        let mut kept = lock(&self.kept);
+        kept.take_if(|_| epoch == self.epoch())
+    }
+
+    /// The answer that was interrupted does not go on.
+    pub fn give_up_kept(&self) {
+        if let Some(answer) = lock(&self.kept).take() {
+            answer.give_up();
+        }
+    }
+
+    /// A question that nobody answers after all.
+    pub fn not_answered(&self) {
+        self.n_asked.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Whether an answer is being given, or heard.
@@ -194,8 +226,12 @@ impl Shared {
 
     /// End an answer; `false` if it was over. What was said of it goes into the conversation.
     pub fn end(&self, answer: &Answer, end: AnswerEnd) -> bool {
-        let (number, aside) = (answer.number, answer.aside);
-        answer.end(end, &*self.sink, |outcome| {
+        self.end_as(answer, (end, false))
+    }
+
+    fn end_as(&self, answer: &Answer, how: (AnswerEnd, bool)) -> bool {
+        let (number, aside) = (answer.number, answer.about().aside);
+        answer.end(how, &*self.sink, |outcome| {
             if !aside {
                 self.remember(number, outcome);
             }
@@ -224,9 +260,15 @@ impl Shared {
             });
         };
         self.end(&answer, AnswerEnd::Cancelled);
-        let text = answer.heard_until(audio_ms);
-        self.conversation().correct_answer(number, &text);
-        Ok(text)
+        Ok(self.cut(&answer, audio_ms))
+    }
+
+    /// Nothing of an answer was heard after `audio_ms`; what was.
+    fn cut(&self, answer: &Answer, audio_ms: u64) -> String {
+        let text = answer.cut_at(audio_ms);
+        let all = answer.with_before(&text);
+        self.conversation().correct_answer(answer.number, &all);
+        text
     }
 
     pub fn sink(&self) -> &Sink {

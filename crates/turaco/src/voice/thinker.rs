@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
 
-use super::answer::TurnClock;
+use crate::tts::SpeakOptions;
+
+use super::answer::{About, Answer, Rest, TurnClock};
+use super::conversation::Which;
 use super::events::{AnswerEnd, VoiceEvent};
 use super::mind::{Brief, Mind};
 use super::request::AnswerRequest;
-use super::shared::Shared;
+use super::shared::{Shared, VoiceModel};
 use super::speaker::{Saying, SpeakerMessage};
 
 /// Something to be answered: what the conversation ends with.
@@ -22,6 +25,8 @@ pub(super) struct Question {
     pub epoch: u64,
     /// How it was asked for, and the number of that, if it was in so many words.
     pub request: Option<(u64, Arc<AnswerRequest>)>,
+    /// It was none: the answer before it goes on.
+    pub goes_on: bool,
 }
 
 /// Answers one question after the other.
@@ -30,6 +35,8 @@ pub(super) struct Thinker {
     pub shared: Arc<Shared>,
     /// Where text goes that is to be said.
     pub speaker: Sender<SpeakerMessage>,
+    /// The newest answer, and how it is said, if it is.
+    pub newest: (u64, Option<(VoiceModel, SpeakOptions)>),
 }
 
 impl Thinker {
@@ -40,7 +47,10 @@ impl Thinker {
             if self.shared.control.is_cancelled() {
                 break;
             }
-            self.answer(&question);
+            match question.goes_on {
+                false => self.answer(&question),
+                true => self.go_on(&question),
+            }
         }
     }
 
@@ -61,24 +71,24 @@ impl Thinker {
         };
         let voice = shared.voice().filter(|_| options.speak);
         let sample_rate = voice.as_ref().map(|voice| voice.synthesizer.sample_rate());
-        let about = (about, request.aside);
+        let about = About {
+            question: about,
+            aside: request.aside,
+            ..About::default()
+        };
+        // What is asked in another way is not about what was said before.
+        shared.give_up_kept();
         let Some(answer) = shared.begin_answer(question, about, sample_rate) else {
             return;
         };
-        let is_said = voice.is_some();
+        self.newest = (answer.number, voice.map(|voice| (voice, speech)));
+        let is_said = self.begin_saying(&answer);
         let send = |message| {
             if is_said {
                 // The speaker is gone only when the session ends.
                 let _ = self.speaker.send(message);
             }
         };
-        if let Some(voice) = voice {
-            send(SpeakerMessage::Begin(Box::new(Saying {
-                answer: Arc::clone(&answer),
-                voice,
-                options: speech,
-            })));
-        }
         let started = Instant::now();
         let mut say = |text: &str| {
             answer.text(text, started.elapsed().as_secs_f64(), shared.sink())?;
@@ -105,6 +115,57 @@ impl Thinker {
                 shared.end(&answer, AnswerEnd::Failed);
                 send(SpeakerMessage::End);
             }
+        }
+        answer.wait();
+    }
+
+    /// Have an answer said as the newest is; whether anybody says it.
+    fn begin_saying(&self, answer: &Arc<Answer>) -> bool {
+        let Some((voice, options)) = self.newest.1.clone() else {
+            return false;
+        };
+        let saying = Saying {
+            answer: Arc::clone(answer),
+            voice,
+            options,
+        };
+        let sent = self.speaker.send(SpeakerMessage::Begin(Box::new(saying)));
+        // The speaker is gone only when the session ends.
+        sent.is_ok()
+    }
+
+    /// Give what was not heard of the newest answer, which has been written to its end meanwhile.
+    fn go_on(&mut self, question: &Question) {
+        let shared = &self.shared;
+        let kept = shared.take_kept(question.epoch);
+        let kept = kept.filter(|kept| kept.number == self.newest.0);
+        let rest = kept.map(|kept| kept.rest());
+        let is_whole = |rest: &Rest| rest.text.is_empty() && rest.answered.calls.is_empty();
+        let Some(rest) = rest.filter(|rest| !is_whole(rest)) else {
+            return shared.not_answered();
+        };
+        let voice = self.newest.1.as_ref();
+        let sample_rate = voice.map(|(voice, _)| voice.synthesizer.sample_rate());
+        if let Some(before) = rest.about.goes_on {
+            // It is one answer with its rest.
+            shared.conversation().remove(&Which::Answer(before));
+        }
+        let Some(answer) = shared.begin_answer(question, rest.about, sample_rate) else {
+            return;
+        };
+        self.newest.0 = answer.number;
+        let is_said = self.begin_saying(&answer);
+        let written = match rest.text.is_empty() {
+            true => Ok(()),
+            false => answer.text(&rest.text, 0.0, shared.sink()),
+        };
+        answer.answered(rest.answered, shared.sink());
+        match is_said && written.is_ok() {
+            true => {
+                let _ = self.speaker.send(SpeakerMessage::Text(rest.text));
+                let _ = self.speaker.send(SpeakerMessage::End);
+            }
+            false => drop(shared.end(&answer, AnswerEnd::Completed)),
         }
         answer.wait();
     }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use turaco::asr::Info;
 use turaco::chat::{
     AudioClip, ChatModel, ChatOptions, ChatSession, Delta, FinishReason, Message, Part, Summary,
+    Tool, ToolChoice,
 };
 use turaco::{
     Audio, ComputeType, Control, Error, LoadOptions, Recognizer, Segment, Task, TranscribeOptions,
@@ -208,6 +209,49 @@ fn seeds_decide_what_is_drawn() {
 }
 
 #[test]
+fn a_call_that_is_demanded_is_a_call_or_an_error() {
+    let tool = |name| Tool::new(name, "", "{}").unwrap();
+    let mut options = greedy(12);
+    options.tools = vec![tool("weather"), tool("clock")];
+    let asked = [Message::user("Is it noon?")];
+    let mut session = model().session();
+    for choice in [ToolChoice::Required, ToolChoice::Named("clock".into())] {
+        options.tool_choice = choice;
+        let control = Control::new();
+        let mut generation = session.generate(&asked, &options, &control).unwrap();
+        // Random weights write anything but a call.
+        let error = generation.next().unwrap().unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::InvalidOption {
+                    option: "tool_choice",
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        assert!(generation.next().is_none());
+        let demanded = generation.usage().prompt_tokens;
+        drop(generation);
+        options.tool_choice = ToolChoice::Auto;
+        let auto = session.generate(&asked, &options, &control).unwrap();
+        // The call has begun.
+        assert!(demanded > auto.usage().prompt_tokens + 1);
+    }
+    options.tool_choice = ToolChoice::None;
+    let (_, without) = say(&mut session, &asked, &options);
+    options.tools.clear();
+    let (_, none) = say(&mut session, &asked, &options);
+    assert_eq!(without.usage.prompt_tokens, none.usage.prompt_tokens);
+    for choice in [ToolChoice::Required, ToolChoice::Named("clock".into())] {
+        options.tool_choice = choice;
+        let refused = session.generate(&asked, &options, &Control::new());
+        assert!(refused.is_err());
+    }
+}
+
+#[test]
 fn what_cannot_be_is_an_error() {
     let mut session = model().session();
     let mut refused = |messages: &[Message], options: &ChatOptions| {
@@ -296,6 +340,21 @@ fn recordings_are_written_down_as_the_reference_does() {
     assert_eq!(segments[0].tokens, shown);
     let text = model().tokenizer().decode(shown, false);
     assert_eq!(segments[0].text, format!(" {}", text.trim()));
+    // The text is told while it is written.
+    let recognizer = Recognizer::Chat(Arc::clone(model()));
+    let mut running = recognizer
+        .transcribe(&audio, &english, &Control::new())
+        .unwrap();
+    let mut pieces = Vec::new();
+    let mut note = |text: &str| {
+        pieces.push(text.to_owned());
+        Ok(())
+    };
+    let told = running.next_with(&mut note).unwrap().unwrap();
+    assert!(running.next_with(&mut note).is_none());
+    assert!(pieces.len() > 3, "{pieces:?}");
+    // But for a character that the last token leaves open.
+    assert_eq!(pieces.concat(), told.text.trim_end_matches('\u{fffd}'));
     assert_eq!((segments[0].start, segments[0].end), (0.0, 11.0));
     assert_eq!(
         (info.language.as_str(), info.language_probability),

@@ -283,6 +283,105 @@ fn speech_ends_an_answer_at_once() {
 }
 
 #[test]
+fn an_answer_goes_on_after_what_is_no_interruption() {
+    let text =
+        "First of all, this is a long answer. Then there is more of it. And this is the end of it.";
+    for hears in [false, true] {
+        let recorder = Recorder::default();
+        let mut mind = Script::new(text);
+        mind.hears = hears;
+        let contexts = Arc::clone(&mind.contexts);
+        let mut options = options();
+        // More than the clip has.
+        options.turns.interrupt_words = 100;
+        // Enough to be heard for a while.
+        options.speech.max_frames = Some(40);
+        let models = models(true, true);
+        let session =
+            VoiceSession::start(&models, Some(Box::new(mind)), options, recorder.sink()).unwrap();
+        push(&session, &clip(2.0));
+        recorder.wait_for("sound", |event| {
+            matches!(event, VoiceEvent::AnswerAudio { .. })
+        });
+        let mut words = clip(0.0);
+        words.truncate(4 * LISTENING_RATE as usize);
+        words.resize(6 * LISTENING_RATE as usize, 0.0);
+        push(&session, &words);
+        recorder.wait_for("the verdict", |event| {
+            matches!(event, VoiceEvent::Passed { utterance: 2 })
+        });
+        let goes_on = |event: &VoiceEvent| {
+            matches!(
+                event,
+                VoiceEvent::AnswerStarted {
+                    answer: 2,
+                    goes_on: Some(1),
+                    ..
+                }
+            )
+        };
+        recorder.wait_for("the rest", goes_on);
+        recorder.wait_for("its end", ended(2));
+        let said = |number: u64| -> String {
+            let events = recorder.events();
+            let texts = events.iter().filter_map(|event| match event {
+                VoiceEvent::AnswerText { answer, text } if *answer == number => Some(text.as_str()),
+                _ => None,
+            });
+            texts.collect()
+        };
+        assert!(text.ends_with(&said(2)), "{}", said(2));
+        // Nobody was asked again, and it is one answer to one question.
+        assert_eq!(contexts.lock().unwrap().len(), 1);
+        let conversation = session.conversation();
+        let messages = conversation.messages();
+        let roles: Vec<Role> = messages.iter().map(|message| message.role).collect();
+        assert_eq!(roles, [Role::User, Role::Assistant], "{messages:?}");
+        assert_eq!(messages[1].text, text);
+
+        // With words enough it is an interruption.
+        session.configure(|options| options.turns.interrupt_words = 2);
+        push(&session, &words);
+        recorder.wait_for("another answer", |event| {
+            matches!(
+                event,
+                VoiceEvent::AnswerStarted {
+                    answer: 3,
+                    goes_on: None,
+                    ..
+                }
+            )
+        });
+        session.finish();
+    }
+}
+
+#[test]
+fn a_commit_is_heeded_whether_or_not_anything_was_said() {
+    for detection in [Detection::Silero, Detection::None] {
+        let recorder = Recorder::default();
+        let mut options = options();
+        options.turns.detection = detection;
+        let session = VoiceSession::start(&models(false, false), None, options, recorder.sink());
+        let session = session.unwrap();
+        session.commit(false);
+        push(&session, &clip(0.0)[..24_000]);
+        session.commit(false);
+        session.commit(false);
+        session.finish();
+        let events = recorder.events();
+        let found: Vec<bool> = events
+            .iter()
+            .filter_map(|event| match event {
+                VoiceEvent::CommitHeeded { found } => Some(*found),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(found, [false, true, false], "{detection:?}");
+    }
+}
+
+#[test]
 fn the_caller_may_say_when_a_turn_is_over() {
     let recorder = Recorder::default();
     let mut mind = Script::new("Yes.");
@@ -752,7 +851,10 @@ fn sound_that_is_added_is_written_down_for_minds_that_read() {
     session.add(message.clone().tagged("spoken"));
     session.respond();
     let (_, read) = recorder.wait_for("text", |event| matches!(event, VoiceEvent::Read { .. }));
-    let VoiceEvent::Read { tag, text, seconds } = read else {
+    let VoiceEvent::Read {
+        tag, text, seconds, ..
+    } = read
+    else {
         panic!("{read:?}")
     };
     assert_eq!((tag.as_deref(), seconds), (Some("spoken"), 11.0));

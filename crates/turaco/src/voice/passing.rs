@@ -1,0 +1,89 @@
+//! Words that are said to show that one listens: whoever says no more than these does not want to interrupt.
+
+/// In lower case, by language: English, German, French, Spanish and Italian, Portuguese, Dutch, Hindi, Russian, Japanese, Chinese, Korean.
+const SIGNS: &[&str] = &[
+    "mhm",
+    "mm",
+    "mmm",
+    "hm",
+    "hmm",
+    "uh",
+    "huh",
+    "um",
+    "uhm",
+    "ah",
+    "aha",
+    "oh",
+    "yeah",
+    "yep",
+    "yes",
+    "ok",
+    "okay",
+    "right",
+    "sure",
+    "ja",
+    "genau",
+    "ach",
+    "äh",
+    "ähm",
+    "hä",
+    "oui",
+    "ouais",
+    "euh",
+    "sí",
+    "si",
+    "sì",
+    "vale",
+    "claro",
+    "certo",
+    "eh",
+    "sim",
+    "pois",
+    "né",
+    "goed",
+    "हाँ",
+    "हां",
+    "जी",
+    "да",
+    "угу",
+    "ага",
+    "はい",
+    "うん",
+    "ええ",
+    "嗯",
+    "好",
+    "对",
+    "네",
+    "응",
+];
+
+/// Words in a text but for those.
+pub(super) fn words_beside_signs(text: &str) -> usize {
+    let text = text.to_lowercase();
+    let words = text.split(|c: char| c.is_whitespace() || "-–—,.!?…、。".contains(c));
+    let words = words.map(|word| word.trim_matches(|c: char| !c.is_alphanumeric()));
+    words
+        .filter(|word| !word.is_empty() && !SIGNS.contains(word))
+        .count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signs_of_listening_are_no_words() {
+        for (text, n_words) in [
+            ("", 0),
+            (" … ", 0),
+            ("Mm-hmm.", 0),
+            ("Uh-huh, okay!", 0),
+            ("Ja, genau.", 0),
+            ("うん。", 0),
+            ("Okay, stop.", 1),
+            ("No, wait a moment", 4),
+        ] {
+            assert_eq!(words_beside_signs(text), n_words, "{text}");
+        }
+    }
+}
