@@ -9,6 +9,7 @@ use turaco::tts::{SpeakOptions, TextLayout, Voice};
 use turaco::{Audio, Control, Synthesizer};
 
 use crate::app::App;
+use crate::config::LogLevel;
 use crate::error::ApiError;
 use crate::layer::fresh_seed;
 use crate::reference_text;
@@ -229,7 +230,19 @@ impl SpeechRequest {
         }
         let mut options = SpeakOptions::new();
         options.voice = self.voice(app, synthesizer, control)?;
-        options.instruct.clone_from(&self.instructions);
+        let config = synthesizer.model().config();
+        if self.instructions.is_some()
+            && config.kind == TtsKind::CustomVoice
+            && !config.takes_instructions()
+        {
+            // Applications send them whatever speaks, and OpenAI's own models of which this is true ignore them too.
+            app.log(
+                LogLevel::Warning,
+                "instructions change nothing in this model's speech; qwen3-tts-1.7b-customvoice follows them",
+            );
+        } else {
+            options.instruct.clone_from(&self.instructions);
+        }
         options.language.clone_from(&self.language);
         options.layout = match self.non_streaming_mode {
             None => TextLayout::Auto,
