@@ -117,7 +117,7 @@ const ROWS: usize = 5;
 const COLS: usize = 131;
 
 /// Numbers between -1 and 1 that are the same everywhere.
-fn noise(len: usize, seed: u64) -> Vec<f32> {
+pub(crate) fn noise(len: usize, seed: u64) -> Vec<f32> {
     let mut state = seed;
     (0..len)
         .map(|_| {

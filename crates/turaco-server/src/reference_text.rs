@@ -1,6 +1,7 @@
 //! What is said in the recording of a voice, where nobody says it: a recogniser of this server is asked.
 
 use turaco::asr::TranscribeOptions;
+use turaco::cache::MULTILINGUAL;
 use turaco::engine::{KnownModel, ModelKind, Urgency};
 use turaco::models::qwen3_tts::{Qwen3TtsConfig, TtsKind};
 use turaco::tokenizer::language_of_tag;
@@ -11,16 +12,6 @@ use crate::app::App;
 use crate::config::LogLevel;
 use crate::error::ApiError;
 use crate::recognition::recognize;
-
-/// Models of many languages that may be in the cache, the better ones first.
-const RECOGNISERS: [&str; 6] = [
-    "large-v3-turbo",
-    "large-v3",
-    "medium",
-    "small",
-    "base",
-    "tiny",
-];
 
 /// Samples per second that recognisers work with.
 const SAMPLE_RATE: u32 = 16_000;
@@ -86,7 +77,7 @@ fn recogniser(app: &App, language: Option<&str>) -> Option<String> {
     let loaded = loaded.filter(|facts| facts.kind == ModelKind::Recognizer);
     let mut names: Vec<String> = loaded.map(|facts| facts.id).collect();
     names.push(app.recognizer_name(None));
-    names.extend(RECOGNISERS.map(str::to_owned));
+    names.extend(MULTILINGUAL.map(str::to_owned));
     let catalog = app.engine().catalog();
     names.into_iter().find(|name| {
         catalog.find(name).is_ok_and(|known| {

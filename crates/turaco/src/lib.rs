@@ -16,6 +16,7 @@ pub mod error;
 pub mod features;
 #[cfg(feature = "hub")]
 pub mod hub;
+mod idle;
 pub mod load;
 mod loop_guard;
 pub mod models;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::json;
+use turaco::cache::MULTILINGUAL;
 use turaco::models::qwen3_tts::{Qwen3TtsCheckpoint, TtsKind};
 use turaco::text::normalize::normalize_basic;
 use turaco::text::wer::character_errors;
@@ -297,20 +298,10 @@ fn clone(
 /// Share of characters that differ in texts that are not of one recording; recognisers are wrong about a tenth.
 const DIFFERENT: f64 = 0.5;
 
-/// Models that know most languages, the better ones first.
-const RECOGNISERS: [&str; 7] = [
-    "large-v3-turbo",
-    "large-v3",
-    "medium",
-    "small",
-    "base",
-    "tiny",
-    "tiny.en",
-];
-
 /// What a recogniser hears, if one is here.
 fn hear(audio: &Audio, context: &Context) -> Option<String> {
-    let path = (RECOGNISERS.iter()).find_map(|name| engine::find_here(name, context).ok())?;
+    let mut names = MULTILINGUAL.iter().chain(&["tiny.en"]);
+    let path = names.find_map(|name| engine::find_here(name, context).ok())?;
     let options = LoadOptions::new()
         .threads(context.global.threads)
         .device("cpu");

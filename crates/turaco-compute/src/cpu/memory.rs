@@ -11,7 +11,14 @@ const HUGE_PAGE: usize = 2 << 20;
 /// Alignment of small buffers, one cache line.
 const CACHE_LINE: usize = 64;
 
-/// A fixed block of zero-initialised bytes, aligned to 2 MiB when that large and to 64 bytes otherwise.
+/// Alignment of what lies between, which is mapped too: what is freed goes back to the system at once. (An allocator keeps freed
+/// blocks of this size for each thread that had some: a server in which many people spoke at once stayed large.)
+const PAGE: usize = 4096;
+
+/// The smallest block that is mapped.
+const MAPPED: usize = 128 << 10;
+
+/// A fixed block of zero-initialised bytes, aligned to 2 MiB when that large and to at least 64 bytes otherwise.
 pub struct Buffer {
     start: std::ptr::NonNull<u8>,
     len: usize,
@@ -33,10 +40,10 @@ impl Buffer {
             bytes: len,
             what: what.to_owned(),
         };
-        let align = if len >= HUGE_PAGE {
-            HUGE_PAGE
-        } else {
-            CACHE_LINE
+        let align = match len {
+            HUGE_PAGE.. => HUGE_PAGE,
+            MAPPED.. => PAGE,
+            _ => CACHE_LINE,
         };
         let size = len
             .max(1)
@@ -101,11 +108,13 @@ impl std::fmt::Debug for Buffer {
 /// pays for the pages, and pages that nobody touches take no memory.
 #[cfg(target_os = "linux")]
 fn zeroed_pages(layout: std::alloc::Layout) -> Option<std::ptr::NonNull<u8>> {
-    if layout.align() < HUGE_PAGE {
+    if layout.align() < PAGE {
         return zeroed_block(layout);
     }
-    // With room to begin at a multiple of the alignment.
-    let mapped = layout.size().checked_add(HUGE_PAGE)?;
+    let is_huge = layout.align() >= HUGE_PAGE;
+    // Huge pages with room to begin at a multiple of their size; each mapping begins with a page, however large pages are.
+    let room = if is_huge { HUGE_PAGE } else { 0 };
+    let mapped = layout.size().checked_add(room)?;
     let (protection, flags) = (
         libc::PROT_READ | libc::PROT_WRITE,
         libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
@@ -114,6 +123,9 @@ fn zeroed_pages(layout: std::alloc::Layout) -> Option<std::ptr::NonNull<u8>> {
     let start = unsafe { libc::mmap(std::ptr::null_mut(), mapped, protection, flags, -1, 0) };
     if start == libc::MAP_FAILED {
         return None;
+    }
+    if !is_huge {
+        return std::ptr::NonNull::new(start.cast());
     }
     let before = start.cast::<u8>().align_offset(HUGE_PAGE);
     // SAFETY: `before` is less than the alignment, so that both ends and the block between them are parts of the mapping.
@@ -146,7 +158,7 @@ fn zeroed_block(layout: std::alloc::Layout) -> Option<std::ptr::NonNull<u8>> {
 /// `start` came from [`zeroed_pages`] with this layout and is used no more.
 unsafe fn free(start: std::ptr::NonNull<u8>, layout: std::alloc::Layout) {
     #[cfg(target_os = "linux")]
-    if layout.align() >= HUGE_PAGE {
+    if layout.align() >= PAGE {
         // SAFETY: a whole mapping.
         unsafe { libc::munmap(start.as_ptr().cast(), layout.size()) };
         return;
@@ -161,14 +173,26 @@ mod tests {
 
     #[test]
     fn buffers_are_zeroed_and_aligned() {
-        for len in [0, 1, 63, 64, 65, HUGE_PAGE - 1, HUGE_PAGE, HUGE_PAGE + 5] {
+        for len in [
+            0,
+            1,
+            63,
+            64,
+            65,
+            MAPPED - 1,
+            MAPPED,
+            MAPPED + 1,
+            HUGE_PAGE - 1,
+            HUGE_PAGE,
+            HUGE_PAGE + 5,
+        ] {
             let mut buffer = Buffer::zeroed(len, "test").unwrap();
             assert_eq!(buffer.len(), len);
             assert!(buffer.as_bytes().iter().all(|&byte| byte == 0));
-            let align = if len >= HUGE_PAGE {
-                HUGE_PAGE
-            } else {
-                CACHE_LINE
+            let align = match len {
+                HUGE_PAGE.. => HUGE_PAGE,
+                MAPPED.. => PAGE,
+                _ => CACHE_LINE,
             };
             assert_eq!(buffer.as_bytes().as_ptr() as usize % align, 0);
             buffer.as_bytes_mut().fill(7);

@@ -230,8 +230,12 @@ impl Verdicts {
         let text = format!("{}\n{verdict}\n", self.subject(kind));
         // Under a name of its own first: another process may be reading.
         let unfinished = path.with_extension(std::process::id().to_string());
-        if std::fs::write(&unfinished, text).is_ok() {
-            let _ = std::fs::rename(unfinished, path);
+        let written = std::fs::write(&unfinished, text);
+        if written
+            .and_then(|()| std::fs::rename(&unfinished, path))
+            .is_err()
+        {
+            let _ = std::fs::remove_file(unfinished);
         }
     }
 }

@@ -49,6 +49,15 @@ impl Recognizer {
         Ok(Self::Whisper(Box::new(loaded)))
     }
 
+    /// Give back the memory of those who worked at the same time, once it was of no use for a while.
+    pub(crate) fn release_unused(&self) {
+        match self {
+            Self::Whisper(transcriber) => transcriber.release_unused(),
+            Self::Realtime(recognizer) => recognizer.release_unused(),
+            Self::Chat(model) => model.release_unused(),
+        }
+    }
+
     /// The Whisper inside.
     pub fn whisper(&self) -> Option<&Transcriber> {
         match self {

@@ -2,15 +2,16 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use turaco_compute::{Device, WeightType};
 
 use crate::audio::Audio;
 use crate::features::{HOP_LENGTH, LogMel};
+use crate::idle::Idle;
 use crate::load::device_choice::Devices;
-use crate::load::rescue::{Rescue, is_device_failure};
+use crate::load::rescue::Rescue;
 use crate::models::silero_vad::SileroVad;
 use crate::models::whisper::{Whisper, WhisperCheckpoint};
 use crate::tokenizer::WhisperTokenizer;
@@ -41,7 +42,7 @@ pub struct Transcriber {
     log_mel: LogMel,
     /// Loaded when it is first needed.
     speech_detector: OnceLock<SileroVad>,
-    idle: Mutex<Vec<Workspace>>,
+    idle: Idle<Workspace>,
     threads: usize,
     load_seconds: f64,
     notes: Vec<String>,
@@ -91,7 +92,7 @@ impl Transcriber {
             alignment_heads: checkpoint.generation.alignment_heads.clone(),
             alignment_heads_replaced: checkpoint.generation.alignment_heads_replaced,
             speech_detector: OnceLock::new(),
-            idle: Mutex::new(Vec::new()),
+            idle: Idle::default(),
             threads,
             load_seconds: started.elapsed().as_secs_f64(),
             notes: checkpoint.notes.clone(),
@@ -635,37 +636,25 @@ impl Transcriber {
     }
 
     fn take_workspace(&self) -> Result<Workspace> {
-        let idle = self
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop();
-        if let Some(workspace) = idle {
+        if let Some(workspace) = self.idle.take() {
             return Ok(workspace);
         }
-        let rescued = self.rescue.as_ref().and_then(Rescue::model);
-        let model = rescued.as_ref().unwrap_or(&self.model);
-        Workspace::new(model, self.tokenizer.timestamp_begin())
+        let model = Rescue::active(self.rescue.as_ref(), &self.model);
+        Workspace::new(&model, self.tokenizer.timestamp_begin())
     }
 
     /// Somewhere to go on after `error`; the error itself if there is nowhere.
     fn rescue(&self, error: Error, control: &Control) -> Result<Workspace> {
-        let Some(rescue) = self.rescue.as_ref().filter(|_| is_device_failure(&error)) else {
-            return Err(error);
-        };
-        let model = rescue.load(&error, |devices, options| {
+        let rescue = self.rescue.as_ref();
+        let model = Rescue::go_on(rescue, error, control, |devices, options, control| {
             let checkpoint = WhisperCheckpoint::open(&self.path)?;
             let weight_type = options
                 .compute_type
                 .weight_type(&checkpoint.weights, devices.graphics);
-            // Cancelling works; the progress is that of the transcription.
-            let control = control.without_progress();
-            Whisper::load(&checkpoint, &devices.model, weight_type, &control)
+            Whisper::load(&checkpoint, &devices.model, weight_type, control)
         })?;
         // What is left of the failed device is of no use.
         self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
             .retain(|workspace| Arc::ptr_eq(workspace.session.model(), &model));
         Workspace::new(&model, self.tokenizer.timestamp_begin())
     }
@@ -676,10 +665,12 @@ impl Transcriber {
             return;
         }
         workspace.forget();
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(workspace);
+        self.idle.give_back(workspace);
+    }
+
+    /// Give back the memory of those who worked at the same time, once it was of no use for a while.
+    pub(crate) fn release_unused(&self) {
+        self.idle.release_unused();
     }
 }
 

@@ -29,6 +29,17 @@ use complete::is_present;
 
 use crate::{Error, Result};
 
+/// Whisper models of many languages by their short names, the better ones first: who is asked where any recogniser that is
+/// here will do.
+pub const MULTILINGUAL: [&str; 6] = [
+    "large-v3-turbo",
+    "large-v3",
+    "medium",
+    "small",
+    "base",
+    "tiny",
+];
+
 /// Where models are looked for.
 #[derive(Debug, Clone)]
 pub struct ModelCache {

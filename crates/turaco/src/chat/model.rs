@@ -1,7 +1,7 @@
 //! The loaded model that conversations share.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use turaco_compute::WeightType;
@@ -13,9 +13,10 @@ use super::prompt::{PromptLayout, PromptOptions};
 use super::session::{ChatSession, Memory};
 use super::shared_steps::SharedSteps;
 use crate::features::LogMel;
+use crate::idle::Idle;
 use crate::load::device_choice::Devices;
 use crate::load::memory::check_weights;
-use crate::load::rescue::{Rescue, is_device_failure};
+use crate::load::rescue::Rescue;
 use crate::models::display_name;
 use crate::models::voxtral_mini::{Runner, VoxtralMini, VoxtralMiniCheckpoint, VoxtralMiniConfig};
 use crate::tokenizer::Tekken;
@@ -31,7 +32,7 @@ pub struct ChatModel {
     log_mel: LogMel,
     steps: SharedSteps,
     /// Compiled steps that no conversation uses at the moment.
-    idle: Mutex<Vec<Runner>>,
+    idle: Idle<Runner>,
     /// What conversations that are over knew.
     memories: Memories,
     /// Where the model's files are.
@@ -97,7 +98,7 @@ impl ChatModel {
             log_mel: LogMel::new(model.config().encoder.n_mels),
             steps: SharedSteps::new(&model),
             model,
-            idle: Mutex::default(),
+            idle: Idle::default(),
             memories: Memories::default(),
             path: checkpoint.path.clone(),
             rescue: Rescue::new(devices, options),
@@ -138,27 +139,19 @@ impl ChatModel {
 
     /// The model, or where its work went on when its device failed.
     pub(super) fn active(self: &Arc<Self>) -> Arc<Self> {
-        let instead = self.rescue.as_ref().and_then(Rescue::model);
-        instead.unwrap_or_else(|| Arc::clone(self))
+        Rescue::active(self.rescue.as_ref(), self)
     }
 
     /// Where to go on after `error`; the error itself if there is nowhere.
     pub(super) fn rescue(&self, error: Error, control: &Control) -> Result<Arc<Self>> {
-        let Some(rescue) = self.rescue.as_ref().filter(|_| is_device_failure(&error)) else {
-            return Err(error);
-        };
-        // Cancelling works; the progress is that of the conversation.
-        let control = control.without_progress();
-        let model = rescue.load(&error, |devices, options| {
+        let rescue = self.rescue.as_ref();
+        let model = Rescue::go_on(rescue, error, control, |devices, options, control| {
             let checkpoint = VoxtralMiniCheckpoint::open(&self.path)?;
-            Self::load_on(devices, &checkpoint, options, &control)
+            Self::load_on(devices, &checkpoint, options, control)
         })?;
         // What is left of the failed device is of no use.
         self.memories.forget();
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        self.idle.retain(|_| false);
         Ok(model)
     }
 
@@ -239,12 +232,19 @@ impl ChatModel {
 
     /// Compiled steps, new ones if all are in use.
     pub(super) fn take_runner(&self) -> Runner {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.pop().unwrap_or_else(|| Runner::new(&self.model))
+        let idle = self.idle.take();
+        idle.unwrap_or_else(|| Runner::new(&self.model))
     }
 
     pub(super) fn give_back(&self, runner: Runner) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.push(runner);
+        self.idle.give_back(runner);
+    }
+
+    /// As [`Recognizer::release_unused`](crate::asr::Recognizer::release_unused).
+    pub(crate) fn release_unused(&self) {
+        self.idle.release_unused();
+        if let Some(instead) = self.rescue.as_ref().and_then(Rescue::model) {
+            instead.release_unused();
+        }
     }
 }

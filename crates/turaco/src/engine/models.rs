@@ -58,6 +58,13 @@ impl LoadedModel {
         }
     }
 
+    fn release_unused(&self) {
+        match self {
+            Self::Recognizer(model) => model.release_unused(),
+            Self::Synthesizer(model) => model.release_unused(),
+        }
+    }
+
     fn device_description(&self) -> String {
         match self {
             Self::Recognizer(model) => model.device_description(),
@@ -340,8 +347,12 @@ impl Engine {
         Ok(removed.is_some())
     }
 
-    /// Unload what nobody has used for as long as the options say.
+    /// Unload what nobody has used for as long as the options say, and give back the memory in which models that stay worked
+    /// for more at once than they do now.
     pub fn unload_idle(&self) {
+        for model in self.ready() {
+            model.release_unused();
+        }
         let Some(keep_alive) = self.shared.options.keep_alive else {
             return;
         };
@@ -354,6 +365,15 @@ impl Engine {
             }
             _ => true,
         });
+    }
+
+    fn ready(&self) -> Vec<LoadedModel> {
+        let slots = self.shared.lock();
+        let ready = slots.values().filter_map(|slot| match slot {
+            Slot::Ready(ready) => Some(ready.model.clone()),
+            Slot::Loading => None,
+        });
+        ready.collect()
     }
 
     /// What is loaded, sorted by name.

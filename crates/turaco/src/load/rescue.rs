@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::{Error, Result};
+use crate::{Control, Error, Result};
 
 use super::LoadOptions;
 use super::device_choice::Devices;
@@ -51,6 +51,30 @@ impl<T> Rescue<T> {
         *model = Some(Arc::clone(&loaded));
         *lock(&self.warning) = devices.note;
         Ok(loaded)
+    }
+
+    /// Where to go on after `error`; the error itself if the device is not to blame, or `rescue` is none. `load` can be cancelled; its
+    /// progress is not that of the work, and not told.
+    ///
+    /// # Errors
+    /// `error`, and as [`load`](Self::load).
+    pub fn go_on(
+        rescue: Option<&Self>,
+        error: Error,
+        control: &Control,
+        load: impl FnOnce(&Devices, &LoadOptions, &Control) -> Result<Arc<T>>,
+    ) -> Result<Arc<T>> {
+        let Some(rescue) = rescue.filter(|_| is_device_failure(&error)) else {
+            return Err(error);
+        };
+        let control = control.without_progress();
+        rescue.load(&error, |devices, options| load(devices, options, &control))
+    }
+
+    /// `own`, or where its work went on when its device failed.
+    pub fn active(rescue: Option<&Self>, own: &Arc<T>) -> Arc<T> {
+        let instead = rescue.and_then(Self::model);
+        instead.unwrap_or_else(|| Arc::clone(own))
     }
 
     /// What happened, for people; once.

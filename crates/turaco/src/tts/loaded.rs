@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use turaco_compute::WeightType;
 
+use crate::idle::Idle;
 use crate::load::device_choice::Devices;
 use crate::load::memory::{bits, check_weights};
 use crate::models::qwen3_tts::codec::{
@@ -47,7 +48,7 @@ pub(super) struct Loaded {
     /// Bytes of the codec's weights.
     pub codec_bytes: u64,
     /// Compiled steps that no stream uses at the moment.
-    idle: Mutex<Vec<Engine>>,
+    idle: Idle<Engine>,
     /// Recordings whose sound the codec has gone through, the latest last.
     heard: Mutex<Vec<(Weak<ClonedVoice>, CodecStream)>>,
 }
@@ -82,7 +83,7 @@ impl Loaded {
             model,
             codec,
             codec_bytes,
-            idle: Mutex::default(),
+            idle: Idle::default(),
             heard: Mutex::default(),
         })
     }
@@ -99,7 +100,7 @@ impl Loaded {
 
     /// Compiled steps that nobody uses, or new ones.
     pub fn engine(&self) -> Engine {
-        lock(&self.idle).pop().unwrap_or_else(|| Engine {
+        self.idle.take().unwrap_or_else(|| Engine {
             talker: Runner::new(&self.model),
             codec: CodecRunner::new(&self.codec),
         })
@@ -107,7 +108,12 @@ impl Loaded {
 
     /// Steps that a stream has no more use for.
     pub fn give_back(&self, engine: Engine) {
-        lock(&self.idle).push(engine);
+        self.idle.give_back(engine);
+    }
+
+    /// As [`Synthesizer::release_unused`](super::Synthesizer::release_unused).
+    pub fn release_unused(&self) {
+        self.idle.release_unused();
     }
 
     /// The codec behind the sound of `codes`.

@@ -8,7 +8,7 @@ use turaco_compute::WeightType;
 
 use crate::audio::Audio;
 use crate::load::device_choice::Devices;
-use crate::load::rescue::{Rescue, is_device_failure};
+use crate::load::rescue::Rescue;
 use crate::models::qwen3_tts::codec::{CodecDecoder, CodecEncoder, CodecStream};
 use crate::models::qwen3_tts::speaker_encoder::SpeakerEncoder;
 use crate::models::qwen3_tts::{
@@ -281,20 +281,23 @@ impl Synthesizer {
 
     /// Where streams begin: on the device of the model, or where its work went on when that failed.
     pub(super) fn loaded(&self) -> Arc<Loaded> {
-        let instead = self.rescue.as_ref().and_then(Rescue::model);
-        instead.unwrap_or_else(|| Arc::clone(&self.loaded))
+        Rescue::active(self.rescue.as_ref(), &self.loaded)
     }
 
     /// Where to go on after `error`; the error itself if there is nowhere.
     pub(super) fn rescue(&self, error: Error, control: &Control) -> Result<Arc<Loaded>> {
-        let Some(rescue) = self.rescue.as_ref().filter(|_| is_device_failure(&error)) else {
-            return Err(error);
-        };
-        // Cancelling works; the progress is that of the speech.
-        let control = control.without_progress();
-        rescue.load(&error, |devices, options| {
-            Loaded::load_path(devices, &self.path, options, &control).map(Arc::new)
+        let rescue = self.rescue.as_ref();
+        Rescue::go_on(rescue, error, control, |devices, options, control| {
+            Loaded::load_path(devices, &self.path, options, control).map(Arc::new)
         })
+    }
+
+    /// Give back the memory of those who spoke at the same time, once it was of no use for a while.
+    pub(crate) fn release_unused(&self) {
+        self.loaded.release_unused();
+        if let Some(instead) = self.rescue.as_ref().and_then(Rescue::model) {
+            instead.release_unused();
+        }
     }
 
     /// Whether there is nowhere to go on when this fails.

@@ -128,25 +128,6 @@ impl Ear {
         };
         self.shared.live_text().clear();
         let number = utterance.number;
-        let (text, words) = match text {
-            Ok(heard) => heard,
-            Err(crate::Error::Cancelled) => return,
-            Err(error) => {
-                self.shared.give_up_kept();
-                self.shared.tell(VoiceEvent::HearingFailed {
-                    utterance: number,
-                    message: error.to_string(),
-                });
-                return;
-            }
-        };
-        self.shared.tell(VoiceEvent::Heard {
-            utterance: number,
-            text: text.clone(),
-            seconds: utterance.sound.len() as f64 / f64::from(LISTENING_RATE),
-            words,
-        });
-        let questions = &self.questions;
         let question = || Question {
             utterance: number,
             clock: utterance.clock,
@@ -158,6 +139,29 @@ impl Ear {
             request: None,
             goes_on: false,
         };
+        let (text, words) = match text {
+            Ok(heard) => heard,
+            Err(crate::Error::Cancelled) => return,
+            Err(error) => {
+                self.shared.give_up_kept();
+                self.shared.tell(VoiceEvent::HearingFailed {
+                    utterance: number,
+                    message: error.to_string(),
+                });
+                // The mind hears the question for itself, and only waited for whether it is one.
+                if self.mind_hears && utterance.answer {
+                    self.shared.asked();
+                    self.ask(question());
+                }
+                return;
+            }
+        };
+        self.shared.tell(VoiceEvent::Heard {
+            utterance: number,
+            text: text.clone(),
+            seconds: utterance.sound.len() as f64 / f64::from(LISTENING_RATE),
+            words,
+        });
         if utterance.may_pass && self.shared.has_kept() {
             if words_beside_signs(&text) < self.shared.options().turns.interrupt_words {
                 if self.mind_hears {
@@ -187,7 +191,7 @@ impl Ear {
             self.shared.conversation().push(message);
         }
         // Noise is no question, but the one before it may have been interrupted by it.
-        if utterance.answer && questions.is_some() && self.shared.conversation().is_open() {
+        if utterance.answer && self.questions.is_some() && self.shared.conversation().is_open() {
             self.shared.asked();
             self.ask(question());
         }

@@ -7,6 +7,7 @@ use super::super::{Context, GpuBackend};
 use super::*;
 use crate::device::{Device, Matrix};
 use crate::graph::Activation;
+use crate::self_test::noise;
 use crate::step::{Bindings, ConvShape, Epilogue, StepBuilder};
 
 /// An open adapter; nothing where there is none at all.
@@ -55,19 +56,6 @@ fn kinds(context: &Context) -> Vec<Cooperative> {
     let fits = |kind: &Cooperative| context.extras.half || !kind.half;
     let offered = context.matrices.iter().copied();
     offered.chain(imitated()).filter(fits).collect()
-}
-
-/// Numbers between -1 and 1 that are the same everywhere.
-fn noise(len: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed;
-    (0..len)
-        .map(|_| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
-        })
-        .collect()
 }
 
 fn matrix(

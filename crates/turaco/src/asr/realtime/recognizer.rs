@@ -7,9 +7,10 @@ use std::time::Instant;
 use turaco_compute::WeightType;
 
 use crate::features::LogMelStreamer;
+use crate::idle::Idle;
 use crate::load::device_choice::Devices;
 use crate::load::memory::check_weights;
-use crate::load::rescue::{Rescue, is_device_failure};
+use crate::load::rescue::Rescue;
 use crate::models::voxtral_realtime::{
     DecoderState, Runner, VoxtralRealtime, VoxtralRealtimeCheckpoint, VoxtralRealtimeConfig,
 };
@@ -32,7 +33,7 @@ pub struct RealtimeRecognizer {
     log_mel: LogMelStreamer,
     prefixes: Mutex<Prefixes>,
     /// Compiled steps that no session uses at the moment.
-    idle: Mutex<Vec<Worker>>,
+    idle: Idle<Worker>,
     path: PathBuf,
     rescue: Option<Rescue<Self>>,
     load_seconds: f64,
@@ -121,7 +122,7 @@ impl RealtimeRecognizer {
             model,
             tokenizer,
             prefixes: Mutex::default(),
-            idle: Mutex::default(),
+            idle: Idle::default(),
             path: checkpoint.path.clone(),
             rescue: Rescue::new(devices, options),
             load_seconds: started.elapsed().as_secs_f64(),
@@ -200,20 +201,15 @@ impl RealtimeRecognizer {
 
     /// The model, or where recordings go on when its device failed.
     pub(super) fn active(self: &Arc<Self>) -> Arc<Self> {
-        let instead = self.rescue.as_ref().and_then(Rescue::model);
-        instead.unwrap_or_else(|| Arc::clone(self))
+        Rescue::active(self.rescue.as_ref(), self)
     }
 
     /// Where to go on after `error`; the error itself if there is nowhere.
     pub(super) fn rescue(&self, error: Error, control: &Control) -> Result<Arc<Self>> {
-        let Some(rescue) = self.rescue.as_ref().filter(|_| is_device_failure(&error)) else {
-            return Err(error);
-        };
-        // Cancelling works; the progress is that of the recording.
-        let control = control.without_progress();
-        rescue.load(&error, |devices, options| {
+        let rescue = self.rescue.as_ref();
+        Rescue::go_on(rescue, error, control, |devices, options, control| {
             let checkpoint = VoxtralRealtimeCheckpoint::open(&self.path)?;
-            Self::load_on(devices, &checkpoint, options, &control)
+            Self::load_on(devices, &checkpoint, options, control)
         })
     }
 
@@ -231,19 +227,20 @@ impl RealtimeRecognizer {
 
     /// Compiled steps, new ones if all are in use.
     pub(super) fn take_worker(&self) -> Worker {
-        let idle = self
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop();
+        let idle = self.idle.take();
         idle.unwrap_or_else(|| Worker::new(&self.model))
     }
 
     pub(super) fn give_back(&self, worker: Worker) {
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(worker);
+        self.idle.give_back(worker);
+    }
+
+    /// As [`Recognizer::release_unused`](crate::asr::Recognizer::release_unused).
+    pub(crate) fn release_unused(&self) {
+        self.idle.release_unused();
+        if let Some(instead) = self.rescue.as_ref().and_then(Rescue::model) {
+            instead.release_unused();
+        }
     }
 
     /// The silence in front of a stream, computed when it is first needed.

@@ -54,8 +54,8 @@ pub(super) struct Common<'a> {
 
 impl Candidates<'_> {
     /// The chosen token and what else it could have been, when that is asked for and it is text. A candidate is shown
-    /// while it is less likely by at most the share `cutoff` (as in voxtral.c). Parts of characters are no text: nothing is
-    /// shown beside one, and none beside others.
+    /// while it is less likely by at most the share `cutoff` (as in voxtral.c). Parts of characters are no text: none is
+    /// shown beside others, and the caller asks for nothing beside one.
     fn alternatives(&self, recognizer: &RealtimeRecognizer, cutoff: f64) -> Vec<Alternative> {
         let best = self
             .logprobs
@@ -69,11 +69,6 @@ impl Candidates<'_> {
                 let text = str::from_utf8(recognizer.tokenizer().text(token)?).ok()?;
                 Some((text.to_owned(), f64::from(logprob)))
             });
-        let chosen = self.tokens.first();
-        let chosen = chosen.and_then(|&token| recognizer.tokenizer().text(token));
-        if chosen.is_none_or(|bytes| str::from_utf8(bytes).is_err()) {
-            return Vec::new();
-        }
         ordinary
             .take_while(|(_, logprob)| 1.0 - (logprob - best).exp() <= cutoff)
             .take(1 + SHOWN_ALTERNATIVES)
@@ -225,8 +220,10 @@ impl Track {
         match recognizer.tokenizer().text(token) {
             Some(bytes) => {
                 let alternatives = match plan.alternatives {
-                    Some(cutoff) => candidates.alternatives(recognizer, cutoff),
-                    None => Vec::new(),
+                    Some(cutoff) if str::from_utf8(bytes).is_ok() => {
+                        candidates.alternatives(recognizer, cutoff)
+                    }
+                    _ => Vec::new(),
                 };
                 let text_token = TextToken {
                     id: token,

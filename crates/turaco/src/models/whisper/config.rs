@@ -41,6 +41,26 @@ pub struct WhisperConfig {
 const MIN_VOCAB: usize = 51_864;
 
 impl WhisperConfig {
+    /// The sizes as `config.json` of Hugging Face has them.
+    pub(super) fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "architectures": ["WhisperForConditionalGeneration"],
+            "model_type": "whisper",
+            "d_model": self.n_audio_state,
+            "vocab_size": self.n_vocab,
+            "num_mel_bins": self.n_mels,
+            "encoder_layers": self.n_audio_layers,
+            "decoder_layers": self.n_text_layers,
+            "encoder_attention_heads": self.n_audio_heads,
+            "decoder_attention_heads": self.n_text_heads,
+            "encoder_ffn_dim": self.n_audio_ffn,
+            "decoder_ffn_dim": self.n_text_ffn,
+            "max_source_positions": self.n_audio_ctx,
+            "max_target_positions": self.n_text_ctx,
+            "activation_function": "gelu",
+        })
+    }
+
     /// Sizes of the encoder.
     pub fn encoder(&self) -> EncoderConfig {
         EncoderConfig {

@@ -97,35 +97,22 @@ fn stored_type(name: &str, dtype: DType, config: &WhisperConfig) -> DType {
 fn config_json(checkpoint: &WhisperCheckpoint, dtype: DType) -> Value {
     let config = &checkpoint.config;
     let ids = Ids::of(checkpoint);
-    json!({
-        "architectures": ["WhisperForConditionalGeneration"],
-        "model_type": "whisper",
-        "d_model": config.n_audio_state,
-        "vocab_size": config.n_vocab,
-        "num_mel_bins": config.n_mels,
-        "encoder_layers": config.n_audio_layers,
-        "decoder_layers": config.n_text_layers,
-        "num_hidden_layers": config.n_audio_layers,
-        "encoder_attention_heads": config.n_audio_heads,
-        "decoder_attention_heads": config.n_text_heads,
-        "encoder_ffn_dim": config.n_audio_ffn,
-        "decoder_ffn_dim": config.n_text_ffn,
-        "max_source_positions": config.n_audio_ctx,
-        "max_target_positions": config.n_text_ctx,
-        "activation_function": "gelu",
-        "scale_embedding": false,
-        "is_encoder_decoder": true,
-        "tie_word_embeddings": true,
-        "bos_token_id": ids.eot,
-        "eos_token_id": ids.eot,
-        "pad_token_id": ids.eot,
-        "decoder_start_token_id": ids.sot,
-        "torch_dtype": match dtype {
-            DType::F16 | DType::Panels(WeightType::F16) => "float16",
-            DType::Bf16 | DType::Panels(WeightType::Bf16) => "bfloat16",
-            _ => "float32",
-        },
-    })
+    let mut json = config.to_json();
+    json["num_hidden_layers"] = config.n_audio_layers.into();
+    json["scale_embedding"] = false.into();
+    json["is_encoder_decoder"] = true.into();
+    json["tie_word_embeddings"] = true.into();
+    for token in ["bos_token_id", "eos_token_id", "pad_token_id"] {
+        json[token] = ids.eot.into();
+    }
+    json["decoder_start_token_id"] = ids.sot.into();
+    json["torch_dtype"] = match dtype {
+        DType::F16 | DType::Panels(WeightType::F16) => "float16",
+        DType::Bf16 | DType::Panels(WeightType::Bf16) => "bfloat16",
+        _ => "float32",
+    }
+    .into();
+    json
 }
 
 fn generation_json(checkpoint: &WhisperCheckpoint) -> Value {

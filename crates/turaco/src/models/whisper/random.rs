@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use serde_json::json;
-
 use super::config::WhisperConfig;
 use super::names::expected_tensors;
 use crate::models::random::{RandomTensor, Spread, write_json, write_tensors};
@@ -38,7 +36,7 @@ pub fn write_random(
     seed: u64,
     control: &Control,
 ) -> Result<()> {
-    write_json(folder, "config.json", &json_of(config))?;
+    write_json(folder, "config.json", &config.to_json())?;
     let tensors = tensors(config);
     let file = "model.safetensors";
     write_tensors(folder, file, &tensors, false, seed, control)
@@ -57,25 +55,6 @@ fn tensors(config: &WhisperConfig) -> Vec<RandomTensor> {
         (format!("model.{name}"), shape, spread)
     })
     .collect()
-}
-
-fn json_of(config: &WhisperConfig) -> serde_json::Value {
-    json!({
-        "architectures": ["WhisperForConditionalGeneration"],
-        "model_type": "whisper",
-        "d_model": config.n_audio_state,
-        "vocab_size": config.n_vocab,
-        "num_mel_bins": config.n_mels,
-        "encoder_layers": config.n_audio_layers,
-        "decoder_layers": config.n_text_layers,
-        "encoder_attention_heads": config.n_audio_heads,
-        "decoder_attention_heads": config.n_text_heads,
-        "encoder_ffn_dim": config.n_audio_ffn,
-        "decoder_ffn_dim": config.n_text_ffn,
-        "max_source_positions": config.n_audio_ctx,
-        "max_target_positions": config.n_text_ctx,
-        "activation_function": "gelu",
-    })
 }
 
 #[cfg(test)]
