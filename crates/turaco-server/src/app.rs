@@ -1,7 +1,7 @@
 //! What all handlers share.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use axum::extract::Request;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -32,6 +32,8 @@ struct Shared {
     /// The default model, which `/load` may replace.
     model: Mutex<String>,
     ready: AtomicBool,
+    /// What is to be loaded before the server is ready.
+    preload: OnceLock<Vec<String>>,
     /// Why what was to be loaded first is not.
     unready: Mutex<Vec<String>>,
     requests: Arc<Semaphore>,
@@ -55,6 +57,7 @@ impl App {
                 metrics,
                 model: Mutex::new(config.model.clone()),
                 ready: AtomicBool::new(true),
+                preload: OnceLock::new(),
                 unready: Mutex::default(),
                 requests: Arc::new(Semaphore::new(config.max_queue + WORKING)),
                 sessions: watch::Sender::new(0),
@@ -94,6 +97,17 @@ impl App {
     /// Say whether all that was to be loaded first is loaded.
     pub fn set_ready(&self, ready: bool) {
         self.shared.ready.store(ready, Ordering::Relaxed);
+    }
+
+    /// What is loaded before the server is ready.
+    pub fn preload(&self) -> &[String] {
+        self.shared.preload.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Say what is loaded before the server is ready; once.
+    pub(crate) fn set_preload(&self, names: Vec<String>) {
+        // The first list stays.
+        let _ = self.shared.preload.set(names);
     }
 
     /// Something that was to be loaded first cannot be.

@@ -59,6 +59,8 @@ pub struct Config {
     pub request_timeout: Option<Duration>,
     /// Whether clients may download, remove and replace models.
     pub allow_model_management: bool,
+    /// Never use the network for models.
+    pub offline: bool,
     /// Where recordings are fetched from when a request has an address in place of one; `None` = they are not.
     pub fetch_from: Option<Hosts>,
     /// Whether the web page is there.
@@ -92,6 +94,7 @@ impl Default for Config {
             grace: Duration::from_secs(30),
             request_timeout: None,
             allow_model_management: false,
+            offline: false,
             fetch_from: None,
             ui: true,
             metrics: true,

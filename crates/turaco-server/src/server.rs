@@ -29,19 +29,19 @@ pub struct Listeners {
 /// A server that has not started yet.
 pub struct Server {
     app: App,
-    preload: Vec<String>,
 }
 
 impl Server {
     /// Serve with `app`, and load `preload` before saying that the server is ready.
     pub fn new(app: App, preload: Vec<String>) -> Self {
-        Self { app, preload }
+        app.set_preload(preload);
+        Self { app }
     }
 
     /// Serve until `shutdown` resolves; then nothing new is accepted, and what is on its way has the grace to finish.
     pub async fn run(self, listeners: Listeners, shutdown: impl Future<Output = ()>) {
         let app = self.app;
-        app.set_ready(self.preload.is_empty());
+        app.set_ready(app.preload().is_empty());
         app.set_local(listeners.http.is_local());
         let open = listeners.wyoming.as_ref().filter(|port| !port.is_local());
         if let (Some(_), false) = (open, app.config().api_keys.is_empty()) {
@@ -50,7 +50,7 @@ impl Server {
         }
         let preloading = tokio::task::spawn_blocking({
             let app = app.clone();
-            move || preload(&app, &self.preload)
+            move || preload(&app)
         });
         let housekeeping = tokio::spawn({
             let app = app.clone();
@@ -86,8 +86,8 @@ impl Server {
     }
 }
 
-fn preload(app: &App, models: &[String]) {
-    for name in models {
+fn preload(app: &App) {
+    for name in app.preload() {
         match app.engine().load(name, &turaco::Control::new()) {
             Ok(lease) => {
                 let facts = app.engine().loaded();

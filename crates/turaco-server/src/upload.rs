@@ -118,7 +118,7 @@ impl Form {
         let limit = app.config().max_upload;
         let content_type = request.headers().get(header::CONTENT_TYPE);
         let content_type = content_type.and_then(|kind| kind.to_str().ok());
-        if !content_type.is_some_and(|kind| kind.starts_with("multipart/form-data")) {
+        if !content_type.is_some_and(|kind| is_of_type(kind, "multipart/form-data")) {
             discard(request.into_body()).await;
             return Err(ApiError::wrong_type("multipart/form-data"));
         }
@@ -316,6 +316,12 @@ pub fn decode(
 }
 
 /// The name of an upload as messages show it: no folders, nothing long.
+/// Whether a content type, with whatever parameters, is this one; their names have no case.
+pub fn is_of_type(content_type: &str, name: &str) -> bool {
+    let own = content_type.split(';').next().unwrap_or_default();
+    own.trim().eq_ignore_ascii_case(name)
+}
+
 fn shown_name(given: Option<&str>) -> String {
     let name = given.unwrap_or_default();
     let name = name.rsplit(['/', '\\']).next().unwrap_or_default();

@@ -49,25 +49,25 @@ pub struct ChatArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Sampling")]
 pub struct ChatSamplingArgs {
-    /// 0 = always the most probable token
-    #[arg(long, value_name = "T", default_value_t = Number(0.2))]
-    pub temperature: Number,
+    /// 0 = always the most probable token [default: 0.2; what the endpoint of --llm-url likes]
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<Number>,
 
-    /// Choose among the most probable tokens that together have this probability
-    #[arg(long, value_name = "P", default_value_t = Number(0.95))]
-    pub top_p: Number,
+    /// Choose among the most probable tokens that together have this probability [default: 0.95]
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<Number>,
 
-    /// Choose among the K most probable tokens, 0 = all
-    #[arg(long, value_name = "K", default_value_t = 0)]
-    pub top_k: usize,
+    /// Choose among the K most probable tokens, 0 = all [default: 0]
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
 
-    /// The same seed gives the same answers
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
+    /// The same seed gives the same answers [default: 0]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
 
-    /// Tokens of an answer at most
-    #[arg(long, value_name = "N", value_parser = parse_count, default_value_t = ChatOptions::MAX_TOKENS)]
-    pub max_tokens: usize,
+    /// Tokens of an answer at most [default: 4096; what the endpoint of --llm-url likes]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
+    pub max_tokens: Option<usize>,
 
     /// End an answer in front of TEXT (may be repeated)
     #[arg(long, value_name = "TEXT")]
@@ -78,12 +78,14 @@ impl ChatArgs {
     /// The library's options but the tools.
     pub fn options(&self) -> ChatOptions {
         let sampling = &self.sampling;
+        let usual = ChatOptions::new();
+        let given = |number: Option<Number>, usual: f32| number.map_or(usual, |Number(x)| x as f32);
         ChatOptions::new()
-            .temperature(sampling.temperature.0 as f32)
-            .top_p(sampling.top_p.0 as f32)
-            .top_k(sampling.top_k)
-            .seed(sampling.seed)
-            .max_tokens(sampling.max_tokens)
+            .temperature(given(sampling.temperature, usual.temperature))
+            .top_p(given(sampling.top_p, usual.top_p))
+            .top_k(sampling.top_k.unwrap_or(usual.top_k))
+            .seed(sampling.seed.unwrap_or(usual.seed))
+            .max_tokens(sampling.max_tokens.unwrap_or(ChatOptions::MAX_TOKENS))
             .stop(sampling.stop.clone())
             .system_as_text(self.system_as_text)
     }

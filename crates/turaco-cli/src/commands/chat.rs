@@ -8,9 +8,10 @@ use turaco::Error;
 use turaco::chat::{
     AudioClip, ChatModel, ChatOptions, ChatSession, Delta, Message, Part, Summary, Tool, ToolCall,
 };
-use turaco::voice::{ChatMind, Mind};
+use turaco::voice::{ChatEndpoint, ChatMind, Mind};
 
-use super::{Context, bench_voice, chat_model, talk};
+use super::{Context, bench_voice, chat_endpoint, chat_model, talk};
+use crate::args::values::Number;
 use crate::args::{ChatArgs, InputArgs};
 use crate::engine;
 use crate::exit::{Exit, Failure, Outcome, Stop};
@@ -28,6 +29,9 @@ pub fn run(args: &ChatArgs, context: &Context) -> Outcome {
     }
     if let Some(path) = &args.tools {
         options.tools = tools(path)?;
+    }
+    if let Some(endpoint) = endpoint(args)? {
+        return chat_endpoint::run(args, options.tools, endpoint, context);
     }
     // What cannot be heard or said needs no model.
     let mut pending = sound(args, context)?;
@@ -90,11 +94,33 @@ fn by_voice(args: &ChatArgs, options: ChatOptions, context: &Context) -> Outcome
     if let Some((option, _)) = written.into_iter().find(|(_, given)| *given) {
         return Err(Failure::usage(format!("{option} cannot be used with --talk")).into());
     }
-    let mind: Box<dyn Mind> = match bench_voice::endpoint(&args.talking.endpoint)? {
+    let mind: Box<dyn Mind> = match endpoint(args)? {
         Some(endpoint) => Box::new(endpoint),
         None => Box::new(ChatMind::new(&load(context)?, options)),
     };
     talk::run(&args.talking, mind, args.system.as_deref(), context)
+}
+
+/// Who answers instead of a model of this machine, if the command line names somebody.
+fn endpoint(args: &ChatArgs) -> Result<Option<ChatEndpoint>, Failure> {
+    let Some(mut endpoint) = bench_voice::endpoint_options(&args.talking.endpoint) else {
+        return Ok(None);
+    };
+    let sampling = &args.sampling;
+    let given = [
+        ("--top-p", sampling.top_p.is_some()),
+        ("--top-k", sampling.top_k.is_some()),
+        ("--seed", sampling.seed.is_some()),
+        ("--stop", !sampling.stop.is_empty()),
+    ];
+    if let Some((option, _)) = given.into_iter().find(|(_, given)| *given) {
+        return Err(Failure::usage(format!(
+            "{option} cannot be used with --llm-url"
+        )));
+    }
+    endpoint.max_tokens = sampling.max_tokens;
+    endpoint.temperature = sampling.temperature.map(|Number(temperature)| temperature);
+    Ok(Some(ChatEndpoint::new(endpoint)?))
 }
 
 /// The sound of the first message.
@@ -252,7 +278,7 @@ impl Talk<'_> {
                 printer.result(b"\n")?;
             }
             for call in &calls {
-                printer.result_line(&format!("{}({}) [{}]", call.name, call.arguments, call.id))?;
+                printer.result_line(&chat_endpoint::shown(call))?;
             }
         }
         if let Some(end) = summary {

@@ -4,6 +4,7 @@ mod announce;
 pub mod bench;
 mod bench_voice;
 pub mod chat;
+mod chat_endpoint;
 pub mod completions;
 pub mod doctor;
 mod ear;

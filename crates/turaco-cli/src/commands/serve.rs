@@ -15,7 +15,7 @@ use turaco_server::{App, Config, Listener, Listeners, LogLevel, Server, Tls, Tra
 
 use super::announce::Announcement;
 use super::{Context, bench_voice};
-use crate::args::{PortOrSocket, ServeArgs, socket_path};
+use crate::args::{PortOrSocket, SPEECH_MODEL, ServeArgs, socket_path};
 use crate::engine;
 use crate::env;
 use crate::exit::{Exit, Failure, Outcome};
@@ -76,8 +76,14 @@ fn catalog(args: &ServeArgs, context: &Context) -> Result<Catalog, Failure> {
         catalog.add(name, engine::find(name, context)?);
     }
     // Gigabytes that may never be needed.
-    if let Ok(path) = engine::find_here(&args.tts_model, context) {
-        catalog.add(&args.tts_model, path);
+    match engine::find_here(&args.tts_model, context) {
+        Ok(path) => catalog.add(&args.tts_model, path),
+        // Nobody asked for the usual one.
+        Err(_) if args.tts_model == SPEECH_MODEL => {}
+        Err(failure) => {
+            let warning = format!("nothing can be said with --tts-model: {failure}");
+            context.printer.warning(&warning);
+        }
     }
     Ok(catalog)
 }
@@ -102,6 +108,7 @@ fn config(args: &ServeArgs, context: &Context) -> Result<Config, Failure> {
     config.grace = args.grace;
     config.request_timeout = Some(args.request_timeout).filter(|time| !time.is_zero());
     config.allow_model_management = args.allow_model_management;
+    config.offline = context.global.offline;
     config.ui = !args.no_ui;
     config.metrics = args.metrics_port.is_none();
     config.voices = VoiceStore::from_env().ok();

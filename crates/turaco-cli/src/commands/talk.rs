@@ -81,6 +81,7 @@ pub fn run(
         context,
         sink,
         in_answer: false,
+        has_failed: false,
     };
     let talked = talk(&session, &inbox, &events, &mut screen);
     inbox.abandon();
@@ -97,13 +98,19 @@ pub fn run(
         }
         Err(_) => Some(session.conversation()),
     };
-    screen.sink.finish(context)?;
+    let Screen {
+        sink, has_failed, ..
+    } = screen;
+    sink.finish(context)?;
     if let (Some(path), Some(conversation)) = (&args.transcript, conversation) {
         let text = format!("{}\n", conversation.to_json());
         files::write_all_or_keep(&[(path.clone(), text.into_bytes())])?;
     }
     talked?;
-    Ok(Exit::Success)
+    Ok(match has_failed {
+        true => Exit::InputFailed,
+        false => Exit::Success,
+    })
 }
 
 /// The ear and the voice, and how they work.
@@ -210,6 +217,8 @@ struct Screen<'a> {
     sink: Sink,
     /// Whether a line of an answer has begun.
     in_answer: bool,
+    /// Whether something that was said was not heard or not answered.
+    has_failed: bool,
 }
 
 impl Screen<'_> {
@@ -229,6 +238,7 @@ impl Screen<'_> {
             VoiceEvent::Warning { message } => self.context.printer.warning(message),
             VoiceEvent::Failed { message, .. } | VoiceEvent::HearingFailed { message, .. } => {
                 self.context.printer.warning(message);
+                self.has_failed = true;
             }
             _ => {}
         }

@@ -1,6 +1,7 @@
 //! `turaco chat`, and what other commands do with its models.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -71,6 +72,76 @@ fn text_and_sound_are_answered() {
         answers[1]["usage"]["cached_tokens"].as_u64().unwrap() > 3,
         "{answers:?}"
     );
+}
+
+/// A chat endpoint that answers every request with the same words; what it was asked.
+fn endpoint(n_requests: usize) -> (String, std::thread::JoinHandle<Vec<Value>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let serving = std::thread::spawn(move || {
+        let asked = (0..n_requests).map(|_| {
+            let mut stream = BufReader::new(listener.accept().unwrap().0);
+            let (mut line, mut length) = (String::new(), 0);
+            while stream.read_line(&mut line).unwrap() > 2 {
+                if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+                line.clear();
+            }
+            let mut body = vec![0; length];
+            stream.read_exact(&mut body).unwrap();
+            let answer = "data: {\"choices\": [{\"delta\": {\"content\": \"Good day.\"}}]}\n\ndata: [DONE]\n\n";
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
+            let answer = format!("{head}{answer}");
+            stream.get_mut().write_all(answer.as_bytes()).unwrap();
+            serde_json::from_slice(&body).unwrap()
+        });
+        asked.collect()
+    });
+    (url, serving)
+}
+
+#[test]
+fn an_endpoint_is_asked_in_writing() {
+    let home = Home::new();
+    let (url, asked) = endpoint(3);
+    let said = home.run([
+        "chat",
+        "--llm-url",
+        &url,
+        "--max-tokens",
+        "3",
+        "--system",
+        "Be brief.",
+        "Hello",
+    ]);
+    assert_eq!(said.succeeds(), "Good day.\n");
+    let mut lines = home.command(["chat", "--llm-url", &url, "--json"]);
+    let lines = typed(&mut lines, "Hello\nAnd you?\n");
+    let answer: Value = serde_json::from_str(lines.succeeds().lines().next().unwrap()).unwrap();
+    assert_eq!(
+        (&answer["text"], &answer["finish_reason"]),
+        (&"Good day.".into(), &"stop".into())
+    );
+    let asked = asked.join().unwrap();
+    assert_eq!(asked[0]["max_tokens"], 3);
+    assert!(asked[1]["max_tokens"].is_null() && asked[1]["temperature"].is_null());
+    let said = |body: &Value| -> Vec<String> {
+        let messages = body["messages"].as_array().unwrap().iter();
+        messages
+            .map(|message| message["content"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(said(&asked[0]), ["Be brief.", "Hello"]);
+    assert_eq!(said(&asked[2]), ["Hello", "Good day.", "And you?"]);
+    let sound = home
+        .command(["chat", "--llm-url", &url, "--audio"])
+        .arg(speech())
+        .arg("What?")
+        .output();
+    crate::support::Run::from(sound.unwrap()).fails(2, &["--audio", "--talk"]);
+    home.run(["chat", "--llm-url", &url, "--seed", "1", "Hello"])
+        .fails(2, &["--seed"]);
 }
 
 #[test]

@@ -91,7 +91,7 @@ fn model_name(app: &App, named: Option<&str>) -> Result<String, ApiError> {
     let models = app.engine().catalog().list()?;
     let model = models.iter().find(|model| model.kind == ModelKind::Chat);
     match model {
-        Some(model) => Ok(model.id.clone()),
+        Some(model) => Ok(model.shown()),
         None => Err(ApiError::missing("model")),
     }
 }

@@ -1,7 +1,7 @@
 //! What a request for an answer says.
 
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use turaco::Control;
 use turaco::chat::{
     AudioClip, ChatOptions, Message, Part, Tool, ToolCall, ToolChoice, call_id_like,
@@ -40,6 +40,17 @@ pub struct ChatRequest {
     pub response_format: Option<ResponseFormat>,
     pub logprobs: Option<bool>,
     pub top_logprobs: Option<u64>,
+    #[serde(deserialize_with = "or_default")]
+    pub modalities: Vec<String>,
+    pub audio: Option<Value>,
+    pub frequency_penalty: Option<f64>,
+    pub presence_penalty: Option<f64>,
+    #[serde(deserialize_with = "or_default")]
+    pub logit_bias: Map<String, Value>,
+    /// The older name of tools.
+    #[serde(deserialize_with = "or_default")]
+    pub functions: Vec<Value>,
+    pub parallel_tool_calls: Option<bool>,
     /// The last message of the assistant is gone on with.
     #[serde(deserialize_with = "or_default")]
     pub continue_final_message: bool,
@@ -69,7 +80,7 @@ where
 }
 
 #[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a text or a list of texts")]
 pub enum OneOrMore {
     One(String),
     More(Vec<String>),
@@ -87,25 +98,26 @@ pub struct RequestMessage {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "expected a text or a list of parts, each with a type"
+)]
 pub enum Content {
     Text(String),
     Parts(Vec<ContentPart>),
 }
 
 #[derive(Debug, Clone, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum ContentPart {
-    Text {
-        text: String,
-    },
-    InputAudio {
-        input_audio: InputAudio,
-    },
+pub struct ContentPart {
+    #[serde(rename = "type")]
+    pub kind: String,
+    #[serde(default)]
+    pub text: Option<String>,
+    #[serde(default)]
+    pub input_audio: Option<InputAudio>,
     /// As vLLM has it.
-    AudioUrl {
-        audio_url: AudioUrl,
-    },
+    #[serde(default)]
+    pub audio_url: Option<AudioUrl>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -151,6 +163,9 @@ impl ChatRequest {
     /// # Errors
     /// What is no JSON object, or a field of another kind.
     pub fn read(body: &[u8]) -> Result<Self, ApiError> {
+        if body.trim_ascii_start().first() == Some(&b'[') {
+            return Err(ApiError::malformed("expected a JSON object"));
+        }
         let request: Self = serde_json::from_slice(body)
             .map_err(|error| ApiError::malformed(format!("the body cannot be used: {error}")))?;
         if request.messages.is_empty() {
@@ -173,6 +188,49 @@ impl ChatRequest {
         ] {
             if is_wanted {
                 let message = "probabilities of words are not told";
+                return Err(ApiError::unsupported(param, message));
+            }
+        }
+        let is_penalty = |penalty: Option<f64>| penalty.is_some_and(|penalty| penalty != 0.0);
+        let one_call_only = request.parallel_tool_calls == Some(false) && !request.tools.is_empty();
+        for (param, is_wanted, message) in [
+            (
+                "modalities",
+                request.modalities.iter().any(|modality| modality != "text"),
+                "answers are text here; /v1/audio/speech says them",
+            ),
+            (
+                "audio",
+                request.audio.is_some(),
+                "answers are text here; /v1/audio/speech says them",
+            ),
+            (
+                "frequency_penalty",
+                is_penalty(request.frequency_penalty),
+                "words are not made less probable",
+            ),
+            (
+                "presence_penalty",
+                is_penalty(request.presence_penalty),
+                "words are not made less probable",
+            ),
+            (
+                "logit_bias",
+                !request.logit_bias.is_empty(),
+                "the probabilities of tokens are the model's",
+            ),
+            (
+                "functions",
+                !request.functions.is_empty(),
+                "functions are given as `tools`",
+            ),
+            (
+                "parallel_tool_calls",
+                one_call_only,
+                "the model may call several functions at once",
+            ),
+        ] {
+            if is_wanted {
                 return Err(ApiError::unsupported(param, message));
             }
         }
@@ -310,10 +368,30 @@ impl RequestMessage {
 
 impl ContentPart {
     fn read(&self, work: &mut Work<'_>, place: &str) -> Result<Part, ApiError> {
-        let (text, param) = match self {
-            Self::Text { text } => return Ok(Part::Text(text.clone())),
-            Self::InputAudio { input_audio } => (&input_audio.data, "input_audio.data"),
-            Self::AudioUrl { audio_url } => (&audio_url.url, "audio_url.url"),
+        let missing = |field: &str| ApiError::missing(&format!("{place}.{field}"));
+        let (text, param) = match self.kind.as_str() {
+            "text" => {
+                let text = self.text.clone().ok_or_else(|| missing("text"))?;
+                return Ok(Part::Text(text));
+            }
+            "input_audio" => {
+                let sent = self.input_audio.as_ref();
+                (
+                    &sent.ok_or_else(|| missing("input_audio"))?.data,
+                    "input_audio.data",
+                )
+            }
+            "audio_url" => {
+                let sent = self.audio_url.as_ref();
+                (
+                    &sent.ok_or_else(|| missing("audio_url"))?.url,
+                    "audio_url.url",
+                )
+            }
+            other => {
+                let message = format!("`{other}` is none of text, input_audio, audio_url");
+                return Err(ApiError::unsupported(&format!("{place}.type"), message));
+            }
         };
         let how = (Some(SAMPLE_RATE), &mut *work.share);
         let place = format!("{place}.{param}");

@@ -87,7 +87,8 @@ pub async fn pull(State(app): State<App>, request: Request) -> Result<Response, 
     blocking(&app, move |app, control| {
         let cache = app.engine().catalog().cache().clone();
         let note = |line: &str| app.log(LogLevel::Info, line);
-        Hub::from_env()?.ensure(&cache, &name, false, control, &note)?;
+        let offline = app.config().offline;
+        Hub::from_env()?.ensure(&cache, &name, offline, control, &note)?;
         let model = app.engine().catalog().find(&name)?;
         Ok((StatusCode::CREATED, Json(entry(app, &model))).into_response())
     })
@@ -103,7 +104,7 @@ pub async fn remove(State(app): State<App>, request: Request) -> Result<Json<Val
         app.engine().unload(&name)?;
         app.engine().catalog().cache().remove(&name)?;
         Ok(Json(
-            json!({"id": model.id, "object": "model", "deleted": true}),
+            json!({"id": model.shown(), "object": "model", "deleted": true}),
         ))
     })
     .await
@@ -149,7 +150,7 @@ pub async fn unload(State(app): State<App>, request: Request) -> Result<Json<Val
         if !app.engine().unload(&model.id)? {
             return Err(ApiError::not_found(format!("model `{name}` is not loaded")));
         }
-        Ok(Json(json!({"id": model.id, "unloaded": true})))
+        Ok(Json(json!({"id": model.shown(), "unloaded": true})))
     })
     .await
 }
@@ -198,7 +199,7 @@ fn entry(app: &App, model: &KnownModel) -> Value {
         "created": changed(&model.path),
         "owned_by": shown.split_once('/').map_or("turaco", |(owner, _)| owner),
         "task": model.kind.task(),
-        "loaded": loaded.iter().any(|loaded| loaded.id == model.id),
+        "loaded": loaded.iter().any(|loaded| loaded.id == shown),
     })
 }
 

@@ -21,7 +21,7 @@ use crate::openai::speech_request::{Container, SpeechRequest};
 use crate::pieces::{Pieces, in_pieces};
 use crate::sound_room::Share;
 use crate::synthesis::{Text, speak};
-use crate::upload::discard;
+use crate::upload::{discard, is_of_type};
 
 /// Bytes of a body; recordings of voices are in it.
 const MAX_BODY: usize = 64 << 20;
@@ -64,7 +64,7 @@ pub async fn speech(State(app): State<App>, request: Request) -> Result<Response
 pub async fn json_body(app: &App, request: Request) -> Result<(Vec<u8>, Share), ApiError> {
     let kind = request.headers().get(header::CONTENT_TYPE);
     let kind = kind.and_then(|kind| kind.to_str().ok());
-    if !kind.is_some_and(|kind| kind.starts_with("application/json")) {
+    if !kind.is_some_and(|kind| is_of_type(kind, "application/json")) {
         discard(request.into_body()).await;
         return Err(ApiError::wrong_type("application/json"));
     }

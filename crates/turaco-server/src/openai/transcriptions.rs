@@ -146,13 +146,13 @@ impl Asked {
                 }
             }
         }
-        // Probabilities are known of words.
-        options.word_timestamps |= logprobs;
         let stream = match form.text("stream").map(str::trim) {
             None | Some("" | "false" | "False" | "0" | "none" | "null") => false,
             Some("true" | "True" | "1") => dialect == Dialect::OpenAi,
             Some(_) => return Err(ApiError::invalid("stream", "expected true or false")),
         };
+        // Probabilities are known of words.
+        options.word_timestamps |= logprobs && (stream || format == ResponseFormat::Json);
         let asked = Self {
             model: app.recognizer_name(form.text("model")),
             options,

@@ -38,6 +38,8 @@ pub struct Answers {
     /// The newest answer's item and number, for clients that say how much of it was heard.
     newest: Option<(String, u64)>,
     has_spoken: bool,
+    /// The utterance of which text was told before its end.
+    told_while_heard: Option<u64>,
     /// What failed last.
     failed: Option<ApiError>,
 }
@@ -53,6 +55,7 @@ impl Answers {
             response: None,
             newest: None,
             has_spoken: false,
+            told_while_heard: None,
             failed: None,
         }
     }
@@ -158,6 +161,7 @@ impl Answers {
                 self.history.add(item, which, None, out);
             }
             VoiceEvent::Hearing { utterance, text } => {
+                self.told_while_heard = Some(utterance);
                 let delta = ServerEvent::Delta {
                     item_id: self.utterance(utterance),
                     content_index: 0,
@@ -173,6 +177,15 @@ impl Answers {
             } => {
                 let item_id = self.utterance(utterance);
                 self.utterances.remove(&utterance);
+                // The text of an utterance is the sum of its deltas, also where it came as a whole.
+                if self.told_while_heard != Some(utterance) && !text.is_empty() {
+                    let delta = ServerEvent::Delta {
+                        item_id: item_id.clone(),
+                        content_index: 0,
+                        delta: text.clone(),
+                    };
+                    out.push(delta.to_json());
+                }
                 let logprobs = with_logprobs.then(|| logprobs(&words));
                 self.completed((item_id, text), seconds, logprobs, out);
             }

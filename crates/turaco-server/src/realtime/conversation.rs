@@ -387,7 +387,6 @@ impl Conversation {
                 place = Place::Behind(Which::Tag(id.clone()));
             }
         }
-        let previous = previous.filter(|id| id != "root");
         let item = new.to_json(&id);
         self.answers.history().add(item, which, previous, out);
         Ok(())

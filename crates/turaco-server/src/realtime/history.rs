@@ -12,6 +12,9 @@ use crate::error::ApiError;
 /// Items that can be asked for again.
 const REMEMBERED: usize = 1000;
 
+/// What stands for the place in front of all items.
+const ROOT: &str = "root";
+
 /// Items in the order in which they came.
 #[derive(Debug, Default)]
 pub struct History {
@@ -50,15 +53,23 @@ impl History {
         self.last.clone()
     }
 
-    /// A new item that is there as a whole, behind the one of id `previous` or the newest.
+    /// A new item that is there as a whole, behind the one of id `previous` (`root`: in front of all) or the newest.
     pub fn add(&mut self, item: Value, which: Which, previous: Option<String>, out: &mut Outbox) {
-        let is_last = previous.is_none();
-        let previous = previous.or_else(|| self.last.clone());
+        let is_last = previous.is_none() || previous == self.last;
+        let (previous, at) = match previous {
+            Some(id) if id == ROOT => (None, Some(0)),
+            Some(id) => {
+                let index = self.items.iter().position(|item| item.id == id);
+                (Some(id), index.map(|index| index + 1))
+            }
+            None => (self.last.clone(), None),
+        };
         self.tell_added(previous.clone(), item.clone(), out);
-        if is_last {
+        if is_last || self.last.is_none() {
             self.last = Some(id_of(&item));
         }
-        self.remember(item.clone(), which);
+        let at = at.filter(|_| !is_last).unwrap_or(self.items.len());
+        self.remember(at, item.clone(), which);
         let done = ServerEvent::ItemDone {
             previous_item_id: previous,
             item,
@@ -77,7 +88,7 @@ impl History {
     /// Nothing more of it is to come.
     pub fn done(&mut self, item: Value, which: Which, out: &mut Outbox) {
         let previous_item_id = self.begun.remove(&id_of(&item)).flatten();
-        self.remember(item.clone(), which);
+        self.remember(self.items.len(), item.clone(), which);
         let done = ServerEvent::ItemDone {
             previous_item_id,
             item,
@@ -100,9 +111,9 @@ impl History {
         out.push(added.to_json());
     }
 
-    fn remember(&mut self, json: Value, which: Which) {
+    fn remember(&mut self, at: usize, json: Value, which: Which) {
         let id = id_of(&json);
-        self.items.push_back(Item { id, which, json });
+        self.items.insert(at, Item { id, which, json });
         if self.items.len() > REMEMBERED {
             self.items.pop_front();
         }
@@ -128,7 +139,7 @@ impl History {
     pub fn behind(&self, id: Option<&str>) -> Result<Place, ApiError> {
         match id {
             None => Ok(Place::End),
-            Some("root") => Ok(Place::Start),
+            Some(ROOT) => Ok(Place::Start),
             Some(id) => match self.which(id) {
                 Ok(which) => Ok(Place::Behind(which)),
                 Err(error) => Err(error.about("previous_item_id")),

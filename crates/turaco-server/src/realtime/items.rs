@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 use turaco::chat::ToolCall;
 use turaco::voice::{Message, Role};
@@ -22,6 +22,7 @@ pub struct NewItem {
     #[serde(rename = "type")]
     pub kind: Option<String>,
     pub role: Option<String>,
+    #[serde(deserialize_with = "or_default")]
     pub content: Vec<ItemContent>,
     pub call_id: Option<String>,
     pub name: Option<String>,
@@ -42,6 +43,10 @@ pub enum ItemContent {
     OutputText {
         text: String,
     },
+    /// What was said aloud, of which the text is kept.
+    OutputAudio {
+        transcript: String,
+    },
     InputAudio {
         #[serde(skip_serializing)]
         audio: String,
@@ -61,6 +66,15 @@ pub enum ReadItem {
     Result { call_id: String, output: String },
     /// An item that is there already.
     Reference(String),
+}
+
+/// A field that may be null for what it is without being told.
+fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 impl NewItem {
@@ -135,7 +149,8 @@ impl NewItem {
             messages.push(match content {
                 ItemContent::Text { text }
                 | ItemContent::InputText { text }
-                | ItemContent::OutputText { text } => {
+                | ItemContent::OutputText { text }
+                | ItemContent::OutputAudio { transcript: text } => {
                     characters += text.chars().count();
                     Message::new(role, text.clone())
                 }

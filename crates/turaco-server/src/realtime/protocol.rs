@@ -1,7 +1,7 @@
 //! The events of `/v1/realtime` in OpenAI's dialect.
 
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::items::NewItem;
 use super::response::ResponseRequest;
@@ -99,7 +99,7 @@ impl ClientEvent {
     /// # Errors
     /// What is no event.
     pub fn read(text: &str) -> Result<(Self, Option<String>), NoEvent> {
-        let value: Value = serde_json::from_str(text).map_err(|error| NoEvent {
+        let mut value: Value = serde_json::from_str(text).map_err(|error| NoEvent {
             message: format!("this is no JSON: {error}"),
             is_json: false,
             is_known: false,
@@ -108,6 +108,11 @@ impl ClientEvent {
         let event_id = value["event_id"].as_str().map(str::to_owned);
         let kind = value["type"].as_str().unwrap_or_default().to_owned();
         let is_known = CLIENT_EVENTS.contains(&kind.as_str());
+        if kind == "session.update"
+            && let Some(session) = value["session"].as_object_mut()
+        {
+            with_present_names(session);
+        }
         let event = Self::deserialize(value).map_err(|error| NoEvent {
             message: match is_known {
                 true => format!("{kind}: {error}"),
@@ -118,6 +123,46 @@ impl ClientEvent {
             event_id: event_id.clone(),
         })?;
         Ok((event, event_id))
+    }
+}
+
+/// Give the fields of OpenAI's beta, which were flat, the places that they have now. What stands there already counts.
+fn with_present_names(session: &mut Map<String, Value>) {
+    for (old, place) in [
+        ("voice", &["audio", "output", "voice"][..]),
+        ("speed", &["audio", "output", "speed"]),
+        ("output_audio_format", &["audio", "output", "format"]),
+        ("input_audio_format", &["audio", "input", "format"]),
+        (
+            "input_audio_transcription",
+            &["audio", "input", "transcription"],
+        ),
+        (
+            "input_audio_noise_reduction",
+            &["audio", "input", "noise_reduction"],
+        ),
+        ("turn_detection", &["audio", "input", "turn_detection"]),
+        ("max_response_output_tokens", &["max_output_tokens"]),
+    ] {
+        let Some(mut value) = session.remove(old) else {
+            continue;
+        };
+        if let Some(format) = value.as_str().and_then(AudioFormat::of_old_name) {
+            value = json!(format);
+        }
+        let Some((name, folders)) = place.split_last() else {
+            continue;
+        };
+        let mut at = Some(&mut *session);
+        for &folder in folders {
+            at = at.and_then(|map| {
+                let inner = map.entry(folder).or_insert_with(|| json!({}));
+                inner.as_object_mut()
+            });
+        }
+        if let Some(map) = at {
+            map.entry(*name).or_insert(value);
+        }
     }
 }
 
@@ -148,6 +193,9 @@ pub struct SessionUpdate {
     pub tool_choice: Option<Value>,
     /// The older protocol's.
     pub temperature: Option<f32>,
+    /// What is not known here.
+    #[serde(flatten)]
+    pub unknown: Map<String, Value>,
 }
 
 impl SessionUpdate {

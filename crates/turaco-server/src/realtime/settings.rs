@@ -13,6 +13,9 @@ use crate::app::App;
 use crate::error::ApiError;
 use crate::family::{Family, check_language, family};
 
+/// What `include` may ask for.
+const INCLUDED: [&str; 2] = ["item.input_audio_transcription.logprobs", "logprobs"];
+
 /// Milliseconds of the delays that a streaming model has.
 const DELAY_STEP: u32 = 80;
 const MOST_DELAY: u32 = 2400;
@@ -87,7 +90,12 @@ impl Settings {
             }
             changed.ignore("noise_reduction", input.noise_reduction.as_ref());
         }
-        changed.include(update.include);
+        changed.include(update.include)?;
+        // Clients may send back the session as they were told of it.
+        let told = ["id", "object", "expires_at", "warnings", "client_secret"];
+        for (name, value) in &update.unknown {
+            changed.ignore(name, Some(value).filter(|_| !told.contains(&name.as_str())));
+        }
         *self = changed;
         Ok(())
     }
@@ -112,7 +120,7 @@ impl Settings {
             "noise_reduction",
             update.input_audio_noise_reduction.as_ref(),
         );
-        changed.include(update.include);
+        changed.include(update.include)?;
         *self = changed;
         Ok(())
     }
@@ -158,10 +166,19 @@ impl Settings {
         self.turn_detection = turn_detection;
     }
 
-    fn include(&mut self, include: Option<Vec<String>>) {
-        if let Some(include) = include {
-            self.include = include;
+    fn include(&mut self, include: Option<Vec<String>>) -> Result<(), ApiError> {
+        let Some(include) = include else {
+            return Ok(());
+        };
+        if let Some(other) = include
+            .iter()
+            .find(|name| !INCLUDED.contains(&name.as_str()))
+        {
+            let message = format!("`{other}` is none of {}", INCLUDED.join(", "));
+            return Err(ApiError::invalid("session.include", message));
         }
+        self.include = include;
+        Ok(())
     }
 
     /// Whether the client wants to know how probable words are.

@@ -249,6 +249,13 @@ impl Utterances {
     /// # Errors
     /// There is none of this id.
     pub fn retrieve(&self, id: &str) -> Result<ServerEvent, ApiError> {
+        let mut open = self.open.iter();
+        if open.any(|utterance| utterance.id == id && !utterance.discarded) {
+            // It is not written down yet.
+            return Ok(ServerEvent::ItemRetrieved {
+                item: item(id, None),
+            });
+        }
         let found = self.remembered.iter().find(|(known, _)| known == id);
         let (id, text) = found.ok_or_else(|| no_item(id))?;
         Ok(ServerEvent::ItemRetrieved {

@@ -24,6 +24,18 @@ pub struct Hearing {
     began: bool,
     /// All was said, and the text is not there yet.
     finishing: bool,
+    failed: Failed,
+}
+
+/// What is missing of a text since something failed: clients wait for a transcript whatever was said of errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failed {
+    /// Nothing.
+    No,
+    /// All of it; the sound still comes.
+    Unheard,
+    /// All of it, and the sound is over.
+    Owed,
 }
 
 struct Format {
@@ -50,6 +62,7 @@ impl Hearing {
             text: String::new(),
             began: false,
             finishing: false,
+            failed: Failed::No,
         }
     }
 
@@ -72,7 +85,10 @@ impl Hearing {
     /// A model that is not here.
     pub fn transcribe(&mut self, frame: &Frame) -> Result<(), ApiError> {
         let model = self.app.recognizer_name(frame.text("name"));
+        // What is said next is not for the model that was asked for before.
+        self.failed = Failed::Unheard;
         family(&self.app, &model)?;
+        self.failed = Failed::No;
         let mut keywords = Vec::new();
         for key in ["transcript_names", "transcript_terms"] {
             let words = frame.data.get(key).and_then(Value::as_array);
@@ -98,11 +114,19 @@ impl Hearing {
     /// # Errors
     /// Sound that cannot be read.
     pub fn start(&mut self, frame: &Frame) -> Result<(), ApiError> {
-        self.format = Some(Format::new(frame)?);
         self.ear = None;
         self.text.clear();
         self.began = false;
+        self.format = Some(self.known(Format::new(frame))?);
         Ok(())
+    }
+
+    /// A value, or an error after which the rest of the sound is not heard.
+    fn known<T>(&mut self, value: Result<T, ApiError>) -> Result<T, ApiError> {
+        if value.is_err() && self.failed == Failed::No {
+            self.failed = Failed::Unheard;
+        }
+        value
     }
 
     /// `audio-chunk`.
@@ -110,10 +134,14 @@ impl Hearing {
     /// # Errors
     /// Sound that cannot be read, more than may wait, or a model that cannot be loaded.
     pub async fn hear(&mut self, frame: &Frame) -> Result<(), ApiError> {
-        let format = match &mut self.format {
+        if self.failed == Failed::Unheard {
+            return Ok(());
+        }
+        let format = match self.format.take() {
             Some(format) => format,
-            None => self.format.insert(Format::new(frame)?),
+            None => self.known(Format::new(frame))?,
         };
+        let format = self.format.insert(format);
         let samples = format.read(&frame.payload);
         let waiting = self.ear.as_ref().map_or(0.0, Ear::waiting);
         if waiting > self.app.config().max_buffer {
@@ -121,7 +149,10 @@ impl Hearing {
             error.code = "input_buffer_full";
             return Err(error);
         }
-        self.ear().await?.hear(&samples);
+        if let Err(error) = self.ear().await.map(|ear| ear.hear(&samples)) {
+            self.failed = Failed::Unheard;
+            return Err(error);
+        }
         Ok(())
     }
 
@@ -130,9 +161,19 @@ impl Hearing {
     /// # Errors
     /// A model that cannot be loaded.
     pub async fn stop(&mut self) -> Result<(), ApiError> {
-        self.ear().await?.end_utterance();
-        self.finishing = true;
         self.format = None;
+        if self.failed != Failed::No {
+            self.failed = Failed::Owed;
+            return Ok(());
+        }
+        match self.ear().await {
+            Ok(ear) => ear.end_utterance(),
+            Err(error) => {
+                self.failed = Failed::Owed;
+                return Err(error);
+            }
+        }
+        self.finishing = true;
         Ok(())
     }
 
@@ -146,11 +187,8 @@ impl Hearing {
             .ok_or_else(|| ApiError::internal("no ear"))
     }
 
-    /// What came of it, for the client.
-    ///
-    /// # Errors
-    /// What was said is not written down.
-    pub fn heard(&mut self, event: EarEvent) -> Result<Vec<Frame>, ApiError> {
+    /// What came of it, for the client, and why what was said is not written down, if it is not.
+    pub fn heard(&mut self, event: EarEvent) -> (Vec<Frame>, Option<ApiError>) {
         let mut frames = Vec::new();
         match event {
             EarEvent::Delta(text) => {
@@ -165,31 +203,43 @@ impl Hearing {
                 }
             }
             EarEvent::Segment(_) => {}
-            EarEvent::Done { language } => {
-                self.begin(&mut frames);
-                frames.push(Frame::new("transcript-stop", json!({})));
-                let mut transcript = json!({"text": self.text.trim()});
-                if let Some(language) = language.or(self.options.language.clone()) {
-                    transcript["language"] = language.into();
-                }
-                if let Some(context) = &self.context {
-                    transcript["context"] = context.clone();
-                }
-                frames.push(Frame::new("transcript", transcript));
-                self.ear = None;
-                self.finishing = false;
-                self.text.clear();
-                self.began = false;
-            }
+            EarEvent::Done { language } => self.end(language, &mut frames),
             EarEvent::Failed(error) | EarEvent::Broken(error) => {
-                self.ear = None;
-                self.finishing = false;
-                self.text.clear();
-                self.began = false;
-                return Err(error);
+                self.failed = match self.finishing {
+                    true => Failed::Owed,
+                    false => Failed::Unheard,
+                };
+                return (frames, Some(error));
             }
         }
-        Ok(frames)
+        (frames, None)
+    }
+
+    /// The end of a text that failed, once its sound is over.
+    pub fn owed(&mut self) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        if self.failed == Failed::Owed {
+            self.failed = Failed::No;
+            self.end(None, &mut frames);
+        }
+        frames
+    }
+
+    fn end(&mut self, language: Option<String>, frames: &mut Vec<Frame>) {
+        self.begin(frames);
+        frames.push(Frame::new("transcript-stop", json!({})));
+        let mut transcript = json!({"text": self.text.trim()});
+        if let Some(language) = language.or(self.options.language.clone()) {
+            transcript["language"] = language.into();
+        }
+        if let Some(context) = &self.context {
+            transcript["context"] = context.clone();
+        }
+        frames.push(Frame::new("transcript", transcript));
+        self.ear = None;
+        self.finishing = false;
+        self.text.clear();
+        self.began = false;
     }
 
     fn begin(&mut self, frames: &mut Vec<Frame>) {

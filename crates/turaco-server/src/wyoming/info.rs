@@ -1,9 +1,11 @@
 //! What this server can do, as Wyoming tells it.
 
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 use turaco::engine::{KnownModel, ModelKind};
 use turaco::models::qwen3_tts::Qwen3TtsConfig;
-use turaco::tokenizer::language_code;
+use turaco::tokenizer::{LANGUAGES, language_code};
 use turaco::weights::Sidecars;
 
 use super::frame::Frame;
@@ -11,12 +13,6 @@ use crate::app::App;
 use crate::config::LogLevel;
 use crate::error::ApiError;
 use crate::family::Family;
-
-/// Languages of Whispers that know more than English.
-const MULTILINGUAL: &[&str] = &[
-    "ar", "cs", "da", "de", "el", "en", "es", "fi", "fr", "he", "hi", "hu", "id", "it", "ja", "ko",
-    "ms", "nl", "no", "pl", "pt", "ro", "ru", "sv", "th", "tr", "uk", "vi", "zh",
-];
 
 /// Languages that Voxtral Realtime was made for.
 const VOXTRAL_REALTIME: &[&str] = &[
@@ -33,24 +29,28 @@ const VOXTRAL_MINI: &[&str] = &["ar", "de", "en", "es", "fr", "hi", "it", "nl", 
 pub fn info(app: &App) -> Result<Frame, ApiError> {
     let catalog = app.engine().catalog();
     let models = catalog.list()?;
-    let default = app.recognizer_name(None);
+    let offered = offered(app);
+    let is_offered = |model: &&KnownModel| offered.contains(&model.path);
+    let default = path_of(app, &app.recognizer_name(None));
     let mut hearing: Vec<&KnownModel> = models
         .iter()
+        .filter(is_offered)
         .filter(|model| model.kind != ModelKind::Synthesizer)
         .collect();
     // Clients that choose none take the first.
-    hearing.sort_by_key(|model| model.id != default);
+    hearing.sort_by_key(|model| default.as_ref() != Some(&model.path));
     let asr = (!hearing.is_empty()).then(|| {
         let models: Vec<Value> = hearing
             .iter()
             .map(|model| {
-                let languages: &[&str] = match Family::of(model) {
-                    Some(Family::VoxtralRealtime) => VOXTRAL_REALTIME,
-                    Some(Family::VoxtralMini) => VOXTRAL_MINI,
-                    _ if model.id.contains(".en") => &["en"],
-                    _ => MULTILINGUAL,
+                let name = model.shown();
+                let languages = match Family::of(model) {
+                    Some(Family::VoxtralRealtime) => VOXTRAL_REALTIME.to_vec(),
+                    Some(Family::VoxtralMini) => VOXTRAL_MINI.to_vec(),
+                    _ if name.contains(".en") => vec!["en"],
+                    _ => LANGUAGES.iter().map(|(code, _)| *code).collect(),
                 };
-                artifact(&model.id, "Speech to text", json!({"languages": languages}))
+                artifact(&name, &name, json!({"languages": languages}))
             })
             .collect();
         let more = json!({
@@ -60,12 +60,13 @@ pub fn info(app: &App) -> Result<Frame, ApiError> {
         });
         artifact("turaco", "Speech to text", more)
     });
-    let default = app.synthesizer_name(None);
+    let default = path_of(app, &app.synthesizer_name(None));
     let mut speaking: Vec<&KnownModel> = models
         .iter()
+        .filter(is_offered)
         .filter(|model| model.kind == ModelKind::Synthesizer)
         .collect();
-    speaking.sort_by_key(|model| model.id != default);
+    speaking.sort_by_key(|model| default.as_ref() != Some(&model.path));
     let mut voices = Vec::new();
     for model in speaking {
         match voice(model) {
@@ -91,6 +92,21 @@ pub fn info(app: &App) -> Result<Frame, ApiError> {
     ))
 }
 
+/// Where the model lies that a name stands for.
+fn path_of(app: &App, name: &str) -> Option<PathBuf> {
+    let found = app.engine().catalog().find(name).ok();
+    found.map(|model| model.path)
+}
+
+/// Where the models lie that are offered: the default ones, and those that are loaded or will be at once. Home Assistant offers the
+/// languages of all models and names none when it asks, so that more would promise what the default one does not know.
+fn offered(app: &App) -> Vec<PathBuf> {
+    let loaded = app.engine().loaded().into_iter().map(|model| model.id);
+    let defaults = [app.recognizer_name(None), app.synthesizer_name(None)];
+    let names = loaded.chain(app.preload().iter().cloned()).chain(defaults);
+    names.filter_map(|name| path_of(app, &name)).collect()
+}
+
 /// A model that speaks; its voices are the speakers.
 fn voice(model: &KnownModel) -> Result<Value, ApiError> {
     let folder = match model.path.is_dir() {
@@ -114,7 +130,8 @@ fn voice(model: &KnownModel) -> Result<Value, ApiError> {
         false => speakers.into(),
     };
     let more = json!({"languages": languages, "speakers": speakers});
-    Ok(artifact(&model.id, "Text to speech", more))
+    let name = model.shown();
+    Ok(artifact(&name, &name, more))
 }
 
 fn artifact(name: &str, description: &str, more: Value) -> Value {

@@ -5,6 +5,7 @@ mod hearing;
 mod info;
 mod voice;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
@@ -20,7 +21,7 @@ use crate::realtime::EarEvent;
 use crate::synthesis::Text;
 use frame::Frame;
 use hearing::Hearing;
-use voice::{Utterance, Voice, error_frame};
+use voice::{Utterance, Voice, ends, error_frame};
 
 /// Messages between the tasks of a connection.
 const WAITING: usize = 16;
@@ -65,6 +66,7 @@ async fn connection(app: App, stream: Box<dyn Wire>) {
         }
     };
     let (texts, waiting_texts) = mpsc::channel(WAITING);
+    let speaking = Arc::new(());
     tasks.spawn(voice::say(app.clone(), waiting_texts, out.clone()));
     let (events, mut heard) = mpsc::unbounded_channel();
     let mut client = Client {
@@ -72,6 +74,7 @@ async fn connection(app: App, stream: Box<dyn Wire>) {
         app: app.clone(),
         out,
         texts: Some(texts),
+        speaking: Arc::clone(&speaking),
         streaming: None,
     };
     let mut ending = app.ending();
@@ -81,9 +84,7 @@ async fn connection(app: App, stream: Box<dyn Wire>) {
     loop {
         let is_finishing = client.hearing.is_finishing();
         if let Some(frame) = held.take_if(|_| !is_finishing) {
-            if let Err(error) = client.frame(frame).await
-                && client.out.send(error_frame(&app, &error)).await.is_err()
-            {
+            if client.frame_or_error(frame).await.is_err() {
                 break;
             }
             continue;
@@ -94,7 +95,7 @@ async fn connection(app: App, stream: Box<dyn Wire>) {
                     held = Some(frame);
                     Ok(())
                 }
-                Some(Ok(frame)) => client.frame(frame).await,
+                Some(Ok(frame)) => client.frame_or_error(frame).await,
                 Some(Err(message)) => {
                     let error = ApiError::malformed(message);
                     drop(client.out.send(error_frame(&app, &error)).await);
@@ -105,11 +106,13 @@ async fn connection(app: App, stream: Box<dyn Wire>) {
             Some(event) = heard.recv() => client.heard(event).await,
             _ = &mut writing => return,
             () = ended(&mut ending) => break,
-            () = tokio::time::sleep(idle), if !is_finishing => break,
+            // Who waits for a text or for sound is not idle.
+            () = tokio::time::sleep(idle) => match is_finishing || Arc::strong_count(&speaking) > CLIENT_AND_LOOP {
+                true => Ok(()),
+                false => break,
+            },
         };
-        if let Err(error) = done
-            && client.out.send(error_frame(&app, &error)).await.is_err()
-        {
+        if done.is_err() {
             break;
         }
     }
@@ -124,9 +127,7 @@ async fn connection(app: App, stream: Box<dyn Wire>) {
         while client.hearing.is_finishing()
             && let Some(event) = heard.recv().await
         {
-            if let Err(error) = client.heard(event).await
-                && client.out.send(error_frame(&app, &error)).await.is_err()
-            {
+            if client.heard(event).await.is_err() {
                 break;
             }
         }
@@ -134,8 +135,19 @@ async fn connection(app: App, stream: Box<dyn Wire>) {
         while tasks.join_next().await.is_some() {}
         let _ = writing.await;
     };
+    let mut rest = std::pin::pin!(rest);
+    tokio::select! {
+        () = &mut rest => return,
+        () = ended(&mut ending) => {}
+    }
     let _ = tokio::time::timeout(app.config().grace, rest).await;
 }
+
+/// Who holds the mark of a connection that says nothing.
+const CLIENT_AND_LOOP: usize = 2;
+
+/// The client is gone.
+struct Gone;
 
 async fn read(reader: impl AsyncRead + Unpin, frames: mpsc::Sender<Result<Frame, String>>) {
     let mut reader = BufReader::new(reader);
@@ -169,6 +181,8 @@ struct Client {
     hearing: Hearing,
     out: mpsc::Sender<Frame>,
     texts: Option<mpsc::Sender<Utterance>>,
+    /// Each text that is not said yet holds it too.
+    speaking: Arc<()>,
     /// Takes the pieces of a text that still comes.
     streaming: Option<Pieces>,
 }
@@ -179,6 +193,48 @@ struct Pieces {
 }
 
 impl Client {
+    /// Do what a client asks for, or tell it why not, and end what it waits for.
+    async fn frame_or_error(&mut self, frame: Frame) -> Result<(), Gone> {
+        let kind = frame.kind.clone();
+        let Err(error) = self.frame(frame).await else {
+            return self.end_failed().await;
+        };
+        self.tell(error_frame(&self.app, &error)).await?;
+        match kind.as_str() {
+            "synthesize" | "synthesize-start" => {
+                for end in ends(kind == "synthesize-start") {
+                    self.tell(end).await?;
+                }
+            }
+            _ => self.end_failed().await?,
+        }
+        Ok(())
+    }
+
+    /// What an ear tells, for the client.
+    async fn heard(&mut self, event: EarEvent) -> Result<(), Gone> {
+        let (frames, failure) = self.hearing.heard(event);
+        for frame in frames {
+            self.tell(frame).await?;
+        }
+        if let Some(error) = failure {
+            self.tell(error_frame(&self.app, &error)).await?;
+        }
+        self.end_failed().await
+    }
+
+    /// Give a client the transcript that it waits for, with what was heard before something failed.
+    async fn end_failed(&mut self) -> Result<(), Gone> {
+        for frame in self.hearing.owed() {
+            self.tell(frame).await?;
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, frame: Frame) -> Result<(), Gone> {
+        self.out.send(frame).await.map_err(|_| Gone)
+    }
+
     async fn frame(&mut self, frame: Frame) -> Result<(), ApiError> {
         match frame.kind.as_str() {
             "describe" => {
@@ -234,18 +290,12 @@ impl Client {
         }
     }
 
-    async fn heard(&mut self, event: EarEvent) -> Result<(), ApiError> {
-        for frame in self.hearing.heard(event)? {
-            self.send(frame).await?;
-        }
-        Ok(())
-    }
-
     async fn say(&mut self, text: Text, frame: &Frame, streamed: bool) -> Result<(), ApiError> {
         let utterance = Utterance {
             text,
             voice: Voice::new(frame.data.get("voice")),
             streamed,
+            speaking: Arc::clone(&self.speaking),
         };
         let Some(texts) = &self.texts else {
             return Ok(());

@@ -1,5 +1,6 @@
 //! Text to speech: texts are said one after the other, also while they still come.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -23,6 +24,8 @@ pub struct Utterance {
     pub voice: Voice,
     /// The text came in pieces, and the end is to be told.
     pub streamed: bool,
+    /// Kept until it was said.
+    pub speaking: Arc<()>,
 }
 
 /// A voice as Wyoming names it.
@@ -66,6 +69,7 @@ impl Voice {
 pub async fn say(app: App, mut texts: mpsc::Receiver<Utterance>, out: mpsc::Sender<Frame>) {
     while let Some(utterance) = texts.recv().await {
         let streamed = utterance.streamed;
+        let _speaking = Arc::clone(&utterance.speaking);
         let sender = Sender {
             out: out.clone(),
             runtime: tokio::runtime::Handle::current(),
@@ -74,16 +78,25 @@ pub async fn say(app: App, mut texts: mpsc::Receiver<Utterance>, out: mpsc::Send
             say_one(app, utterance, control, &sender)
         })
         .await;
-        let end = match said {
-            Ok(()) => streamed.then(|| Frame::new("synthesize-stopped", json!({}))),
-            Err(error) => Some(error_frame(&app, &error)),
-        };
-        if let Some(end) = end
-            && out.send(end).await.is_err()
+        if let Err(error) = said
+            && out.send(error_frame(&app, &error)).await.is_err()
         {
             return;
         }
+        for end in ends(streamed) {
+            if out.send(end).await.is_err() {
+                return;
+            }
+        }
     }
+}
+
+/// What tells a client that no more sound comes, also where it failed: clients wait for it.
+pub fn ends(streamed: bool) -> impl Iterator<Item = Frame> {
+    let stopped = streamed.then(|| Frame::new("synthesize-stopped", json!({})));
+    [Frame::new("audio-stop", json!({}))]
+        .into_iter()
+        .chain(stopped)
 }
 
 /// A failure as Wyoming tells it.
@@ -147,5 +160,5 @@ fn say_one(
             json!({"rate": 24_000, "width": 2, "channels": 1}),
         ))?;
     }
-    out.send(Frame::new("audio-stop", json!({})))
+    Ok(())
 }

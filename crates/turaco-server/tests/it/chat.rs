@@ -119,6 +119,31 @@ fn what_cannot_be_answered_is_said() {
     ask(json!({"messages": [{"role": "robot", "content": "x"}]})).fails(400, "invalid_value");
     ask(json!({"n": 2})).fails(400, "unsupported_value");
     ask(json!({"temperature": -1})).fails(400, "invalid_value");
+    for (field, value) in [
+        ("modalities", json!(["text", "audio"])),
+        ("audio", json!({"voice": "alloy", "format": "wav"})),
+        ("presence_penalty", json!(0.5)),
+        ("logit_bias", json!({"5": 1})),
+        ("functions", json!([{"name": "clock"}])),
+    ] {
+        let refused = ask(json!({ (field): value }));
+        refused.fails(400, "unsupported_value");
+        assert_eq!(refused.json()["error"]["param"], field);
+    }
+    let picture = json!({"type": "image_url", "image_url": {"url": "x"}});
+    let refused = ask(json!({"messages": [{"role": "user", "content": [picture]}]}));
+    refused.fails(400, "unsupported_value");
+    assert_eq!(
+        refused.json()["error"]["param"],
+        "messages[0].content[0].type"
+    );
+    let list = server.raw(&request(
+        "POST",
+        PATH,
+        &[("Content-Type", "Application/JSON")],
+        b"[]",
+    ));
+    list.fails(400, "invalid_value");
     ask(json!({"tools": [{"type": "function", "function": {"name": "a b"}}]}))
         .fails(400, "invalid_value");
     let tool = json!({"type": "function", "function": {"name": "clock"}});

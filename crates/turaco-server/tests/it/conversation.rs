@@ -120,6 +120,13 @@ fn a_question_is_answered_with_text_and_sound() {
     }
     let transcript =
         &events[place("conversation.item.input_audio_transcription.completed")]["transcript"];
+    let deltas = events
+        .iter()
+        .filter(|event| event["type"] == "conversation.item.input_audio_transcription.delta");
+    let sum: String = deltas
+        .map(|event| event["delta"].as_str().unwrap())
+        .collect();
+    assert_eq!(*transcript, sum);
     assert!(
         transcript.as_str().unwrap().contains("fellow Americans"),
         "{transcript}"
@@ -443,4 +450,25 @@ fn a_question_that_is_committed_and_asked_at_once_is_written_down_first() {
         );
         assert_eq!(events.last().unwrap()["response"]["status"], "completed");
     }
+}
+
+#[test]
+fn a_session_is_changed_by_the_names_of_the_beta_too() {
+    let server = server("Yes.", Duration::ZERO);
+    let mut socket = Socket::open(&server, "?model=tiny.en");
+    let session = update(
+        &mut socket,
+        json!({"type": "realtime", "voice": "alloy", "input_audio_format": "g711_ulaw",
+            "output_audio_format": "g711_alaw", "turn_detection": null, "max_response_output_tokens": 7,
+            "input_audio_transcription": {"language": "en"}, "mood": "good"}),
+    );
+    let session = &session["session"];
+    let audio = &session["audio"];
+    assert_eq!(audio["input"]["format"]["type"], "audio/pcmu");
+    assert_eq!(audio["output"]["format"]["type"], "audio/pcma");
+    assert_eq!(audio["input"]["turn_detection"], Value::Null);
+    assert_eq!(audio["input"]["transcription"]["language"], "en");
+    assert_eq!(audio["output"]["voice"], "alloy");
+    assert_eq!(session["max_output_tokens"], 7);
+    assert_eq!(session["warnings"], json!(["mood has no effect"]));
 }

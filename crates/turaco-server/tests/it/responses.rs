@@ -251,7 +251,16 @@ fn items_are_put_in_and_taken_out_of_what_the_mind_reads() {
     let added = socket.until("conversation.item.added").pop().unwrap();
     assert_eq!(added["previous_item_id"], first["id"]);
     socket.say(place(&json!("root"), "zero"));
+    let added = socket.until("conversation.item.added").pop().unwrap();
+    assert_eq!(added["previous_item_id"], Value::Null);
     socket.until("conversation.item.done");
+    let newest = json!({"type": "conversation.item.create", "item": user("three")});
+    socket.say(newest);
+    let added = socket.until("conversation.item.added").pop().unwrap();
+    assert_eq!(added["previous_item_id"], answer["id"]);
+    let three = json!({"type": "conversation.item.delete", "item_id": added["item"]["id"]});
+    socket.say(three);
+    socket.until("conversation.item.deleted");
     for id in [&second["id"], &answer["id"]] {
         socket.say(json!({"type": "conversation.item.delete", "item_id": id}));
         socket.until("conversation.item.deleted");

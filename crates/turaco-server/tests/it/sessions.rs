@@ -1,7 +1,7 @@
 //! Live sessions whose client changes its mind, is ahead, or waits while the server ends.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -53,7 +53,7 @@ impl Wyoming {
             self.0.read_exact(&mut data).unwrap();
             let mut payload = vec![0; length("payload_length")];
             self.0.read_exact(&mut payload).unwrap();
-            assert_ne!(head["type"], "error", "{head}");
+            assert!(kind == "error" || head["type"] != "error", "{head}");
             if head["type"] == kind {
                 return match data.is_empty() {
                     true => head["data"].clone(),
@@ -335,16 +335,27 @@ fn a_message_that_is_too_large_is_told() {
 fn every_utterance_over_wyoming_gets_its_transcript() {
     let server = TestServer::start(|_| {});
     let mut wyoming = Wyoming::open(&server);
-    wyoming.say("describe", json!({}), &[]);
-    let info = wyoming.until("info");
-    let models = info["asr"][0]["models"].as_array().unwrap();
-    let languages = |name: &str| {
-        let model = models.iter().find(|model| model["name"] == name).unwrap();
-        model["languages"].as_array().unwrap().len()
+    let mut languages = || {
+        wyoming.say("describe", json!({}), &[]);
+        let info = wyoming.until("info");
+        let models = info["asr"][0]["models"].as_array().unwrap().iter();
+        let count = |model: &Value| model["languages"].as_array().unwrap().len();
+        let counts = models.map(|model| (model["name"].as_str().unwrap().to_owned(), count(model)));
+        counts.collect::<Vec<_>>()
     };
-    assert_eq!(languages("tiny.en"), 1);
-    assert_eq!(languages("voxtral-realtime"), 13);
-    assert_eq!(languages("voxtral-mini"), 9);
+    // The default one, and what is loaded.
+    assert_eq!(languages(), [("tiny.en".to_owned(), 1)]);
+    let control = turaco::Control::new();
+    for (name, count) in [
+        ("voxtral-realtime", 13),
+        ("voxtral-mini", 9),
+        ("multilingual", 100),
+    ] {
+        let _loaded = server.app.engine().load(name, &control).unwrap();
+        let offered = languages();
+        assert_eq!(offered[0].0, "tiny.en");
+        assert!(offered.contains(&(name.to_owned(), count)), "{offered:?}");
+    }
     wyoming.utter(&speech());
     wyoming.utter(&speech()[..64_000]);
     let mut heard = || {
@@ -358,4 +369,55 @@ fn every_utterance_over_wyoming_gets_its_transcript() {
         first.contains("fellow Americans") && first.len() > second.len(),
         "{second}"
     );
+}
+
+#[test]
+fn who_asks_over_wyoming_for_what_cannot_be_done_hears_the_end_of_it() {
+    let server = TestServer::start(|_| {});
+    let mut wyoming = Wyoming::open(&server);
+    for transcribe in [
+        json!({"name": "multilingual", "language": "xx"}),
+        json!({"name": "nothing"}),
+    ] {
+        wyoming.say("transcribe", transcribe, &[]);
+        wyoming.utter(&speech()[..64_000]);
+        wyoming.until("error");
+        assert_eq!(wyoming.until("transcript")["text"], "");
+    }
+    // Another one is heard then.
+    wyoming.say("transcribe", json!({}), &[]);
+    wyoming.utter(&speech());
+    let text = wyoming.until("transcript")["text"].to_string();
+    assert!(text.contains("fellow Americans"), "{text}");
+
+    wyoming.say(
+        "synthesize",
+        json!({"text": "a", "voice": {"name": "nobody"}}),
+        &[],
+    );
+    wyoming.until("error");
+    wyoming.until("audio-stop");
+    wyoming.say(
+        "synthesize-start",
+        json!({"voice": {"name": "nobody"}}),
+        &[],
+    );
+    wyoming.say("synthesize-chunk", json!({"text": "a"}), &[]);
+    wyoming.say("synthesize-stop", json!({}), &[]);
+    wyoming.until("error");
+    wyoming.until("synthesize-stopped");
+}
+
+#[test]
+fn who_listens_over_wyoming_is_not_idle() {
+    let server = TestServer::start(|config| {
+        config.session_timeout = Duration::from_millis(100);
+        config.grace = Duration::from_millis(100);
+    });
+    let mut wyoming = Wyoming::open(&server);
+    let text = "It goes on and on, and nobody knows when it will end. ".repeat(4);
+    wyoming.say("synthesize", json!({"text": text}), &[]);
+    // Nothing more is asked for.
+    wyoming.0.get_ref().shutdown(Shutdown::Write).unwrap();
+    wyoming.until("audio-stop");
 }

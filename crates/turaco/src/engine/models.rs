@@ -76,7 +76,7 @@ impl LoadedModel {
 /// What is known of a loaded model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoadedFacts {
-    /// The name that it was loaded under.
+    /// Its name as it is shown: requests find it by that, and it tells nobody where files lie.
     pub id: String,
     /// What it does.
     pub kind: ModelKind,
@@ -385,7 +385,7 @@ impl Engine {
         });
         let mut facts: Vec<_> = ready
             .map(|ready| LoadedFacts {
-                id: ready.known.id.clone(),
+                id: ready.known.shown(),
                 kind: ready.known.kind,
                 device: ready.device.clone(),
                 bytes: ready.bytes,
@@ -422,7 +422,7 @@ impl Engine {
         ModelLease {
             shared: Arc::clone(&self.shared),
             path: path.to_owned(),
-            id: ready.known.id.clone(),
+            id: ready.known.shown(),
             model: ready.model.clone(),
             queue: Arc::clone(&ready.queue),
         }
@@ -524,7 +524,7 @@ impl ModelLease {
         &self.model
     }
 
-    /// The name that it was loaded under.
+    /// Its name as it is shown.
     pub fn id(&self) -> &str {
         &self.id
     }

@@ -15,7 +15,7 @@ pub mod whisper;
 
 pub use bpe::{Bpe, TokenTable};
 pub use incremental::TextAssembler;
-pub use languages::{language_code, language_name, language_of_tag};
+pub use languages::{LANGUAGES, language_code, language_name, language_of_tag};
 pub use qwen::QwenTokenizer;
 pub use tekken::Tekken;
 pub use vocabulary::Vocabulary;

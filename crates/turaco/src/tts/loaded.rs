@@ -1,16 +1,14 @@
 //! A speaking model on one device, and what its streams leave to each other.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use turaco_compute::WeightType;
 
 use crate::idle::Idle;
 use crate::load::device_choice::Devices;
 use crate::load::memory::{bits, check_weights};
-use crate::models::qwen3_tts::codec::{
-    CodecCheckpoint, CodecDecoder, CodecRunner, CodecStream, MAX_FRAMES,
-};
+use crate::models::qwen3_tts::codec::{CodecCheckpoint, CodecDecoder, CodecRunner, CodecStream};
 use crate::models::qwen3_tts::{Qwen3Tts, Qwen3TtsCheckpoint, Runner};
 use crate::{Control, Error, LoadOptions, Result};
 
@@ -24,19 +22,14 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    /// Let `stream` hear `codes` that were said already. A long recording takes seconds, in which `control` may end it.
+    /// Let `stream` hear `codes` that were said already. A long recording takes a while, in which `control` may end it.
     pub fn go_through(
         &mut self,
         stream: &mut CodecStream,
         codes: &[u32],
         control: &Control,
     ) -> Result<()> {
-        let n_codes = self.codec.decoder().config().n_groups;
-        for codes in codes.chunks(MAX_FRAMES * n_codes) {
-            control.check()?;
-            self.codec.decode(stream, codes, &mut Vec::new())?;
-        }
-        Ok(())
+        self.codec.skip(stream, codes, || control.check())
     }
 }
 
@@ -49,8 +42,8 @@ pub(super) struct Loaded {
     pub codec_bytes: u64,
     /// Compiled steps that no stream uses at the moment.
     idle: Idle<Engine>,
-    /// Recordings whose sound the codec has gone through, the latest last.
-    heard: Mutex<Vec<(Weak<ClonedVoice>, CodecStream)>>,
+    /// The frames of recordings that the codec has gone through, and where it was behind them; what was used last is last.
+    heard: Mutex<Vec<(Vec<u32>, CodecStream)>>,
 }
 
 impl Loaded {
@@ -127,29 +120,29 @@ impl Loaded {
         Ok(stream)
     }
 
-    /// The codec behind the recording of a voice, which it goes through once.
+    /// The codec behind the recording of a voice, which it goes through once: also for a server, where each request reads a saved
+    /// voice anew.
     pub fn stream_behind_voice(
         &self,
         engine: &mut Engine,
-        voice: &Arc<ClonedVoice>,
+        voice: &ClonedVoice,
         control: &Control,
     ) -> Result<CodecStream> {
-        let known = lock(&self.heard)
-            .iter()
-            .find(|(known, _)| std::ptr::eq(known.as_ptr(), Arc::as_ptr(voice)))
-            .map(|(_, stream)| engine.codec.copy_stream(stream));
-        if let Some(stream) = known {
+        let mut kept = lock(&self.heard);
+        if let Some(index) = kept.iter().position(|(codes, _)| *codes == voice.codes) {
+            let known = kept.remove(index);
+            let stream = engine.codec.copy_stream(&known.1);
+            kept.push(known);
             return stream;
         }
+        drop(kept);
         let stream = Self::stream_behind(engine, &voice.codes, control)?;
         let copy = engine.codec.copy_stream(&stream)?;
         let mut kept = lock(&self.heard);
-        // What nobody uses any more can not be asked for again.
-        kept.retain(|(known, _)| known.strong_count() > 0);
         if kept.len() >= KEPT_RECORDINGS {
             kept.remove(0);
         }
-        kept.push((Arc::downgrade(voice), copy));
+        kept.push((voice.codes.clone(), copy));
         Ok(stream)
     }
 }
@@ -175,7 +168,7 @@ pub(super) fn codec_type(weight_type: WeightType) -> WeightType {
     }
 }
 
-/// Recordings in use whose sound is kept.
+/// Recordings behind which the codec is kept, some megabytes each.
 const KEPT_RECORDINGS: usize = 8;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -185,6 +178,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::models::qwen3_tts::codec::MAX_FRAMES;
 
     #[test]
     fn a_long_recording_can_be_left_in_the_middle() {

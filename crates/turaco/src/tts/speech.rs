@@ -68,7 +68,6 @@ pub struct SpeechStream<'a> {
     options: SpeakOptions,
     control: Control,
     loaded: Arc<Loaded>,
-    engine: Option<Engine>,
     splitter: SentenceSplitter,
     /// What is left of a text that came as a whole.
     whole: Option<Pieces>,
@@ -83,6 +82,7 @@ pub struct SpeechStream<'a> {
     /// Whether there was sound.
     is_begun: bool,
     finished: bool,
+    failed: bool,
     started: Instant,
     timings: SpeechTimings,
 }
@@ -97,7 +97,6 @@ impl<'a> SpeechStream<'a> {
         let loaded = synthesizer.loaded();
         Ok(Self {
             stretcher: TimeStretcher::new(synthesizer.sample_rate(), options.speed)?,
-            engine: Some(loaded.engine()),
             loaded,
             synthesizer,
             plan,
@@ -113,6 +112,7 @@ impl<'a> SpeechStream<'a> {
             n_frames: 0,
             is_begun: false,
             finished: false,
+            failed: false,
             started: Instant::now(),
             timings: SpeechTimings::default(),
         })
@@ -204,9 +204,11 @@ impl<'a> SpeechStream<'a> {
     /// # Errors
     /// A text that is too long for the model, or a failed device. The stream is over then.
     pub fn next_chunk(&mut self) -> Result<Option<Chunk>> {
-        let Some(mut engine) = self.engine.take() else {
+        if std::mem::replace(&mut self.failed, true) {
             return Ok(None);
-        };
+        }
+        // Many streams that take turns need no more steps than one.
+        let mut engine = self.loaded.engine();
         let chunk = match self.chunk(&mut engine) {
             Err(error) => {
                 engine = self.move_on(error)?;
@@ -214,11 +216,12 @@ impl<'a> SpeechStream<'a> {
             }
             chunk => chunk?,
         };
+        self.loaded.give_back(engine);
+        self.failed = false;
         self.timings.total = self.started.elapsed().as_secs_f64();
         if chunk.is_some() && self.timings.first_audio == 0.0 {
             self.timings.first_audio = self.timings.total;
         }
-        self.engine = Some(engine);
         Ok(chunk)
     }
 
@@ -322,13 +325,5 @@ impl Iterator for SpeechStream<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.next_chunk().transpose()
-    }
-}
-
-impl Drop for SpeechStream<'_> {
-    fn drop(&mut self) {
-        if let Some(engine) = self.engine.take() {
-            self.loaded.give_back(engine);
-        }
     }
 }

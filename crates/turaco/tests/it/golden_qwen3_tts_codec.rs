@@ -169,6 +169,39 @@ fn a_stream_in_any_chunks_is_the_whole() {
     }
 }
 
+/// A stream that skipped frames goes on as one that decoded them.
+fn skipping(runner: &mut CodecRunner, codes: &[u32]) {
+    let n_groups = runner.decoder().config().n_groups;
+    let (before, behind) = codes.split_at(codes.len() - 5 * n_groups);
+    let mut found: Vec<Vec<f32>> = Vec::new();
+    for skips in [false, true] {
+        let mut stream = runner.new_stream().unwrap();
+        let (mut samples, mut rest) = (Vec::new(), before);
+        if skips {
+            runner.skip(&mut stream, before, || Ok(())).unwrap();
+            rest = &[];
+        }
+        runner.decode(&mut stream, rest, &mut samples).unwrap();
+        assert_eq!(stream.position(), before.len() / n_groups);
+        samples.clear();
+        runner.decode(&mut stream, behind, &mut samples).unwrap();
+        found.push(samples);
+    }
+    assert!(found[0] == found[1]);
+}
+
+#[test]
+fn frames_that_are_skipped_leave_behind_what_decoded_ones_do() {
+    let codes = codes(&golden("codec_decode")).repeat(20);
+    for weight_type in WeightType::ALL {
+        let mut runner = CodecRunner::new(&decoder(&cpu(), weight_type));
+        let n_groups = runner.decoder().config().n_groups;
+        for frames in [5, 6, 20, 101] {
+            skipping(&mut runner, &codes[..frames * n_groups]);
+        }
+    }
+}
+
 /// Other ratios, groups and widths than the published ones, also on other instruction sets.
 #[test]
 fn other_sizes_stream_the_same() {
@@ -190,6 +223,7 @@ fn other_sizes_stream_the_same() {
         let mut runner = CodecRunner::new(&decoder);
         let whole = decode(&mut runner, &codes, 23);
         assert_eq!(whole.len(), 23 * 24);
+        skipping(&mut runner, &codes.repeat(10));
         for frames in [1, 5] {
             let stage = format!("{isa:?} chunks of {frames}");
             assert_close(&stage, &decode(&mut runner, &codes, frames), &whole, 0.0);

@@ -228,6 +228,57 @@ impl CodecDecoder {
         self.state.len()
     }
 
+    /// How many frames lie between a frame and the first one whose sound is still in what the convolutions behind the
+    /// transformer keep of it: what they see is a part of the past, the transformer sees all of it.
+    pub(super) fn frames_seen_by_convolutions(&self) -> usize {
+        let samples = self.config.samples_per_frame();
+        let mut per_frame = 1;
+        let mut seen = 0;
+        let mut look_back = |rows: usize, per_frame: usize| seen += rows * samples / per_frame;
+        for ratio in &self.config.upsampling_ratios {
+            per_frame *= ratio;
+            look_back(KERNEL - 1, per_frame);
+        }
+        look_back(KERNEL - 1, per_frame);
+        for rate in &self.config.upsample_rates {
+            look_back(1, per_frame);
+            per_frame *= rate;
+            look_back((KERNEL - 1) * DILATIONS.iter().sum::<usize>(), per_frame);
+        }
+        look_back(KERNEL - 1, per_frame);
+        seen.div_ceil(samples)
+    }
+
+    /// Frames to what the transformer makes of them, `[frames, latent]`.
+    fn hidden_states(
+        &self,
+        step: &mut StepBuilder,
+        given: &DecoderInputs,
+        named: &mut impl FnMut(&str, Value) -> Value,
+    ) -> Result<Value> {
+        let x = step.scope("codec.quantizer", |step| {
+            self.quantizer.forward(step, given.semantic, given.acoustic)
+        })?;
+        named("quantized", x);
+        let x = step.scope("codec.pre_conv", |step| {
+            self.pre_conv.forward(step, x, None, given.state)
+        })?;
+        named("pre_conv_out", x);
+        let x = step.scope("codec.transformer", |step| {
+            self.transformer.forward(step, x, given)
+        })?;
+        Ok(named("pre_transformer_out", x))
+    }
+
+    /// What frames leave behind in the window of the transformer, without their sound.
+    pub(super) fn forward_silently(
+        &self,
+        step: &mut StepBuilder,
+        given: &DecoderInputs,
+    ) -> Result<Value> {
+        self.hidden_states(step, given, &mut |_, value| value)
+    }
+
     /// Frames to samples. The last blocks go over `slice` frames at a time: they have few weights and many rows, which are
     /// still in the processor's caches then when the next layer reads them.
     pub(super) fn forward(
@@ -242,18 +293,7 @@ impl CodecDecoder {
             stages.push((name.to_owned(), value));
             value
         };
-        let x = step.scope("codec.quantizer", |step| {
-            self.quantizer.forward(step, given.semantic, given.acoustic)
-        })?;
-        named("quantized", x);
-        let x = step.scope("codec.pre_conv", |step| {
-            self.pre_conv.forward(step, x, None, state)
-        })?;
-        named("pre_conv_out", x);
-        let x = step.scope("codec.transformer", |step| {
-            self.transformer.forward(step, x, given)
-        })?;
-        let mut x = named("pre_transformer_out", x);
+        let mut x = self.hidden_states(step, given, &mut named)?;
         for (index, stage) in self.upsample.iter().enumerate() {
             x = step.scope(&format!("codec.upsample.{index}"), |step| {
                 stage.forward(step, x, state)

@@ -39,6 +39,8 @@ pub struct CodecRunner {
     decoder: Arc<CodecDecoder>,
     /// One for each number of frames: the powers of two up to [`MAX_FRAMES`].
     steps: Vec<(usize, DecodeStep)>,
+    /// For frames whose sound nobody needs.
+    silent_steps: Vec<(usize, DecodeStep)>,
 }
 
 #[derive(Debug)]
@@ -57,6 +59,7 @@ impl CodecRunner {
         Self {
             decoder: Arc::clone(decoder),
             steps: Vec::new(),
+            silent_steps: Vec::new(),
         }
     }
 
@@ -132,31 +135,17 @@ impl CodecRunner {
         codes: &[u32],
         samples: &mut Vec<f32>,
     ) -> Result<()> {
+        self.check(codes)?;
         let config = self.decoder.config();
         let n_groups = config.n_groups;
-        if !codes.len().is_multiple_of(n_groups) {
-            return Err(turaco_compute::Error::Shape {
-                what: "codes to decode".into(),
-                expected: format!("whole frames of {n_groups}"),
-                found: format!("{}", codes.len()),
-            }
-            .into());
-        }
-        self.decoder.quantizer.check(codes)?;
         let mut rest = codes;
         samples.reserve(codes.len() / n_groups * config.samples_per_frame());
         while !rest.is_empty() {
             let frames = chunk(rest.len() / n_groups);
             let (now, later) = rest.split_at(frames * n_groups);
-            let index = match self.steps.iter().position(|(n, _)| *n == frames) {
-                Some(index) => index,
-                None => {
-                    let step = DecodeStep::compile(&self.decoder, frames, None)?;
-                    self.steps.push((frames, step));
-                    self.steps.len() - 1
-                }
-            };
-            let step = &mut self.steps[index].1;
+            let step = step_for(&mut self.steps, frames, || {
+                DecodeStep::compile(&self.decoder, frames, None)
+            })?;
             step.run(&self.decoder, stream, now)?;
             for slice in 0..step.n_slices {
                 let made = step.step.output(slice)?;
@@ -167,9 +156,60 @@ impl CodecRunner {
         Ok(())
     }
 
+    /// Let a stream that has just begun hear `codes`, frames that were said already. It is then as if they had been decoded, for less
+    /// than half of the work: the convolutions, which look back a few frames only, leave out all but the last. Before each run
+    /// `check` may end it.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode), and those of `check`.
+    pub fn skip(
+        &mut self,
+        stream: &mut CodecStream,
+        codes: &[u32],
+        check: impl Fn() -> Result<()>,
+    ) -> Result<()> {
+        self.check(codes)?;
+        let n_groups = self.decoder.config().n_groups;
+        let heard = self.decoder.frames_seen_by_convolutions();
+        // What convolutions keep of a stream that has begun would be from another time.
+        let n_silent = match stream.position() {
+            0 => (codes.len() / n_groups).saturating_sub(heard),
+            _ => 0,
+        };
+        let (mut silent, last) = codes.split_at(n_silent * n_groups);
+        while !silent.is_empty() {
+            check()?;
+            let frames = chunk(silent.len() / n_groups);
+            let (now, later) = silent.split_at(frames * n_groups);
+            let step = step_for(&mut self.silent_steps, frames, || {
+                DecodeStep::compile_silent(&self.decoder, frames)
+            })?;
+            step.run(&self.decoder, stream, now)?;
+            silent = later;
+        }
+        for codes in last.chunks(MAX_FRAMES * n_groups) {
+            check()?;
+            self.decode(stream, codes, &mut Vec::new())?;
+        }
+        Ok(())
+    }
+
+    fn check(&self, codes: &[u32]) -> Result<()> {
+        let n_groups = self.decoder.config().n_groups;
+        if !codes.len().is_multiple_of(n_groups) {
+            return Err(turaco_compute::Error::Shape {
+                what: "codes to decode".into(),
+                expected: format!("whole frames of {n_groups}"),
+                found: format!("{}", codes.len()),
+            }
+            .into());
+        }
+        self.decoder.quantizer.check(codes)
+    }
+
     /// Bytes of scratch memory of all compiled steps.
     pub fn scratch_bytes(&self) -> usize {
-        let steps = self.steps.iter();
+        let steps = self.steps.iter().chain(&self.silent_steps);
         steps.map(|(_, step)| step.step.scratch_bytes()).sum()
     }
 
@@ -191,10 +231,39 @@ impl CodecRunner {
     }
 }
 
+impl DecoderInputs {
+    fn new(step: &mut StepBuilder, decoder: &CodecDecoder, frames: usize) -> Self {
+        let config = decoder.config();
+        Self {
+            semantic: step.input_ids(frames, config.n_semantic),
+            acoustic: step.input_ids(frames, config.n_groups - config.n_semantic),
+            positions: step.input_ids(frames, 1),
+            cache: step.cache_slot(),
+            state: step.buffer_slot(),
+        }
+    }
+}
+
 /// How many of so many frames go through the decoder next: the largest power of two that there are.
 fn chunk(frames: usize) -> usize {
     let floor = 1 << frames.max(1).ilog2();
     floor.min(MAX_FRAMES)
+}
+
+/// The step for so many frames, `compile`d when it is first needed.
+fn step_for(
+    steps: &mut Vec<(usize, DecodeStep)>,
+    frames: usize,
+    compile: impl FnOnce() -> Result<DecodeStep>,
+) -> Result<&mut DecodeStep> {
+    let index = match steps.iter().position(|(n, _)| *n == frames) {
+        Some(index) => index,
+        None => {
+            steps.push((frames, compile()?));
+            steps.len() - 1
+        }
+    };
+    Ok(&mut steps[index].1)
 }
 
 impl DecodeStep {
@@ -205,17 +274,10 @@ impl DecodeStep {
         names: Option<&mut Vec<String>>,
     ) -> Result<Self> {
         let _span = trace::span("compile");
-        let config = decoder.config();
         let mut step = StepBuilder::new(decoder.device())
             .named("codec.decode")
             .uniform();
-        let given = DecoderInputs {
-            semantic: step.input_ids(frames, config.n_semantic),
-            acoustic: step.input_ids(frames, config.n_groups - config.n_semantic),
-            positions: step.input_ids(frames, 1),
-            cache: step.cache_slot(),
-            state: step.buffer_slot(),
-        };
+        let given = DecoderInputs::new(&mut step, decoder, frames);
         let slice = if names.is_some() {
             frames
         } else {
@@ -241,6 +303,24 @@ impl DecodeStep {
             acoustic: Vec::new(),
             positions: vec![0; frames],
             n_slices: outputs.samples.len(),
+        })
+    }
+
+    /// Without samples: only what later frames see of these.
+    fn compile_silent(decoder: &CodecDecoder, frames: usize) -> Result<Self> {
+        let _span = trace::span("compile");
+        let mut step = StepBuilder::new(decoder.device())
+            .named("codec.skip")
+            .uniform();
+        let given = DecoderInputs::new(&mut step, decoder, frames);
+        let hidden_states = decoder.forward_silently(&mut step, &given)?;
+        step.output(hidden_states);
+        Ok(Self {
+            step: step.finish()?,
+            semantic: Vec::new(),
+            acoustic: Vec::new(),
+            positions: vec![0; frames],
+            n_slices: 0,
         })
     }
 
