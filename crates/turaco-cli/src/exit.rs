@@ -226,6 +226,10 @@ fn spelling(option: &str) -> String {
         // An environment variable.
         return option.to_string();
     }
+    if option == "name" {
+        // That of a voice, an argument.
+        return "NAME".into();
+    }
     let prefix = if is_vad_parameter(option) { "vad-" } else { "" };
     let name = match option {
         "delay_ms" => "delay",

@@ -8,16 +8,40 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::exit::Failure;
 use crate::signals::Unfinished;
 
-/// Write all of `files`, or none: each is complete under a temporary name in its folder before any gets its own name.
+/// Write all of `files`, or none: each is complete under a temporary name in its folder before any gets its own name. Pipes
+/// and devices are written to when all files are complete.
 pub fn write_all(files: &[(PathBuf, Vec<u8>)]) -> Result<(), Failure> {
+    let (special, plain): (Vec<_>, Vec<_>) = files.iter().partition(|(path, _)| is_special(path));
     let mut written = Vec::new();
-    for (path, bytes) in files {
-        written.push((Temporary::write(path, bytes)?, path));
+    for (path, bytes) in plain {
+        let real = replaced_by(path);
+        let temporary = Temporary::write(&real, bytes);
+        written.push((
+            temporary.map_err(|error| Failure::write(path, &error))?,
+            real,
+        ));
     }
-    for (temporary, path) in written {
-        temporary.rename(path)?;
+    for (temporary, real) in written {
+        temporary.rename(&real)?;
+    }
+    for (path, bytes) in special {
+        let written = fs::File::create(path).and_then(|mut file| file.write_all(bytes));
+        written.map_err(|error| Failure::write(path, &error))?;
     }
     Ok(())
+}
+
+/// Whether this is no file that another could take the place of: a device, a pipe, or what the shell opened.
+pub fn is_special(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|known| !known.is_file())
+        || ["/dev", "/proc"]
+            .iter()
+            .any(|folder| path.starts_with(folder))
+}
+
+/// The file that is replaced when `path` is written: what a link leads to, not the link.
+pub fn replaced_by(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf())
 }
 
 /// [`write_all`]; what cannot be written where it belongs is kept in the folder for temporary files, because it may have
@@ -55,6 +79,10 @@ pub fn check_writable(path: &Path) -> Result<(), Failure> {
     if path.is_dir() {
         return Err(failed(io::ErrorKind::IsADirectory.into()));
     }
+    if is_special(path) && path.exists() {
+        return Ok(());
+    }
+    let path = &replaced_by(path);
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());
@@ -76,22 +104,20 @@ struct Temporary {
 }
 
 impl Temporary {
-    fn write(target: &Path, bytes: &[u8]) -> Result<Self, Failure> {
+    /// Write it beside `target`.
+    fn write(target: &Path, bytes: &[u8]) -> io::Result<Self> {
         let path = temporary_name(target);
         let temporary = Self {
             _unfinished: Unfinished::new(&path),
             path: Some(path.clone()),
         };
-        let write = || -> io::Result<()> {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .open(&path)?;
-            file.write_all(bytes)?;
-            // Some file systems notice only here that they are full.
-            file.sync_all()
-        };
-        write().map_err(|error| Failure::write(target, &error))?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&path)?;
+        file.write_all(bytes)?;
+        // Some file systems notice only here that they are full.
+        file.sync_all()?;
         Ok(temporary)
     }
 
@@ -149,5 +175,32 @@ mod tests {
         write_all(&[(good.clone(), b"new".to_vec()), (other, vec![1])]).unwrap();
         assert_eq!(names(folder.path()), ["a.txt", "b.txt"]);
         assert_eq!(fs::read(&good).unwrap(), b"new");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_and_pipes_stay_what_they_are() {
+        use std::os::unix::fs::FileTypeExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let [far, link, pipe] = ["far/a.svg", "a.svg", "pipe"].map(|name| folder.path().join(name));
+        fs::create_dir(folder.path().join("far")).unwrap();
+        fs::write(&far, "old").unwrap();
+        std::os::unix::fs::symlink(&far, &link).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        check_writable(&link).unwrap();
+        check_writable(&pipe).unwrap();
+        let reader = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::read(pipe).unwrap()
+        });
+        write_all(&[(pipe.clone(), vec![1, 2]), (link.clone(), b"new".to_vec())]).unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(fs::read(&far).unwrap(), b"new");
+        assert_eq!(names(&folder.path().join("far")), ["a.svg"]);
+        let kind = fs::symlink_metadata(&pipe).unwrap().file_type();
+        // Nobody writes to a file that took its place.
+        assert!(kind.is_fifo());
+        assert_eq!(reader.join().unwrap(), [1, 2]);
     }
 }

@@ -59,14 +59,8 @@ impl Recording {
         format: SoundFormat,
         sample_rate: u32,
     ) -> Result<Self, Failure> {
-        // What a link leads to is replaced, not the link.
-        let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-        let known = fs::metadata(path);
-        // Devices and pipes are no files that could be replaced, and neither is what the shell opened.
-        let is_special = known.is_ok_and(|known| !known.is_file())
-            || ["/dev", "/proc"]
-                .iter()
-                .any(|folder| path.starts_with(folder));
+        let real = files::replaced_by(path);
+        let is_special = files::is_special(path);
         let at = match is_special {
             true => path.to_path_buf(),
             false => files::temporary_name(&real),

@@ -68,7 +68,7 @@ pub struct SpeakArgs {
     #[arg(long, help_heading = "Output")]
     pub stream: bool,
 
-    /// Also draw the waveform and the spectrogram to FILE (SVG)
+    /// Also draw the waveform and the spectrogram to FILE (SVG); "-" = stdout
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub plot: Option<PathBuf>,
 

@@ -25,7 +25,7 @@ use crate::printer::Level;
 /// Say what the command line says.
 pub fn run(args: &SpeakArgs, context: &Context) -> Outcome {
     let sink_kind = SinkKind::new(args, io::stdout().is_terminal())?;
-    check_plot(args)?;
+    check_plot(args, sink_kind)?;
     if args.list_voices {
         return list(false, context);
     }
@@ -67,17 +67,29 @@ pub fn run(args: &SpeakArgs, context: &Context) -> Outcome {
     }
     if let Some(path) = &args.plot {
         let picture = turaco::output::plot_sound(&plotted, synthesizer.sample_rate());
-        files::write_all(&[(path.clone(), picture.into())])?;
+        match path == Path::new("-") {
+            true => context.printer.result(picture.as_bytes())?,
+            false => files::write_all(&[(path.clone(), picture.into())])?,
+        }
     }
     job.report(&options, rate, &totals)?;
     Ok(Exit::Success)
 }
 
 /// Whether the picture can be written is known before minutes of work.
-fn check_plot(args: &SpeakArgs) -> Result<(), Failure> {
+fn check_plot(args: &SpeakArgs, sink: SinkKind) -> Result<(), Failure> {
     let Some(path) = &args.plot else {
         return Ok(());
     };
+    if path == Path::new("-") {
+        let other = match sink {
+            SinkKind::Stdout(_) => "the sound",
+            _ if args.json => "--json",
+            _ => return Ok(()),
+        };
+        let message = format!("{other} and the picture cannot both go to stdout");
+        return Err(Failure::usage(message).hint("write the picture to a file: --plot speech.svg"));
+    }
     if args.output.as_ref() == Some(path) {
         return Err(Failure::usage("--plot and -o name the same file").at(path));
     }

@@ -36,7 +36,9 @@ pub fn run(args: &VoicesArgs, context: &Context) -> Outcome {
                 true => name.into(),
                 false => store.path_to_save(name)?,
             };
-            if path.exists() && !force {
+            // Pipes and devices hold nothing that could be lost.
+            let replaces = *force || files::is_special(&path) && !path.is_dir();
+            if path.exists() && !replaces {
                 return Err(Failure::usage(format!("voice `{name}` is there already"))
                     .hint("--force replaces it")
                     .into());
@@ -55,9 +57,11 @@ pub fn run(args: &VoicesArgs, context: &Context) -> Outcome {
                 *x_vector_only,
                 context,
             )?;
-            match is_path(name) {
-                true => voice.save(&path)?,
-                false => drop(store.save(name, &voice)?),
+            match (is_path(name), replaces) {
+                (true, true) => voice.save(&path)?,
+                (true, false) => voice.save_new(&path)?,
+                (false, true) => drop(store.replace(name, &voice)?),
+                (false, false) => drop(store.save(name, &voice)?),
             }
             context.printer.note(&format!("saved {}", path.display()));
             Ok(Exit::Success)

@@ -57,6 +57,11 @@ fn text_becomes_a_file_a_stream_and_json() {
     assert_eq!(json["pieces"][0]["stopped"], "max_frames");
     assert_eq!(json["pieces"][0]["text"], TEXT);
     assert!(fs::read_to_string(plot).unwrap().contains("<svg"));
+    let shown = speak(&["-o", wav.to_str().unwrap(), "--plot", "-"]);
+    assert!(shown.succeeds().contains("<svg"));
+    for more in [&["-o", "b.wav", "--json"][..], &["-o", "-"], &[]] {
+        speak(&[more, &["--plot", "-"]].concat()).fails(2, &["picture", "stdout"]);
+    }
     let wav = fs::read(wav).unwrap();
     assert_eq!(wav.len(), 44 + 2 * 6 * 1920);
     assert_eq!(wav[40..44], (2 * 6 * 1920_u32).to_le_bytes());

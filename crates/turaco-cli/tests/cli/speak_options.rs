@@ -220,7 +220,7 @@ fn what_cannot_be_kept_or_read_is_told_before_the_work() {
     };
     create("/nowhere/anna.safetensors").fails(1, &["/nowhere/anna.safetensors"]);
     create("ryan").fails(2, &["ryan", "CustomVoice"]);
-    create("a:b").fails(2, &["no name for a voice"]);
+    create("a:b").fails(2, &["`NAME`", "no name for a voice"]);
     create("anna").fails(3, &["nothing"]);
     assert!(fs::read_dir(home.path(".")).unwrap().all(|entry| {
         let name = entry.unwrap().file_name();

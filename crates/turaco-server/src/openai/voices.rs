@@ -53,13 +53,7 @@ pub async fn create(State(app): State<App>, request: Request) -> Result<Response
         let store = store(app)?;
         let name = form.text("name").map(str::trim);
         let name = name.ok_or_else(|| ApiError::missing("name"))?;
-        let path = store
-            .path_to_save(name)
-            .map_err(|error| ApiError::from(error).about("name"))?;
-        if path.exists() {
-            let message = format!("there is a voice `{name}` already; DELETE removes it");
-            return Err(ApiError::invalid("name", message));
-        }
+        store.check_new(name)?;
         let audio = form
             .audio
             .as_ref()

@@ -233,6 +233,30 @@ fn what_goes_with_another_model_names_it() {
 }
 
 #[test]
+fn of_several_voices_of_a_name_at_the_same_time_one_is_saved() {
+    let server = TestServer::start(|config| config.tts_model = "base".into());
+    let path = "/v1/audio/voices";
+    let recording = std::fs::read(testdata("audio/jfk.wav")).unwrap();
+    let create = || {
+        let fields = [("name", "anna"), ("x_vector_only_mode", "true")];
+        server
+            .form(path, &fields, Some(("a.wav", &recording)))
+            .status
+    };
+    let mut answers: Vec<u16> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(create)).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    answers.sort_unstable();
+    assert_eq!(answers, [201, 400, 400, 400]);
+    let listed = server.get(path, &[]).json();
+    assert_eq!(listed["voices"].as_array().unwrap().len(), 1);
+}
+
+#[test]
 fn voices_are_saved_used_and_removed() {
     let server = TestServer::start(|config| config.tts_model = "base".into());
     let path = "/v1/audio/voices";
@@ -255,9 +279,9 @@ fn voices_are_saved_used_and_removed() {
         "x_vector_only_mode": true, "max_new_tokens": 4});
     assert_eq!(server.json(PATH, &body).status, 200);
     let bad = [("name", "../x")];
-    server
-        .form(path, &bad, Some(("a.wav", &recording)))
-        .fails(400, "invalid_value");
+    let refused = server.form(path, &bad, Some(("a.wav", &recording)));
+    refused.fails(400, "invalid_value");
+    assert_eq!(refused.json()["error"]["param"], "name");
     let remove = |name: &str| server.raw(&request("DELETE", &format!("{path}/{name}"), &[], b""));
     assert_eq!(remove("anna").status, 200);
     remove("anna").fails(404, "voice_not_found");

@@ -1,8 +1,10 @@
 //! Who speaks.
 
-use std::io::Write;
-use std::path::Path;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Map, Value, json};
 
@@ -55,16 +57,24 @@ impl ClonedVoice {
         !self.codes.is_empty()
     }
 
-    /// Writes a small safetensors file: `ref_spk_embedding`, `ref_code`, and the text among its metadata.
+    /// Writes a small safetensors file: `ref_spk_embedding`, `ref_code`, and the text among its metadata. What was there is
+    /// replaced; pipes and devices are written to.
     ///
     /// # Errors
     /// The file system refuses.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let failed = |source| Error::Io {
-            action: "write",
-            path: path.to_owned(),
-            source,
-        };
+        write_whole(path, &self.to_bytes()).map_err(|source| failed_to_write(path, source))
+    }
+
+    /// As [`save`](Self::save), where nothing is yet. Of several at the same time one is first.
+    ///
+    /// # Errors
+    /// There is something, which is an [`Error::Io`] of the kind `AlreadyExists`, or the file system refuses.
+    pub fn save_new(&self, path: &Path) -> Result<()> {
+        write_new(path, &self.to_bytes()).map_err(|source| failed_to_write(path, source))
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
         let vector_bytes = 4 * self.vector.len();
         let n_frames = self.codes.len() / self.n_codes.max(1);
         let header = json!({
@@ -91,20 +101,7 @@ impl ClonedVoice {
         bytes.extend(header);
         bytes.extend(self.vector.iter().flat_map(|value| value.to_le_bytes()));
         bytes.extend(self.codes.iter().flat_map(|code| code.to_le_bytes()));
-        // A voice that exists stays whole if the disk is full.
-        let partial = path.with_file_name(format!(".turaco-{}.tmp", std::process::id()));
-        // What a link leads to is replaced, not the link.
-        let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let write = || {
-            let mut file = std::fs::File::create(&partial)?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            std::fs::rename(&partial, &target)
-        };
-        write().map_err(|source| {
-            let _ = std::fs::remove_file(&partial);
-            failed(source)
-        })
+        bytes
     }
 
     /// Reads such a file.
@@ -180,6 +177,68 @@ impl ClonedVoice {
     }
 }
 
+fn failed_to_write(path: &Path, source: io::Error) -> Error {
+    Error::Io {
+        action: "write",
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// What was there stays whole if the disk is full.
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    // Pipes and devices are no files that could be replaced.
+    if fs::metadata(path).is_ok_and(|known| !known.is_file()) {
+        return OpenOptions::new().write(true).open(path)?.write_all(bytes);
+    }
+    // What a link leads to is replaced, not the link.
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let partial = Partial::write(&target, bytes)?;
+    fs::rename(&partial.0, &target)
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let partial = Partial::write(path, bytes)?;
+    match fs::hard_link(&partial.0, path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            // Not every file system has links: an empty file keeps the name until the whole one takes its place.
+            OpenOptions::new().write(true).create_new(true).open(path)?;
+            fs::rename(&partial.0, path)
+        }
+        linked => linked,
+    }
+}
+
+/// A file under a name that nothing else has; removed when dropped.
+struct Partial(PathBuf);
+
+impl Partial {
+    /// Write it beside `target`.
+    fn write(target: &Path, bytes: &[u8]) -> io::Result<Self> {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let (partial, mut file) = loop {
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let name = format!(".turaco-voice-{}-{count}.tmp", std::process::id());
+            let path = target.with_file_name(name);
+            let opened = OpenOptions::new().write(true).create_new(true).open(&path);
+            match opened {
+                // A process of the same number left it behind.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                opened => break (Self(path), opened?),
+            }
+        };
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        Ok(partial)
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
 fn metadata(bytes: &[u8]) -> Option<Map<String, Value>> {
     let (len, rest) = bytes.split_first_chunk::<8>()?;
     let header = rest.get(..usize::try_from(u64::from_le_bytes(*len)).ok()?)?;
@@ -215,6 +274,78 @@ mod tests {
             let error = ClonedVoice::open(&path).unwrap_err().to_string();
             assert!(error.contains("anna.safetensors"), "{error}");
         }
+    }
+
+    fn voice(value: f32) -> ClonedVoice {
+        ClonedVoice {
+            vector: vec![value; 2000],
+            codes: vec![1, 2],
+            n_codes: 2,
+            text: "a".into(),
+        }
+    }
+
+    #[test]
+    fn voices_that_are_saved_at_the_same_time_do_not_mix() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |n: u16| folder.path().join(format!("{n}.safetensors"));
+        std::thread::scope(|scope| {
+            for n in 0..8 {
+                scope.spawn(move || {
+                    (0..20).for_each(|_| voice(f32::from(n)).save(&path(n)).unwrap())
+                });
+            }
+        });
+        for n in 0..8 {
+            assert_eq!(ClonedVoice::open(&path(n)).unwrap(), voice(f32::from(n)));
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 8);
+    }
+
+    #[test]
+    fn one_of_several_new_voices_of_a_name_is_saved() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("anna.safetensors");
+        let saved: Vec<bool> = std::thread::scope(|scope| {
+            let save = |n: u16| {
+                scope.spawn({
+                    let path = &path;
+                    move || voice(f32::from(n)).save_new(path).is_ok()
+                })
+            };
+            let threads: Vec<_> = (0..8).map(save).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        assert_eq!(saved.iter().filter(|saved| **saved).count(), 1);
+        let first = saved.iter().position(|saved| *saved).unwrap();
+        assert_eq!(ClonedVoice::open(&path).unwrap(), voice(first as f32));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_and_pipes_stay_what_they_are() {
+        use std::os::unix::fs::FileTypeExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let [far, link, pipe] = ["far/anna", "link", "pipe"].map(|name| folder.path().join(name));
+        fs::create_dir(folder.path().join("far")).unwrap();
+        voice(1.0).save(&far).unwrap();
+        std::os::unix::fs::symlink(&far, &link).unwrap();
+        voice(2.0).save(&link).unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(ClonedVoice::open(&far).unwrap(), voice(2.0));
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        let reader = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::read(pipe).unwrap()
+        });
+        voice(3.0).save(&pipe).unwrap();
+        assert!(fs::symlink_metadata(&pipe).unwrap().file_type().is_fifo());
+        assert_eq!(reader.join().unwrap(), voice(3.0).to_bytes());
     }
 
     /// A voice file with these tensors (name, type, shape, data) and this text.

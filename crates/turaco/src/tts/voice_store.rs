@@ -1,6 +1,7 @@
 //! Voices that were saved under a name: files in one folder.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
@@ -59,7 +60,7 @@ impl VoiceStore {
     pub fn names(&self) -> Result<Vec<String>> {
         let entries = match fs::read_dir(&self.folder) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             Err(source) => return Err(self.failed("read", source)),
         };
         let mut names: Vec<String> = entries
@@ -84,7 +85,7 @@ impl VoiceStore {
             && name.len() <= 100;
         if !plain {
             return Err(Error::InvalidOption {
-                option: "voice",
+                option: "name",
                 message: format!("`{}` is no name for a voice", name.escape_debug()),
             });
         }
@@ -102,7 +103,7 @@ impl VoiceStore {
             .any(|preset| preset.eq_ignore_ascii_case(name))
         {
             return Err(Error::InvalidOption {
-                option: "voice",
+                option: "name",
                 message: format!("`{name}` is the name of a voice of CustomVoice models"),
             });
         }
@@ -120,14 +121,44 @@ impl VoiceStore {
         }
     }
 
-    /// Keep a voice.
+    /// Keep a voice under a name that has none. Of several at the same time one is first.
     ///
     /// # Errors
     /// A name that is no file name or has a voice already, or the file system refuses.
     pub fn save(&self, name: &str, voice: &ClonedVoice) -> Result<PathBuf> {
+        let path = self.path_in_folder(name)?;
+        match voice.save_new(&path) {
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {
+                Err(name_taken(name))
+            }
+            saved => saved.map(|()| path),
+        }
+    }
+
+    /// Keep a voice instead of the one that the name may have.
+    ///
+    /// # Errors
+    /// A name that is no file name, or the file system refuses.
+    pub fn replace(&self, name: &str, voice: &ClonedVoice) -> Result<PathBuf> {
+        let path = self.path_in_folder(name)?;
+        voice.save(&path)?;
+        Ok(path)
+    }
+
+    /// Whether a voice can be saved under this name, before one is made.
+    ///
+    /// # Errors
+    /// As [`save`](Self::save).
+    pub fn check_new(&self, name: &str) -> Result<()> {
+        match self.path_to_save(name)?.exists() {
+            true => Err(name_taken(name)),
+            false => Ok(()),
+        }
+    }
+
+    fn path_in_folder(&self, name: &str) -> Result<PathBuf> {
         let path = self.path_to_save(name)?;
         fs::create_dir_all(&self.folder).map_err(|source| self.failed("create", source))?;
-        voice.save(&path)?;
         Ok(path)
     }
 
@@ -139,7 +170,7 @@ impl VoiceStore {
         let path = self.path(name)?;
         match fs::remove_file(&path) {
             Ok(()) => Ok(true),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
             Err(source) => Err(Error::Io {
                 action: "remove",
                 path,
@@ -154,6 +185,13 @@ impl VoiceStore {
             path: self.folder.clone(),
             source,
         }
+    }
+}
+
+fn name_taken(name: &str) -> Error {
+    Error::InvalidOption {
+        option: "name",
+        message: format!("there is a voice `{name}` already"),
     }
 }
 
@@ -175,6 +213,16 @@ mod tests {
         store.save("anna", &voice).unwrap();
         assert_eq!(store.names().unwrap(), ["anna"]);
         assert_eq!(store.find("anna").unwrap(), Some(voice.clone()));
+        let other = ClonedVoice {
+            vector: vec![2.0; 4],
+            ..voice.clone()
+        };
+        let taken = store.save("anna", &other).unwrap_err().to_string();
+        assert!(taken.contains("`anna` already"), "{taken}");
+        assert!(store.check_new("anna").is_err() && store.check_new("berta").is_ok());
+        assert_eq!(store.find("anna").unwrap(), Some(voice.clone()));
+        store.replace("anna", &other).unwrap();
+        assert_eq!(store.find("anna").unwrap(), Some(other));
         assert!(store.remove("anna").unwrap() && !store.remove("anna").unwrap());
         for name in ["", "../x", ".hidden", "a/b"] {
             assert!(store.save(name, &voice).is_err() && store.find(name).unwrap().is_none());
