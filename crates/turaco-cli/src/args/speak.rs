@@ -84,8 +84,12 @@ pub struct SpeakArgs {
     pub sampling: SamplingArgs,
 
     /// Frames of 80 ms that a sentence may take at most [default: by the length of the text]
-    #[arg(long, visible_alias = "max-new-tokens", value_name = "N", value_parser = parse_count, help_heading = "Sampling")]
+    #[arg(long, value_name = "N", value_parser = parse_count, help_heading = "Sampling")]
     pub max_frames: Option<usize>,
+
+    /// The same, with the token that ends a sentence counted: N of the reference are N-1 frames
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..), conflicts_with = "max_frames", help_heading = "Sampling")]
+    pub max_new_tokens: Option<u32>,
 
     /// Say long texts in one go instead of in pieces of some sentences
     #[arg(long)]
@@ -227,6 +231,9 @@ impl SpeakArgs {
             None => {}
         }
         options.max_frames = self.max_frames;
+        if let Some(most) = self.max_new_tokens {
+            options = options.max_new_tokens(most as usize);
+        }
         let sampling = &self.sampling;
         options.do_sample = sampling.do_sample;
         options.subtalker_dosample = sampling.subtalker_dosample;

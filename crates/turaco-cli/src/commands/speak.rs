@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use turaco::models::qwen3_tts::TtsKind;
-use turaco::tts::{CarriedVoice, SpeakOptions, SpeechStream, StopReason, Voice};
+use turaco::tts::{CarriedVoice, SentenceSplitter, SpeakOptions, SpeechStream, StopReason, Voice};
 use turaco::{Error, Synthesizer};
 
 use super::script::{self, Line};
@@ -400,6 +400,7 @@ impl Job<'_> {
     ) -> Result<(), Stop> {
         let control = &self.context.control;
         let mut stream = self.synthesizer.open_stream(options, control)?;
+        let mut splitter = SentenceSplitter::new();
         // What comes faster than it is said waits in its pipe.
         let (sender, receiver) = mpsc::sync_channel(64);
         std::thread::spawn(move || {
@@ -422,6 +423,11 @@ impl Job<'_> {
             let received = match receiver.recv_timeout(Duration::from_millis(50)) {
                 Err(RecvTimeoutError::Timeout) => {
                     control.check()?;
+                    // All was said: who wrote a line waits for it.
+                    if let Some(piece) = splitter.next_while_waiting() {
+                        stream.push_piece(&piece);
+                        self.drain(&mut stream, sink, plotted, totals)?;
+                    }
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -449,8 +455,16 @@ impl Job<'_> {
             };
             let text = String::from_utf8_lossy(&pending[..complete]).into_owned();
             pending.drain(..complete);
-            heard_text |= !text.trim().is_empty();
-            stream.push(&text);
+            // Some editors begin files with a mark of their encoding.
+            let said = match heard_text {
+                true => text.as_str(),
+                false => text.trim_start_matches('\u{feff}'),
+            };
+            heard_text |= !said.trim().is_empty();
+            splitter.push(said);
+            while let Some(piece) = splitter.next() {
+                stream.push_piece(&piece);
+            }
             self.drain(&mut stream, sink, plotted, totals)?;
         }
         if !pending.is_empty() {
@@ -462,6 +476,9 @@ impl Job<'_> {
         }
         if !heard_text {
             return Err(Failure::usage("there is no text to say: nothing came in").into());
+        }
+        if let Some(piece) = splitter.finish() {
+            stream.push_piece(&piece);
         }
         stream.finish();
         self.drain(&mut stream, sink, plotted, totals)?;

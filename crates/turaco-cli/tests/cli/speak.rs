@@ -454,6 +454,46 @@ fn every_format_grows_while_it_is_said() {
 }
 
 #[test]
+fn a_short_line_is_said_when_no_other_comes() {
+    let home = Home::new();
+    let model = model(&home, "voice_design");
+    let mut child = home
+        .command([
+            "speak",
+            "-m",
+            &model,
+            "--seed",
+            "3",
+            "--max-frames",
+            "2",
+            "--format",
+            "pcm",
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    for line in [
+        "\u{feff}Good morning, dear all!\n",
+        "Yes.\n",
+        "No sail anywhere\n",
+    ] {
+        stdin.write_all(line.as_bytes()).unwrap();
+        stdin.flush().unwrap();
+        // Standard input stays open.
+        let mut sound = [0; 2 * 2 * 1920];
+        stdout.read_exact(&mut sound).unwrap();
+    }
+    drop(stdin);
+    let mut rest = Vec::new();
+    stdout.read_to_end(&mut rest).unwrap();
+    assert!(child.wait().unwrap().success() && rest.is_empty());
+}
+
+#[test]
 fn flac_comes_through_a_pipe_block_by_block() {
     let home = Home::new();
     while_it_is_said(&home, &["--format", "flac"], |stdout| {

@@ -17,7 +17,7 @@ fn options_have_the_names_and_meanings_of_the_other_interfaces() {
         home.run(common.iter().chain(more).copied()).succeeds();
         fs::read(home.path("a.pcm")).unwrap()
     };
-    let few = ["--max-new-tokens", "6", "--seed", "3"];
+    let few = ["--max-frames", "6", "--seed", "3"];
     let with = |more: &[&str]| say(&[&few[..], more].concat());
     let plain = with(&["--instruct", "an old sailor"]);
     assert_eq!(plain.len(), 2 * 6 * 1920);
@@ -42,7 +42,9 @@ fn options_have_the_names_and_meanings_of_the_other_interfaces() {
     assert_eq!(with(&["--sample-rate", "48000"]).len(), 2 * 6 * 3840);
     // Without chance no seed matters.
     let greedy = with(&["--do-sample", "false"]);
-    assert!(greedy == say(&["--max-new-tokens", "6", "--seed", "4", "--do-sample=False"]));
+    assert!(greedy == say(&["--max-frames", "6", "--seed", "4", "--do-sample=False"]));
+    // The last token of the reference is no frame.
+    assert!(greedy == say(&["--max-new-tokens", "7", "--do-sample=False"]));
     assert!(greedy == with(&["--temperature", "0"]));
     assert!(greedy != with(&["--temperature", "0", "--subtalker-temperature", "0.9"]));
     // Tags of locales are languages.

@@ -39,6 +39,7 @@ pub async fn speech(State(app): State<App>, request: Request) -> Result<Response
     let mut asked = SpeechRequest::read(&body)?;
     drop(body);
     asked.text(app.config().max_text)?;
+    asked.check_limit()?;
     let container = asked.container()?;
     if let Some(rate) = asked.sample_rate()? {
         // What cannot be written is refused before a model is loaded.

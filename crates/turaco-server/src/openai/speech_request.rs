@@ -202,6 +202,20 @@ impl SpeechRequest {
         Ok(Container { format, events })
     }
 
+    /// Refuse a limit that leaves no frame.
+    ///
+    /// # Errors
+    /// It does.
+    pub fn check_limit(&self) -> Result<(), ApiError> {
+        match self.max_new_tokens {
+            Some(0 | 1) => {
+                let message = "expected at least 2: a frame, and the token that ends the speech";
+                Err(ApiError::invalid("max_new_tokens", message))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The samples per second that are asked for, if any are.
     ///
     /// # Errors
@@ -260,7 +274,9 @@ impl SpeechRequest {
         options.subtalker_temperature = self.subtalker_temperature;
         options.subtalker_top_k = self.subtalker_top_k;
         options.subtalker_top_p = self.subtalker_top_p;
-        options.max_frames = self.max_new_tokens;
+        if let Some(most) = self.max_new_tokens {
+            options = options.max_new_tokens(most);
+        }
         options.seed = self.seed.unwrap_or_else(fresh_seed);
         Ok(options)
     }

@@ -35,6 +35,9 @@ fn what_cannot_be_made_is_refused_before_anything_is_made() {
         json!({"response_format": "wav", "sample_rate": 7}),
         "sample_rate",
     );
+    for most in [0, 1] {
+        refused(json!({"max_new_tokens": most}), "max_new_tokens");
+    }
     assert!(server.app.engine().loaded().is_empty());
     refused(
         json!({"instructions": "x".repeat(1_000_001)}),
@@ -58,7 +61,7 @@ fn what_cannot_be_made_is_refused_before_anything_is_made() {
 fn speech_comes_in_every_format_and_is_the_same() {
     let server = TestServer::start(|_| {});
     let say = |more: serde_json::Value| {
-        let mut body = json!({"input": TEXT, "voice": "alloy", "seed": 3, "max_new_tokens": 6});
+        let mut body = json!({"input": TEXT, "voice": "alloy", "seed": 3, "max_new_tokens": 7});
         body.as_object_mut()
             .unwrap()
             .extend(more.as_object().unwrap().clone());

@@ -53,7 +53,8 @@ pub struct SpeakOptions {
     pub subtalker_top_p: Option<f32>,
     /// The same seed gives the same speech.
     pub seed: u64,
-    /// Frames (of 80 ms) of a piece of text at most; `None` = by the length of the text.
+    /// Frames (of 80 ms) of a piece of text at most, also more than it seems to need; `None` = by the length of the text, and not
+    /// more than the model's settings allow.
     pub max_frames: Option<usize>,
     /// Exactly so many frames of a piece of text, whatever the model says: for measurements.
     pub exact_frames: Option<usize>,
@@ -133,6 +134,13 @@ impl SpeakOptions {
     #[must_use]
     pub fn language(mut self, language: impl Into<String>) -> Self {
         self.language = Some(language.into());
+        self
+    }
+
+    /// Frames of a piece of text at most, counted as the reference does: with the token that ends it, which is no frame.
+    #[must_use]
+    pub fn max_new_tokens(mut self, max_new_tokens: usize) -> Self {
+        self.max_frames = Some(max_new_tokens.saturating_sub(1));
         self
     }
 

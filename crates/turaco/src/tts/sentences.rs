@@ -2,14 +2,22 @@
 
 use std::ops::Range;
 
+use super::guard::frames_of;
+
 /// A piece is not ended before so many characters, so that it has a melody.
 const SHORTEST: usize = 60;
 /// The first piece of a text that is still being written is what one waits for.
 const SHORTEST_FIRST: usize = 12;
-/// Beyond this, a comma will do, then a space.
+/// Beyond this, the end of a line will do, then a comma, then a space.
 const LONGEST: usize = 320;
+/// The same for scripts of which a few characters are much speech: what as many letters take.
+const LONGEST_FRAMES: f64 = 272.0;
+/// A comma may end a piece that takes so long.
+const SHORTEST_FRAMES: f64 = 51.0;
 /// What closes a sentence behind its stop.
 const CLOSING: &[char] = &['"', '\'', ')', ']', '”', '’', '»', '」', '』', '）', '》'];
+/// What ends a sentence, or announces what is said next.
+const STOPS: &[char] = &['.', '!', '?', ';', ':', '。', '！', '？', '…', '；', '：'];
 /// Words that a full stop follows in the middle of a sentence.
 const ABBREVIATIONS: &[&str] = &[
     "Mr", "Mrs", "Ms", "Dr", "Prof", "St", "Sr", "Jr", "Rev", "Hon", "Gen", "Col", "Capt", "Lt",
@@ -17,6 +25,17 @@ const ABBREVIATIONS: &[&str] = &[
     "bzw", "Hr", "Fr", "Mme", "Mlle", "Sra", "Srta", "Dra", "Ing", "Inc", "Ltd", "Co", "Corp",
     "Jan", "Feb", "Aug", "Sept", "Oct", "Nov", "Dec",
 ];
+
+/// Why pieces are as long as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// All of the text is there, and nobody waits for it.
+    Whole,
+    /// More comes, and lines are said when they end with a sentence.
+    Arriving,
+    /// Nothing comes, and nothing is left to say.
+    Waiting,
+}
 
 /// Cuts a text that comes bit by bit into pieces of one or more sentences.
 ///
@@ -30,6 +49,8 @@ pub struct SentenceSplitter {
     held_return: bool,
     /// Whether a piece was given out.
     begun: bool,
+    /// Whether all of the text comes at once.
+    is_whole: bool,
     #[cfg(test)]
     work: tests::Work,
 }
@@ -78,10 +99,27 @@ impl SentenceSplitter {
     /// The next piece that is complete, if there is one.
     #[expect(clippy::should_implement_trait, reason = "more may come after `None`")]
     pub fn next(&mut self) -> Option<String> {
+        self.next_at(match self.is_whole {
+            true => Pace::Whole,
+            false => Pace::Arriving,
+        })
+    }
+
+    /// As [`next`](Self::next) where no more text came for a while and all before it was said: a line that ended is a piece then,
+    /// and a short sentence, too.
+    pub fn next_while_waiting(&mut self) -> Option<String> {
+        self.next_at(Pace::Waiting)
+    }
+
+    fn next_at(&mut self, pace: Pace) -> Option<String> {
         loop {
-            let shortest = if self.begun { SHORTEST } else { SHORTEST_FIRST };
+            let shortest = match pace {
+                Pace::Whole => SHORTEST,
+                Pace::Arriving if self.begun => SHORTEST,
+                Pace::Arriving | Pace::Waiting => SHORTEST_FIRST,
+            };
             let rest = &self.text[self.given..];
-            let end = end_of_piece(rest, shortest);
+            let end = end_of_piece(rest, shortest, pace);
             #[cfg(test)]
             self.work
                 .read(end.map_or(rest.len(), |end| end.max(LONGEST)));
@@ -107,12 +145,16 @@ impl SentenceSplitter {
 }
 
 /// Where the first piece of a text ends, in bytes. Looks at little more than [`LONGEST`] characters.
-fn end_of_piece(text: &str, shortest: usize) -> Option<usize> {
-    let (mut count, mut comma, mut space) = (0, None, None);
+fn end_of_piece(text: &str, shortest: usize, pace: Pace) -> Option<usize> {
+    let (mut count, mut frames) = (0, 0.0);
+    let (mut line, mut comma, mut space) = (None, None, None);
     let mut characters = text.char_indices().peekable();
     let mut word = 0;
+    let mut is_said = false;
     while let Some((at, character)) = characters.next() {
         count += 1;
+        frames += frames_of(character);
+        is_said |= character.is_alphanumeric();
         let end = at + character.len_utf8();
         let next = characters.peek().map(|(_, next)| *next);
         let paragraph = character == '\n' && next == Some('\n');
@@ -120,43 +162,58 @@ fn end_of_piece(text: &str, shortest: usize) -> Option<usize> {
             return Some(end);
         }
         if count >= shortest
-            && let Some(closed) = end_of_sentence(text, word..at, character)
+            && let Some(closed) = end_of_sentence(text, word..at, character, pace)
         {
             return Some(closed);
         }
+        let is_long = count >= shortest || frames >= SHORTEST_FRAMES;
         match character {
-            ',' | ':' | '—' | '–' if count >= shortest && next.is_some_and(char::is_whitespace) =>
-            {
+            '\n' if ends_line(&text[..at], count, pace) && is_said => return Some(end),
+            '\n' if is_long => line = Some(end),
+            ',' | ':' | '—' | '–' if is_long && next.is_some_and(char::is_whitespace) => {
                 comma = Some(end);
             }
-            '，' | '、' | '：' if count >= shortest => comma = Some(end),
+            '，' | '、' | '：' if is_long => comma = Some(end),
             _ if character.is_whitespace() => space = Some(end),
             _ => {}
         }
         if !character.is_alphanumeric() {
             word = end;
         }
-        if count >= LONGEST {
-            return Some(comma.or(space).unwrap_or(end));
+        if count >= LONGEST || frames >= LONGEST_FRAMES {
+            return Some(line.or(comma).or(space).unwrap_or(end));
         }
     }
     None
 }
 
+/// Whether the line that `text` of `count` characters is can be said without the next one, which may go on with its sentence.
+fn ends_line(text: &str, count: usize, pace: Pace) -> bool {
+    match pace {
+        Pace::Whole => false,
+        Pace::Arriving => {
+            let text = text.trim_end().trim_end_matches(CLOSING);
+            count >= SHORTEST_FIRST && text.ends_with(STOPS)
+        }
+        Pace::Waiting => true,
+    }
+}
+
 /// Whether `character` behind the word `word` of a text ends a sentence: then where that ends, with the quotes and brackets that it
 /// closes.
-fn end_of_sentence(text: &str, word: Range<usize>, character: char) -> Option<usize> {
+fn end_of_sentence(text: &str, word: Range<usize>, character: char, pace: Pace) -> Option<usize> {
     let behind = &text[word.end + character.len_utf8()..];
     let open = behind.trim_start_matches(CLOSING);
     let end = text.len() - open.len();
     match character {
         '。' | '！' | '？' | '…' | '；' => Some(end),
-        '!' | '?' | ';' => open.starts_with(char::is_whitespace).then_some(end),
-        '.' => {
+        ';' => open.starts_with(char::is_whitespace).then_some(end),
+        '.' | '!' | '?' => {
             open.chars().next().filter(|next| next.is_whitespace())?;
             // "e.g.", initials and titles are no sentences.
             let word = &text[word];
-            if word.chars().nth(1).is_none() || ABBREVIATIONS.contains(&word) {
+            if character == '.' && (word.chars().nth(1).is_none() || ABBREVIATIONS.contains(&word))
+            {
                 return None;
             }
             let mut gap = open.chars().take(LONGEST);
@@ -166,7 +223,8 @@ fn end_of_sentence(text: &str, word: Range<usize>, character: char) -> Option<us
                 .any(|next| next == '\n');
             // Neither is what goes on in small letters, which is not known before there is more.
             let after = gap.find(|next| !next.is_whitespace());
-            let is_over = line_ends || after.is_some_and(|after| !after.is_lowercase());
+            let is_over =
+                line_ends || after.map_or(pace == Pace::Waiting, |after| !after.is_lowercase());
             is_over.then_some(end)
         }
         _ => None,
@@ -185,8 +243,7 @@ impl Pieces {
     /// Of this text.
     pub fn new(text: &str) -> Self {
         let mut splitter = SentenceSplitter::new();
-        // Nobody waits for the rest of it.
-        splitter.begun = true;
+        splitter.is_whole = true;
         splitter.push(text);
         let next = splitter.next();
         Self { splitter, next }
@@ -351,6 +408,76 @@ mod tests {
         splitter.push(" you?");
         assert_eq!(splitter.next(), None);
         assert_eq!(splitter.finish().as_deref(), Some("How are you?"));
+    }
+
+    #[test]
+    fn lines_and_sentences_are_said_while_nothing_else_is_there() {
+        let mut splitter = SentenceSplitter::new();
+        splitter.push("The first piece is over. It");
+        assert!(splitter.next().is_some());
+        // A line that ends with its sentence is awaited by somebody.
+        splitter.push(" went on. Then it ended.\nAnd");
+        assert_eq!(
+            splitter.next().as_deref(),
+            Some("It went on. Then it ended.")
+        );
+        // One that does not may go on in the next.
+        splitter.push(" the boats of the\n");
+        assert_eq!(splitter.next(), None);
+        splitter.push("harbour were out.\n");
+        let line = splitter.next();
+        assert_eq!(
+            line.as_deref(),
+            Some("And the boats of the\nharbour were out.")
+        );
+        for line in ["Yes\n", "No sail anywhere. "] {
+            splitter.push(line);
+            assert_eq!(splitter.next(), None);
+            assert_eq!(splitter.next_while_waiting().as_deref(), Some(line.trim()));
+        }
+        splitter.push("Good morning, Mr. ");
+        assert_eq!(splitter.next_while_waiting(), None);
+        splitter.push("Smith and the others");
+        assert_eq!(splitter.next_while_waiting(), None);
+        assert_eq!(
+            splitter.finish().as_deref(),
+            Some("Good morning, Mr. Smith and the others")
+        );
+    }
+
+    #[test]
+    fn who_said_it_belongs_to_what_was_said() {
+        let text = "They asked her whether the boats would be home before the storm. \"Of course they will, all of them!\" she \
+                    said. \"But who knows when? Not me.\" It rained on and on, and nobody went out for the rest of the day.";
+        let pieces = SentenceSplitter::split(text);
+        assert!(
+            pieces
+                .iter()
+                .any(|piece| piece.ends_with("all of them!\" she said.")),
+            "{pieces:?}"
+        );
+    }
+
+    #[test]
+    fn what_has_no_stops_is_cut_where_it_sounds_least_odd() {
+        // Lines before commas.
+        let list = "a boat, a sail and a lamp\n".repeat(30);
+        for piece in SentenceSplitter::split(&list) {
+            assert!(
+                piece.starts_with("a boat") && piece.ends_with("lamp"),
+                "{piece}"
+            );
+        }
+        // Han characters take four times as long as letters.
+        let chinese = "今天天气很好看的".repeat(60);
+        let pieces = SentenceSplitter::split(&chinese);
+        assert_eq!(pieces.concat(), chinese);
+        let longest = pieces.iter().map(|piece| piece.chars().count()).max();
+        assert!(longest.is_some_and(|longest| longest <= 90), "{longest:?}");
+        let chinese = "今天天气很好看的人都在外面，".repeat(20);
+        for piece in SentenceSplitter::split(&chinese) {
+            assert!(piece.ends_with('，'), "{piece}");
+        }
     }
 
     proptest! {

@@ -20,7 +20,7 @@ use super::guard::frame_budget;
 use super::loaded::{Engine, Loaded, codec_type};
 use super::options::{SpeakOptions, TextLayout, spoken_language};
 use super::speech::{Speech, SpeechStream, SpeechTimings};
-use super::utterance::{Limits, Utterance};
+use super::utterance::{Limit, Utterance};
 use super::voice::{ClonedVoice, Voice};
 
 /// A loaded Qwen3-TTS model; any number of streams share its weights.
@@ -347,19 +347,19 @@ impl Synthesizer {
             voice,
             streams_text: plan.streams_text,
         };
-        let budget =
-            frame_budget(text).min(config.generation.max_new_tokens.saturating_sub(1).max(1));
-        let limits = Limits {
-            budget,
-            max_frames: options.max_frames,
-            exact_frames: options.exact_frames,
+        let (budget, allowed) = (frame_budget(text), config.generation.max_frames());
+        let limit = match (options.exact_frames, options.max_frames) {
+            (Some(exact), _) => Limit::Exact(exact),
+            (None, Some(asked)) => Limit::Asked(asked),
+            (None, None) if allowed < budget => Limit::Settings(allowed),
+            (None, None) => Limit::Budget(budget),
         };
         let sampling = Sampling {
             seed: plan.sampling.seed.wrapping_add((piece as u64) << 32),
             ..plan.sampling
         };
         let work = (timings, control);
-        Utterance::new(engine, &request, stream, (sampling, limits), work)
+        Utterance::new(engine, &request, stream, (sampling, limit), work)
     }
 
     /// Where the sound of an utterance goes on: behind the recording in its prompt, if there is one.

@@ -7,20 +7,21 @@ use crate::models::qwen3_tts::codec::CodecStream;
 use crate::models::qwen3_tts::{FrameInput, Prompt, PromptRequest, Runner, Sampling, TalkerState};
 use crate::{Control, Error, Result};
 
-use super::guard::{StopReason, loop_guard};
+use super::guard::{FrameGuard, StopReason};
 use super::loaded::Engine;
 use super::speech::SpeechTimings;
-use crate::loop_guard::LoopGuard;
 
 /// When a piece of text has to be over.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(super) enum Limit {
     /// Frames that its text may take.
-    pub budget: usize,
-    /// Frames that were asked for at most.
-    pub max_frames: Option<usize>,
+    Budget(usize),
+    /// Frames that its text could take, and the model's settings do not allow.
+    Settings(usize),
+    /// Frames that were asked for at most, as far as the model has positions.
+    Asked(usize),
     /// Frames that are said whatever the model says.
-    pub exact_frames: Option<usize>,
+    Exact(usize),
 }
 
 /// A piece of text that is being said.
@@ -40,8 +41,8 @@ struct Frames {
     unread: Option<Vec<f32>>,
     sampling: Sampling,
     state: TalkerState,
-    limits: Limits,
-    guard: LoopGuard,
+    limit: Limit,
+    guard: FrameGuard,
     /// All frames so far.
     codes: Vec<u32>,
     stopped: Option<StopReason>,
@@ -53,7 +54,7 @@ impl Utterance {
         engine: &mut Engine,
         request: &PromptRequest<'_>,
         stream: CodecStream,
-        (sampling, limits): (Sampling, Limits),
+        (sampling, mut limit): (Sampling, Limit),
         (timings, control): (&mut SpeechTimings, &Control),
     ) -> Result<Self> {
         let started = Instant::now();
@@ -72,9 +73,12 @@ impl Utterance {
         let prompt = engine.talker.prompt(request, control)?;
         let config = engine.talker.model().config();
         let n_prompt = prompt.rows.len() / config.talker.dim;
-        let n_frames = limits.n_frames();
-        if n_prompt + n_frames > config.max_positions {
-            let room = config.max_positions.saturating_sub(n_prompt);
+        let room = config.max_positions.saturating_sub(n_prompt);
+        if let Limit::Asked(asked) = &mut limit {
+            *asked = (*asked).min(room.max(1));
+        }
+        let n_frames = limit.n_frames();
+        if n_frames > room {
             return Err(Error::InvalidOption {
                 option: "text",
                 message: format!(
@@ -84,7 +88,6 @@ impl Utterance {
                 ),
             });
         }
-        let n_codes = config.n_codes;
         let state = engine.talker.new_state(n_prompt + n_frames, sampling)?;
         timings.prefill += started.elapsed().as_secs_f64();
         let frames = Frames {
@@ -92,8 +95,8 @@ impl Utterance {
             prompt,
             sampling,
             state,
-            limits,
-            guard: loop_guard(n_codes),
+            limit,
+            guard: FrameGuard::new(),
             codes: Vec::new(),
             stopped: None,
         };
@@ -114,7 +117,7 @@ impl Utterance {
         let model = engine.talker.model().clone();
         let (dim, n_codes) = (model.config().talker.dim, model.config().n_codes);
         let frames = &mut self.frames;
-        let n_positions = frames.prompt.rows.len() / dim + frames.limits.n_frames();
+        let n_positions = frames.prompt.rows.len() / dim + frames.limit.n_frames();
         let mut state = engine.talker.new_state(n_positions, frames.sampling)?;
         state.resume(&frames.codes);
         let made = &frames.codes[..self.n_decoded * n_codes];
@@ -216,14 +219,14 @@ impl Frames {
             return Ok(false);
         }
         let n_frames = self.state.n_frames();
-        if n_frames >= self.limits.n_frames() {
-            self.stopped = Some(match (self.limits.exact_frames, self.limits.max_frames) {
-                (Some(_), _) => StopReason::MaxFrames,
-                (None, Some(most)) if n_frames >= most => StopReason::MaxFrames,
-                _ => StopReason::Budget,
+        if n_frames >= self.limit.n_frames() {
+            self.stopped = Some(match self.limit {
+                Limit::Budget(_) => StopReason::Budget,
+                Limit::Settings(_) | Limit::Asked(_) | Limit::Exact(_) => StopReason::MaxFrames,
             });
             return Ok(false);
         }
+        let is_exact = matches!(self.limit, Limit::Exact(_));
         let started = Instant::now();
         let end = talker.model().config().codec_tokens.eos;
         let dim = self.prompt.pad.len();
@@ -238,7 +241,7 @@ impl Frames {
             _ => timings.generate += started.elapsed().as_secs_f64(),
         }
         if codes[0] == end {
-            if self.limits.exact_frames.is_none() {
+            if !is_exact {
                 self.stopped = Some(StopReason::End);
                 return Ok(false);
             }
@@ -248,20 +251,20 @@ impl Frames {
         } else {
             self.codes.extend_from_slice(codes);
         }
-        if self.limits.exact_frames.is_none() && self.guard.push(codes).is_some() {
+        if !is_exact && self.guard.push(codes) {
             self.stopped = Some(StopReason::Repetition);
         }
         Ok(true)
     }
 }
 
-impl Limits {
+impl Limit {
     /// Frames at most.
     fn n_frames(self) -> usize {
-        match (self.exact_frames, self.max_frames) {
-            (Some(exact), _) => exact,
-            (None, Some(most)) => most.min(self.budget),
-            (None, None) => self.budget,
+        match self {
+            Self::Budget(most) | Self::Settings(most) | Self::Asked(most) | Self::Exact(most) => {
+                most
+            }
         }
     }
 }

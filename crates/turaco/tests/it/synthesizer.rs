@@ -345,6 +345,33 @@ fn speech_that_does_not_end_is_ended() {
 }
 
 #[test]
+fn what_a_user_asks_for_goes_before_settings_and_budget() {
+    let folder = tempfile::tempdir().unwrap();
+    copy_files(&fixtures().join("voice_design"), folder.path());
+    let codec = fixtures().join("base/speech_tokenizer");
+    copy_files(&codec, &folder.path().join("speech_tokenizer"));
+    let settings = r#"{"max_new_tokens": 5, "temperature": 3.0, "top_k": 0}"#;
+    fs::write(folder.path().join("generation_config.json"), settings).unwrap();
+    let load = LoadOptions::new()
+        .compute_type(ComputeType::F32)
+        .device("cpu");
+    let synthesizer = Synthesizer::load_path(folder.path(), &load, &Control::new()).unwrap();
+    let said = |max_frames: Option<usize>| {
+        let mut options = SpeakOptions::new().seed(3).do_sample(true);
+        options.max_frames = max_frames;
+        let speech = synthesizer.speak("hi", &options, &Control::new());
+        let speech = speech.unwrap();
+        (speech.n_frames, speech.pieces[0].1)
+    };
+    // The text alone would have some 55.
+    assert_eq!(said(None), (4, StopReason::MaxFrames));
+    assert_eq!(said(Some(20)), (20, StopReason::MaxFrames));
+    assert_eq!(said(Some(90)), (90, StopReason::MaxFrames));
+    let options = SpeakOptions::new().max_new_tokens(9);
+    assert_eq!(options.max_frames, Some(8));
+}
+
+#[test]
 fn what_a_model_cannot_do_is_said_with_the_one_that_can() {
     let design = load("voice_design", 0).unwrap();
     let base = load("base", 0).unwrap();

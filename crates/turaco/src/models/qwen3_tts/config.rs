@@ -139,6 +139,13 @@ pub struct GenerationDefaults {
     pub max_new_tokens: usize,
 }
 
+impl GenerationDefaults {
+    /// Frames at most: the last token becomes none.
+    pub fn max_frames(&self) -> usize {
+        self.max_new_tokens.saturating_sub(1).max(1)
+    }
+}
+
 /// Everything about the model that is not a weight.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Qwen3TtsConfig {
