@@ -24,6 +24,7 @@ mod routes;
 mod sent;
 mod server;
 mod sound_room;
+mod speech_model;
 mod stats;
 mod synthesis;
 mod tls;

@@ -2,16 +2,16 @@
 
 use turaco::asr::TranscribeOptions;
 use turaco::cache::MULTILINGUAL;
-use turaco::engine::{KnownModel, ModelKind, Urgency};
-use turaco::models::qwen3_tts::{Qwen3TtsConfig, TtsKind};
+use turaco::engine::{ModelKind, Urgency};
+use turaco::models::qwen3_tts::TtsKind;
 use turaco::tokenizer::language_of_tag;
-use turaco::weights::Sidecars;
 use turaco::{Audio, Control};
 
 use crate::app::App;
 use crate::config::LogLevel;
 use crate::error::ApiError;
 use crate::recognition::recognize;
+use crate::speech_model::kind_of;
 
 /// Samples per second that recognisers work with.
 const SAMPLE_RATE: u32 = 16_000;
@@ -27,7 +27,8 @@ pub fn heard(
     audio: &Audio,
     language: Option<&str>,
 ) -> Result<Option<String>, ApiError> {
-    if !clones(app, model) {
+    // The others say themselves that they speak in no voice of a recording.
+    if kind_of(app, model) != Some(TtsKind::Base) {
         return Ok(None);
     }
     let language = language.and_then(language_of_tag);
@@ -55,19 +56,6 @@ pub fn heard(
             Ok(None)
         }
     }
-}
-
-/// Whether a model speaks in the voices of recordings; the others say themselves that they do not.
-fn clones(app: &App, model: &str) -> bool {
-    let known = app.engine().catalog().find(model);
-    known.is_ok_and(|known: KnownModel| {
-        let folder = match known.path.is_dir() {
-            true => known.path.as_path(),
-            false => known.path.parent().unwrap_or(&known.path),
-        };
-        let config = Qwen3TtsConfig::read(&Sidecars::new(folder));
-        config.is_ok_and(|config| config.is_some_and(|config| config.kind == TtsKind::Base))
-    })
 }
 
 /// Who is asked: a model that is loaded, else the one that requests get, else one that is here. One that knows English alone is

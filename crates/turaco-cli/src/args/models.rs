@@ -55,9 +55,9 @@ pub enum ModelsCommand {
         /// Folder to write; must not exist or be empty
         #[arg(value_name = "OUT")]
         output: PathBuf,
-        /// Number format of the weights
-        #[arg(long = "type", value_name = "TYPE", value_enum, default_value = "q8")]
-        weight_type: WeightFormat,
+        /// Number format of the weights [default: that of --compute-type, else q8]
+        #[arg(long = "type", value_name = "TYPE", value_enum)]
+        weight_type: Option<WeightFormat>,
     },
     /// Write a model of known sizes with random weights, to measure with when the real ones are not at hand
     Random {

@@ -132,7 +132,7 @@ pub struct VoiceArgs {
     #[arg(long, value_name = "NAME", conflicts_with_all = ["ref_audio", "voice_file"])]
     pub voice: Option<String>,
 
-    /// Speak in the voice of a recording (Base models); "-" = stdin
+    /// Speak in the voice of a recording (Base models): a file, an http(s) address or a data URL; "-" = stdin
     #[arg(long, value_name = "FILE")]
     pub ref_audio: Option<PathBuf>,
 
@@ -269,7 +269,7 @@ pub enum VoicesCommand {
         /// Name, or a file to write
         #[arg(value_name = "NAME")]
         name: String,
-        /// The recording: some seconds of one person speaking; "-" = stdin
+        /// The recording: some seconds of one person speaking, in a file, at an http(s) address or in a data URL; "-" = stdin
         #[arg(long, value_name = "FILE")]
         ref_audio: PathBuf,
         /// What is said in it [default: what a Whisper model hears, if one is here]

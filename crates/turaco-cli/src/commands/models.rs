@@ -13,7 +13,7 @@ use turaco::models::voxtral_realtime::{self, VoxtralRealtimeCheckpoint};
 use turaco::models::whisper::{self, WhisperCheckpoint};
 use turaco::weights::new_folder::NewFolder;
 use turaco::weights::{self, DType, WeightType};
-use turaco::{Control, Error};
+use turaco::{ComputeType, Control, Error};
 
 use super::Context;
 use crate::args::{ModelsArgs, ModelsCommand, PlainFormat, RandomModel, WeightFormat};
@@ -37,7 +37,16 @@ pub fn run(args: &ModelsArgs, context: &Context) -> Outcome {
             input,
             output,
             weight_type,
-        } => convert(input, output, packed_type(*weight_type), context),
+        } => {
+            let format = weight_type.unwrap_or(match context.global.compute_type {
+                ComputeType::F32 => WeightFormat::F32,
+                ComputeType::F16 => WeightFormat::F16,
+                ComputeType::Bf16 => WeightFormat::Bf16,
+                ComputeType::Q4 => WeightFormat::Q4,
+                _ => WeightFormat::Q8,
+            });
+            convert(input, output, packed_type(format), context)
+        }
         ModelsCommand::Random { name, output, seed } => random(*name, output, *seed, context),
         ModelsCommand::Remove { models } => remove(models, context),
     }

@@ -1,9 +1,14 @@
 //! `turaco voices`, and how an option becomes a voice.
 
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
+use turaco::address::{self, Hosts};
+use turaco::audio::{AudioSource, DecodeOptions};
 use turaco::cache::MULTILINGUAL;
 use turaco::models::qwen3_tts::{Qwen3TtsCheckpoint, TtsKind};
 use turaco::text::normalize::normalize_basic;
@@ -251,11 +256,7 @@ fn clone(
     x_vector_only: bool,
     context: &Context,
 ) -> Result<ClonedVoice, Stop> {
-    let input = Input {
-        path: path.to_owned(),
-        stem: String::new(),
-    };
-    let audio = Reading::whole().read(&input, &context.control);
+    let audio = recording(path, context);
     let audio = audio.map_err(|failure| match failure.code {
         // The options that other commands have for such files are not here.
         "audio_decode_failed" => failure.hint(
@@ -298,6 +299,44 @@ fn clone(
     };
     Ok(synthesizer.clone_voice(&audio, Some(text), &context.control)?)
 }
+
+/// The recording in a file, at an address of the web, or in a data URL.
+fn recording(path: &Path, context: &Context) -> Result<Audio, Failure> {
+    let read = |bytes: &mut (dyn Read + Send), name: &str| {
+        let audio = AudioSource::from_reader(bytes, name, &DecodeOptions::new());
+        audio.and_then(AudioSource::collect_audio)
+    };
+    let Some(url) = path.to_str().filter(|path| is_url(path)) else {
+        let input = Input {
+            path: path.to_owned(),
+            stem: String::new(),
+        };
+        return Reading::whole().read(&input, &context.control);
+    };
+    if let Some(encoded) = url.strip_prefix("data:") {
+        let wrong =
+            || Failure::usage("a data URL of a recording is `data:audio/wav;base64,` and base64");
+        let (_, encoded) = encoded.split_once(";base64,").ok_or_else(wrong)?;
+        let bytes = STANDARD.decode(encoded.trim()).map_err(|_| wrong())?;
+        return Ok(read(&mut &bytes[..], "--ref-audio")?);
+    }
+    if context.global.offline {
+        return Err(Failure::usage("nothing is fetched with --offline")
+            .hint("give the recording as a file"));
+    }
+    let mut body = address::open(url, &Hosts::Any, LARGEST_RECORDING, &context.control)?;
+    Ok(read(&mut body, "--ref-audio")?)
+}
+
+fn is_url(path: &str) -> bool {
+    let starts = |start: &str| {
+        (path.get(..start.len())).is_some_and(|head| head.eq_ignore_ascii_case(start))
+    };
+    ["http://", "https://", "data:"].into_iter().any(starts)
+}
+
+/// Bytes that are fetched of a recording at most.
+const LARGEST_RECORDING: u64 = 256 << 20;
 
 /// Share of characters that differ in texts that are not of one recording; recognisers are wrong about a tenth.
 const DIFFERENT: f64 = 0.5;

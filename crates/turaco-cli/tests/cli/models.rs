@@ -160,4 +160,13 @@ fn quantised_models_say_the_same() {
             .arg(&clip))
         .succeeds();
     }
+    // The option that all commands have says it, too.
+    run(home
+        .command(["models", "quantize", "--compute-type", "bf16"])
+        .arg(model())
+        .arg("same"))
+    .succeeds();
+    let weights =
+        |folder: &str| std::fs::read(home.path(folder).join("model.safetensors")).unwrap();
+    assert!(weights("same") == weights("bf16"));
 }

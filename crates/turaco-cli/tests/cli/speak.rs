@@ -590,6 +590,58 @@ fn a_model_that_hears_is_no_model_that_speaks() {
 }
 
 #[test]
+fn settings_that_are_wrong_are_told_by_file_and_key() {
+    let home = Home::new();
+    let folder = model(&home, "voice_design");
+    let speak = || {
+        home.run([
+            "speak",
+            "-m",
+            &folder,
+            TEXT,
+            "--max-frames",
+            "2",
+            "-o",
+            "a.wav",
+        ])
+    };
+    let path = |name: &str| Path::new(&folder).join(name);
+    let generation = path("generation_config.json");
+    for (key, value) in [
+        ("top_p", "7"),
+        ("subtalker_top_p", "1.5"),
+        ("temperature", "11"),
+        ("repetition_penalty", "0.01"),
+    ] {
+        fs::write(&generation, format!("{{\"{key}\": {value}}}")).unwrap();
+        let refused = speak();
+        refused.fails(3, &[key, value, "generation_config.json"]);
+        assert!(!refused.stderr.contains("--"), "{refused:?}");
+    }
+    fs::remove_file(generation).unwrap();
+    let config = fs::read_to_string(path("config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    for (place, value) in [
+        ("/tts_model_size", "9b9"),
+        ("/talker_config/hidden_act", "gelu"),
+        ("/talker_config/code_predictor_config/hidden_act", "relu"),
+        ("/talker_config/rope_scaling/rope_type", "yarn"),
+    ] {
+        let mut changed = config.clone();
+        *changed.pointer_mut(place).unwrap() = value.into();
+        fs::write(path("config.json"), changed.to_string()).unwrap();
+        let key = place.rsplit('/').next().unwrap();
+        speak().fails(3, &[key, value, "config.json"]);
+    }
+    fs::write(path("config.json"), config.to_string()).unwrap();
+    speak().succeeds();
+    let merges = fs::read_to_string(path("merges.txt")).unwrap();
+    let lines: Vec<&str> = merges.lines().collect();
+    fs::write(path("merges.txt"), lines[..lines.len() / 2].join("\n")).unwrap();
+    speak().fails(3, &["merges.txt", "cut off"]);
+}
+
+#[test]
 fn arguments_that_exclude_each_other_have_names() {
     let home = Home::new();
     for line in [

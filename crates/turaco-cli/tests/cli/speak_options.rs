@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use crate::speak::model;
 use crate::support::{Home, Run, speech};
 
@@ -245,6 +248,16 @@ fn what_cannot_be_kept_or_read_is_told_before_the_work() {
         let line = [&["-o", "b.wav", "--ref-audio", "-"], more].concat();
         clone(&line).fails(2, &["both"]);
     }
+    // In the text of the option itself.
+    let short = crate::support::wav(1.0);
+    let short = format!("data:audio/wav;base64,{}", STANDARD.encode(short));
+    clone(&[TEXT, "-o", "a.wav", "--ref-audio", &short]).succeeds();
+    let wrong = "data:audio/wav,abc";
+    clone(&[TEXT, "-o", "b.wav", "--ref-audio", wrong]).fails(2, &["base64"]);
+    let url = "http://127.0.0.1:9/a.wav";
+    clone(&[TEXT, "-o", "b.wav", "--ref-audio", url]).fails(5, &["127.0.0.1:9"]);
+    let offline = [TEXT, "-o", "b.wav", "--ref-audio", url, "--offline"];
+    clone(&offline).fails(2, &["--offline"]);
     let codec = Path::new(&base).join("speech_tokenizer");
     let without = |words: &[&str]| {
         let line = [TEXT, "-o", "b.wav", "--ref-audio", recording];

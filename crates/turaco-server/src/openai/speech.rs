@@ -17,6 +17,7 @@ use turaco::engine::Urgency;
 use crate::app::App;
 use crate::deadline;
 use crate::error::ApiError;
+use crate::layer::fresh_seed;
 use crate::openai::speech_request::{Container, SpeechRequest};
 use crate::pieces::{Pieces, in_pieces};
 use crate::sound_room::Share;
@@ -37,6 +38,7 @@ pub async fn speech(State(app): State<App>, request: Request) -> Result<Response
     let (place, request) = app.admit(request).await?;
     let (body, share) = json_body(&app, request).await?;
     let mut asked = SpeechRequest::read(&body)?;
+    let seed = *asked.seed.get_or_insert_with(fresh_seed);
     drop(body);
     asked.text(app.config().max_text)?;
     asked.check_limit()?;
@@ -51,7 +53,8 @@ pub async fn speech(State(app): State<App>, request: Request) -> Result<Response
         move |app, control, pieces| {
             let _place = (place, share);
             asked.hear(app, control)?;
-            answer(app, &asked, container, control, pieces)
+            answer(app, (&asked, seed), container, control, pieces)
+                .map_err(|error| asked.about_its_texts(error))
         },
     )
     .await
@@ -102,14 +105,14 @@ async fn receive(body: Body, share: &mut Share) -> Result<Vec<u8>, ApiError> {
 
 fn answer(
     app: &App,
-    asked: &SpeechRequest,
+    (asked, seed): (&SpeechRequest, u64),
     container: Container,
     control: &Control,
     pieces: &mut Pieces,
 ) -> Result<(), ApiError> {
     let started = Instant::now();
     let text = Text::Whole(asked.text(app.config().max_text)?.to_owned());
-    let model = app.synthesizer_name(asked.model.as_deref());
+    let model = asked.model(app);
     let failed = |error: std::io::Error| ApiError::internal(error.to_string());
     let mut out: Option<Out> = None;
     let options = |synthesizer: &_| asked.options(app, synthesizer, control);
@@ -121,10 +124,13 @@ fn answer(
                 app.metrics().first_audio(started.elapsed().as_secs_f64());
                 let rate = asked.sample_rate.unwrap_or(native);
                 let made = Out::new(container, native, rate)?;
-                pieces.begin(vec![(
-                    HeaderName::from_static("x-sample-rate"),
-                    HeaderValue::from(rate),
-                )]);
+                pieces.begin(vec![
+                    (
+                        HeaderName::from_static("x-sample-rate"),
+                        HeaderValue::from(rate),
+                    ),
+                    (HeaderName::from_static("x-seed"), HeaderValue::from(seed)),
+                ]);
                 out.insert(made)
             }
         };
@@ -139,6 +145,7 @@ fn answer(
     if container.events {
         pieces.event(&json!({
             "type": "speech.audio.done",
+            "seed": seed,
             "stopped": spoken.stopped.iter().map(|reason| reason.name()).collect::<Vec<_>>(),
             "usage": {
                 "input_tokens": spoken.text_tokens,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde_json::Value;
 use turaco::audio::SoundFormat;
 use turaco::models::qwen3_tts::TtsKind;
 use turaco::tts::{SpeakOptions, TextLayout, Voice};
@@ -15,6 +16,7 @@ use crate::layer::fresh_seed;
 use crate::reference_text;
 use crate::sent;
 use crate::sound_room::Share;
+use crate::speech_model::{model_for, settings_of};
 
 /// Names of OpenAI's voices, which its clients have to send: each stands for the model's own choice.
 const OPENAI_VOICES: &[&str] = &[
@@ -56,6 +58,38 @@ pub struct SpeechRequest {
     /// What `ref_audio` stands for, see [`hear`](Self::hear).
     #[serde(skip)]
     heard: Option<(Audio, Arc<Share>)>,
+}
+
+/// Refuse a field whose value is of another kind than it has; null is none.
+fn check_kind(name: &str, value: &Value) -> Result<(), ApiError> {
+    let (is_right, expected) = match name {
+        "model" | "input" | "instructions" | "instruct" | "language" | "response_format"
+        | "stream_format" | "task_type" | "ref_audio" | "ref_text" => (value.is_string(), "a text"),
+        "voice" => (
+            value.is_string() || value["id"].is_string(),
+            "a name, or an object with an `id`",
+        ),
+        "normalize" | "x_vector_only_mode" | "non_streaming_mode" | "do_sample"
+        | "subtalker_dosample" => (value.is_boolean(), "true or false"),
+        "speed"
+        | "temperature"
+        | "top_p"
+        | "repetition_penalty"
+        | "subtalker_temperature"
+        | "subtalker_top_p" => (value.is_number(), "a number"),
+        "sample_rate" => (
+            (value.as_u64()).is_some_and(|rate| u32::try_from(rate).is_ok()),
+            "a whole number",
+        ),
+        "top_k" | "subtalker_top_k" | "max_new_tokens" | "seed" => {
+            (value.is_u64(), "a whole number of 0 or more")
+        }
+        _ => return Ok(()),
+    };
+    match is_right || value.is_null() {
+        true => Ok(()),
+        false => Err(ApiError::invalid(name, format!("expected {expected}"))),
+    }
 }
 
 /// Refuse a text of more than `most` characters.
@@ -124,8 +158,15 @@ impl SpeechRequest {
     /// # Errors
     /// What is no JSON object, or a field of another kind.
     pub fn read(body: &[u8]) -> Result<Self, ApiError> {
-        serde_json::from_slice(body)
-            .map_err(|error| ApiError::malformed(format!("the body cannot be used: {error}")))
+        let malformed = |error| ApiError::malformed(format!("the body cannot be used: {error}"));
+        let body: Value = serde_json::from_slice(body).map_err(malformed)?;
+        let Value::Object(fields) = &body else {
+            return Err(ApiError::malformed("the body has to be a JSON object"));
+        };
+        for (name, value) in fields {
+            check_kind(name, value)?;
+        }
+        serde_json::from_value(body).map_err(malformed)
     }
 
     /// Decode or fetch the recording of the voice, before a device is waited for, and find out what is said in it where nobody
@@ -134,19 +175,64 @@ impl SpeechRequest {
     /// # Errors
     /// As [`sent::recording`].
     pub fn hear(&mut self, app: &App, control: &Control) -> Result<(), ApiError> {
+        if self.ref_audio.is_some()
+            && let Some(name) = self.saved_voice(app)
+        {
+            let message =
+                format!("`{name}` is a saved voice, and `ref_audio` is another: send one");
+            return Err(ApiError::invalid("voice", message));
+        }
+        let model = self.model(app);
         if let Some(text) = self.ref_audio.take() {
             let mut share = app.sound_share();
             let how = (None, &mut share);
             let audio = sent::recording((app, control), &text, "ref_audio", how)?;
             let is_known = (self.ref_text.as_deref()).is_some_and(|text| !text.trim().is_empty());
             if !is_known && self.x_vector_only_mode != Some(true) {
-                let model = app.synthesizer_name(self.model.as_deref());
                 let language = self.language.as_deref();
                 self.ref_text = reference_text::heard((app, control), &model, &audio, language)?;
             }
             self.heard = Some((audio, Arc::new(share)));
         }
         Ok(())
+    }
+
+    /// The model that is meant: the one that is named, or one that can do what is asked for.
+    pub fn model(&self, app: &App) -> String {
+        let task = self.task_type.as_deref();
+        let wanted = match task.and_then(|task| task.parse().ok()) {
+            None if self.ref_audio.is_some() || self.heard.is_some() => Some(TtsKind::Base),
+            None => self.saved_voice(app).map(|_| TtsKind::Base),
+            wanted => wanted,
+        };
+        model_for(app, self.model.as_deref(), wanted)
+    }
+
+    /// The name of the voice, if it is a saved one and none that the default model has itself.
+    fn saved_voice(&self, app: &App) -> Option<&str> {
+        let name = self.voice.as_ref().map(VoiceName::name)?;
+        let path = app.config().voices.as_ref()?.path(name).ok()?;
+        let is_preset = || {
+            let model = app.synthesizer_name(self.model.as_deref());
+            settings_of(app, &model).is_some_and(|config| config.speaker(name).is_some())
+        };
+        (path.is_file() && !is_preset()).then_some(name)
+    }
+
+    /// An error about texts that are too long together, as one about the longest of them.
+    pub fn about_its_texts(&self, mut error: ApiError) -> ApiError {
+        if error.param.as_deref() == Some("text") {
+            let texts = [
+                ("input", &self.input),
+                ("instructions", &self.instructions),
+                ("ref_text", &self.ref_text),
+            ];
+            let longest = (texts.into_iter()).max_by_key(|(_, text)| text.as_deref().map(str::len));
+            let name = longest.map_or("input", |(name, _)| name);
+            error.message = error.message.replacen("`text`", &format!("`{name}`"), 1);
+            error.param = Some(name.to_owned());
+        }
+        error
     }
 
     /// The text.
@@ -370,5 +456,34 @@ mod tests {
         let voice = SpeechRequest::read(br#"{"voice": {"id": "anna"}}"#).unwrap();
         assert_eq!(voice.voice.unwrap().name(), "anna");
         assert!(SpeechRequest::read(b"[").is_err());
+    }
+
+    #[test]
+    fn fields_of_another_kind_are_told_in_plain_words() {
+        let refused = |body: &str| {
+            let error = SpeechRequest::read(body.as_bytes()).unwrap_err();
+            (error.param.unwrap_or_default(), error.message)
+        };
+        for (field, value, words) in [
+            ("max_new_tokens", "-1", "whole number"),
+            ("top_k", "2.5", "whole number"),
+            ("seed", "\"a\"", "whole number"),
+            ("sample_rate", "5000000000", "whole number"),
+            ("temperature", "\"hot\"", "a number"),
+            ("normalize", "1", "true or false"),
+            ("input", "{}", "a text"),
+            ("voice", "7", "a name"),
+            ("voice", "{\"name\": \"a\"}", "`id`"),
+        ] {
+            let (param, message) = refused(&format!("{{\"{field}\": {value}}}"));
+            assert_eq!(param, field);
+            assert!(message.contains(words), "{message}");
+        }
+        let (param, message) = refused("[]");
+        assert!(
+            param.is_empty() && message.contains("JSON object"),
+            "{message}"
+        );
+        assert!(SpeechRequest::read(br#"{"voice": null, "seed": null, "other": 7}"#).is_ok());
     }
 }

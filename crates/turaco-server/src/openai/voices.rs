@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use turaco::asr::Task;
 use turaco::asr::vad::speech_timestamps;
 use turaco::engine::{KnownModel, ModelKind, Urgency};
-use turaco::models::qwen3_tts::Qwen3TtsConfig;
+use turaco::models::qwen3_tts::{Qwen3TtsConfig, TtsKind};
 use turaco::tts::VoiceStore;
 use turaco::weights::Sidecars;
 
@@ -18,6 +18,7 @@ use crate::error::ApiError;
 use crate::openai::options::transcribe_options;
 use crate::openai::speech_request::check_length;
 use crate::reference_text;
+use crate::speech_model::model_for;
 use crate::upload::Form;
 
 /// `GET /v1/audio/voices`.
@@ -60,7 +61,7 @@ pub async fn create(State(app): State<App>, request: Request) -> Result<Response
             .ok_or_else(|| ApiError::missing("file"))?;
         let given = form.text("text").or(form.text("ref_text"));
         check_length("text", given.unwrap_or_default(), app.config().max_text)?;
-        let model = app.synthesizer_name(form.text("model"));
+        let model = model_for(app, form.text("model"), Some(TtsKind::Base));
         let given = given.map(str::trim).filter(|text| !text.is_empty());
         let only_sound = form.text("x_vector_only_mode").map(str::trim);
         let text = match (given, only_sound) {

@@ -52,16 +52,14 @@ impl Voice {
     fn request(&self, app: &App) -> (String, SpeechRequest) {
         let name = self.name.as_deref();
         let is_model = name.is_some_and(|name| app.engine().catalog().find(name).is_ok());
-        let model = app.synthesizer_name(name.filter(|_| is_model));
         let voice = match (&self.speaker, is_model) {
             (Some(speaker), _) => Some(speaker.as_str()),
             (None, false) => name,
             (None, true) => None,
         };
-        (
-            model,
-            SpeechRequest::of_voice(voice, self.language.as_deref()),
-        )
+        let mut request = SpeechRequest::of_voice(voice, self.language.as_deref());
+        request.model = name.filter(|_| is_model).map(str::to_owned);
+        (request.model(app), request)
     }
 }
 

@@ -55,7 +55,7 @@ check(isinstance(answer.text, str), "translation")
 for response_format in ["wav", "pcm", "flac", "opus"]:
     with client.audio.speech.with_streaming_response.create(
         model="tts-1", voice="alloy", input="The boats came home before the storm.",
-        response_format=response_format, extra_body={"seed": 3, "max_new_tokens": 6},
+        response_format=response_format, extra_body={"seed": 3, "max_new_tokens": 7},
     ) as response:
         data = b"".join(response.iter_bytes())
         kind = response.headers["content-type"]

@@ -47,7 +47,7 @@ fn what_cannot_be_made_is_refused_before_anything_is_made() {
     // More tokens than the model has positions.
     let message = refused(
         json!({"instructions": "slowly and ".repeat(40_000)}),
-        "text",
+        "instructions",
     );
     assert!(message.contains("positions"), "{message}");
     // More sound than a voice is made of.
@@ -209,7 +209,14 @@ fn what_goes_with_another_model_names_it() {
     let server = TestServer::start(|_| {});
     for (body, right) in [
         (json!({"model": "base"}), "qwen3-tts-0.6b-customvoice"),
-        (json!({"task_type": "Base"}), "qwen3-tts-0.6b-base"),
+        (
+            json!({"task_type": "CustomVoice"}),
+            "qwen3-tts-0.6b-customvoice",
+        ),
+        (
+            json!({"task_type": "Base", "model": "voice_design"}),
+            "qwen3-tts-0.6b-base",
+        ),
         (
             json!({"model": "base", "instructions": "slowly", "voice": "alloy"}),
             "qwen3-tts-1.7b-voicedesign",
@@ -233,6 +240,52 @@ fn what_goes_with_another_model_names_it() {
     let message = answer.json()["error"]["message"].clone();
     let right = "qwen3-tts-0.6b-customvoice";
     assert!(message.as_str().unwrap().contains(right), "{message}");
+}
+
+#[test]
+fn without_a_name_it_is_a_model_that_can_do_what_is_asked_for() {
+    // The default speaks in a voice that is described.
+    let server = TestServer::start(|_| {});
+    let recording = std::fs::read(testdata("audio/jfk.wav")).unwrap();
+    let fields = [("name", "anna"), ("text", "And so, my fellow Americans")];
+    let created = server.form("/v1/audio/voices", &fields, Some(("a.wav", &recording)));
+    assert_eq!(created.status, 201, "{created:?}");
+    let inline = STANDARD.encode(&recording);
+    for more in [
+        json!({"voice": "anna"}),
+        json!({"ref_audio": inline, "x_vector_only_mode": true}),
+        json!({"voice": "anna", "task_type": "Base"}),
+        json!({"voice": "alloy"}),
+    ] {
+        let mut body = json!({"input": TEXT, "max_new_tokens": 4});
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        let spoken = server.json(PATH, &body);
+        assert_eq!(spoken.status, 200, "{spoken:?}");
+    }
+    // A model that is named is taken at its word.
+    let named = json!({"input": TEXT, "voice": "anna", "model": "voice_design"});
+    server
+        .json(PATH, &named)
+        .fails(400, "unsupported_model_task");
+}
+
+#[test]
+fn the_seed_that_was_drawn_says_it_again() {
+    let server = TestServer::start(|_| {});
+    let mut body = json!({"input": TEXT, "max_new_tokens": 4, "response_format": "pcm"});
+    let first = server.json(PATH, &body);
+    let seed = first
+        .head
+        .lines()
+        .find_map(|line| line.strip_prefix("x-seed: "));
+    let seed: u64 = seed.unwrap().trim().parse().unwrap();
+    body["seed"] = seed.into();
+    assert!(server.json(PATH, &body).body == first.body);
+    body["stream_format"] = "sse".into();
+    let events = String::from_utf8(server.json(PATH, &body).body).unwrap();
+    assert!(events.contains(&format!("\"seed\":{seed}")), "{events}");
 }
 
 #[test]
@@ -278,6 +331,10 @@ fn voices_are_saved_used_and_removed() {
     let spoken = server.json(PATH, &body);
     assert_eq!(spoken.status, 200, "{spoken:?}");
     let inline = STANDARD.encode(&recording);
+    let both = json!({"input": TEXT, "voice": "anna", "ref_audio": inline});
+    let refused = server.json(PATH, &both);
+    refused.fails(400, "invalid_value");
+    assert_eq!(refused.json()["error"]["param"], "voice");
     let body = json!({"input": TEXT, "ref_audio": format!("data:audio/wav;base64,{inline}"),
         "x_vector_only_mode": true, "max_new_tokens": 4});
     assert_eq!(server.json(PATH, &body).status, 200);

@@ -138,6 +138,38 @@ impl Settings {
         self.object.get(key).and_then(Value::as_bool)
     }
 
+    /// Refuses a text that is none of `known`; the key may be missing.
+    ///
+    /// # Errors
+    /// It holds something else.
+    pub fn expect_text(&self, key: &str, known: &[&str]) -> Result<()> {
+        match self.present(key) {
+            Some(value) if !value.as_str().is_some_and(|text| known.contains(&text)) => {
+                Err(self.wrong(key, value, &format!("`{}`", known.join("` or `"))))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a flag of another value; the key may be missing.
+    ///
+    /// # Errors
+    /// It holds something else.
+    pub fn expect_flag(&self, key: &str, wanted: bool) -> Result<()> {
+        match self.present(key) {
+            Some(value) if value.as_bool() != Some(wanted) => {
+                Err(self.wrong(key, value, &wanted.to_string()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The error for a number that is not in its range.
+    pub fn outside(&self, key: &str, least: f32, most: f32) -> crate::Error {
+        let value = self.present(key).unwrap_or(&Value::Null);
+        self.wrong(key, value, &format!("{least} to {most}"))
+    }
+
     /// A positive number.
     ///
     /// # Errors

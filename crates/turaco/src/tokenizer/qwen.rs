@@ -40,7 +40,6 @@ impl QwenTokenizer {
         let vocab = required("vocab.json")?;
         let merges = required("merges.txt")?;
         let (vocab_path, merges_path) = (sidecars.path("vocab.json"), sidecars.path("merges.txt"));
-        let bpe = read_bpe((&vocab_path, &vocab), (&merges_path, &merges))?;
         let config_path = sidecars.path("tokenizer_config.json");
         let config = sidecars.json("tokenizer_config.json")?.unwrap_or_default();
         let mut special = Vec::new();
@@ -59,6 +58,8 @@ impl QwenTokenizer {
                 }
             }
         }
+        let is_special = |token: &str| special.iter().any(|(content, _)| content == token);
+        let bpe = read_bpe((&vocab_path, &vocab), (&merges_path, &merges), is_special)?;
         special.sort_by_key(|(content, _)| std::cmp::Reverse(content.len()));
         Ok(Self { bpe, special })
     }
@@ -130,6 +131,7 @@ fn split(text: &str) -> impl Iterator<Item = &str> {
 fn read_bpe(
     (vocab_path, vocab): (&Path, &[u8]),
     (merges_path, merges): (&Path, &[u8]),
+    is_special: impl Fn(&str) -> bool,
 ) -> Result<Bpe> {
     let vocab: HashMap<String, u32> = parse_json(vocab_path, vocab)?;
     let len = vocab.values().max().map_or(0, |&id| id as usize + 1);
@@ -143,6 +145,7 @@ fn read_bpe(
         table.push(&bytes_of_printable(vocab_path, token, id)?);
     }
     let mut rules: Vec<Merge> = Vec::new();
+    let mut is_made = vec![false; len];
     for (number, left, right) in read_merges(merges_path, merges)? {
         let id_of = |token: &str| {
             vocab.get(token).copied().ok_or_else(|| {
@@ -151,11 +154,24 @@ fn read_bpe(
                 invalid(merges_path, what)
             })
         };
+        let merged = id_of(&format!("{left}{right}"))?;
+        is_made[merged as usize] = true;
         rules.push(Merge {
             left: id_of(left)?,
             right: id_of(right)?,
-            merged: id_of(&format!("{left}{right}"))?,
+            merged,
         });
+    }
+    // A file that was cut off would spell words out which the model knows as one token.
+    let lost = (by_id.iter().zip(is_made))
+        .find(|(token, is_made)| token.chars().nth(1).is_some() && !is_made && !is_special(token));
+    if let Some((token, _)) = lost {
+        let token = token.escape_debug();
+        let what = format!(
+            "no merge of the {} makes `{token}`, which vocab.json has; is the file cut off?",
+            rules.len()
+        );
+        return Err(invalid(merges_path, what));
     }
     Ok(Bpe::from_merges(table, &rules))
 }

@@ -223,8 +223,11 @@ impl Qwen3TtsConfig {
                 return Err(invalid(path, message));
             }
         };
+        json.expect_text("tts_model_size", &["0b6", "1b7"])?;
         let talker = json.at("talker_config");
         let predictor = talker.at("code_predictor_config");
+        check_layers(&talker)?;
+        check_layers(&predictor)?;
         let id = |json: &Settings, key: &str| Ok::<u32, crate::Error>(json.count(key)? as u32);
         let dialects = talker.texts("spk_is_dialect");
         let speakers = talker.counts("spk_id")?.into_iter().map(|(name, id)| {
@@ -395,6 +398,18 @@ impl Qwen3TtsConfig {
     }
 }
 
+/// Refuses layers of a kind that is not computed here.
+fn check_layers(json: &Settings) -> Result<()> {
+    json.expect_text("hidden_act", &["silu"])?;
+    // All three axes of a position are the same here, so that sections and their order come to nothing.
+    let scaling = json.at("rope_scaling");
+    for key in ["rope_type", "type"] {
+        scaling.expect_text(key, &["default", "mrope"])?;
+    }
+    json.expect_flag("attention_bias", false)?;
+    json.expect_flag("use_sliding_window", false)
+}
+
 fn stack(json: &Settings) -> Result<StackConfig> {
     let n_heads = json.size("num_attention_heads", Some(16))?;
     let dim = json.size("hidden_size", None)?;
@@ -431,14 +446,22 @@ fn generation(sidecars: &Sidecars) -> Result<GenerationDefaults> {
         true if !is_zero(key) => number(key, 0.9),
         _ => Ok(0.0),
     };
+    let within = |key: &str, value: f32, least: f32, most: f32| match json {
+        Some(json) if !(least..=most).contains(&value) => Err(json.outside(key, least, most)),
+        _ => Ok(value),
+    };
+    let number_up_to = |key: &str, default: f64, least: f32, most: f32| {
+        within(key, number(key, default)?, least, most)
+    };
+    let temperature = |key: &str, samples: bool| within(key, temperature(key, samples)?, 0.0, 10.0);
     Ok(GenerationDefaults {
         temperature: temperature("temperature", samples("do_sample"))?,
         top_k: top_k("top_k")?,
-        top_p: number("top_p", 1.0)?,
-        repetition_penalty: number("repetition_penalty", 1.05)?,
+        top_p: number_up_to("top_p", 1.0, 0.0, 1.0)?,
+        repetition_penalty: number_up_to("repetition_penalty", 1.05, 0.1, 10.0)?,
         subtalker_temperature: temperature("subtalker_temperature", samples("subtalker_dosample"))?,
         subtalker_top_k: top_k("subtalker_top_k")?,
-        subtalker_top_p: number("subtalker_top_p", 1.0)?,
+        subtalker_top_p: number_up_to("subtalker_top_p", 1.0, 0.0, 1.0)?,
         max_new_tokens: size("max_new_tokens", 2048)?,
     })
 }
