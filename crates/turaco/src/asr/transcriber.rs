@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -43,6 +44,7 @@ pub struct Transcriber {
     /// Loaded when it is first needed.
     speech_detector: OnceLock<SileroVad>,
     idle: Idle<Workspace>,
+    n_transcriptions: AtomicU64,
     threads: usize,
     load_seconds: f64,
     notes: Vec<String>,
@@ -93,6 +95,7 @@ impl Transcriber {
             alignment_heads_replaced: checkpoint.generation.alignment_heads_replaced,
             speech_detector: OnceLock::new(),
             idle: Idle::default(),
+            n_transcriptions: AtomicU64::new(0),
             threads,
             load_seconds: started.elapsed().as_secs_f64(),
             notes: checkpoint.notes.clone(),
@@ -229,8 +232,9 @@ impl Transcriber {
         let n_windows = chunks
             .as_ref()
             .map_or(1, |chunks| chunks.len().min(options.batch_size));
-        let mut workspace = match self.take_workspace() {
-            Err(error) => self.rescue(error, control)?,
+        let number = self.n_transcriptions.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut workspace = match self.take_workspace(number) {
+            Err(error) => self.rescue(number, error, control)?,
             taken => taken?,
         };
         let held = workspace.decoder.n_sequences();
@@ -276,13 +280,14 @@ impl Transcriber {
         };
         let chosen = match choose(&mut workspace, &mut warnings) {
             Err(error) => {
-                workspace = self.rescue(error, control)?;
+                workspace = self.rescue(number, error, control)?;
                 warnings.truncate(n_warnings);
                 choose(&mut workspace, &mut warnings)
             }
             chosen => chosen,
         };
         let (language, language_probability, all_language_probs) = chosen?;
+        self.give_back(workspace);
         drop(span);
         timings.language = started.elapsed().as_secs_f64();
 
@@ -339,7 +344,7 @@ impl Transcriber {
         };
         Ok(Transcription {
             transcriber: self,
-            workspace: Some(workspace),
+            number,
             time_map: if batched { None } else { time_map },
             engine,
             control: control.clone(),
@@ -635,16 +640,21 @@ impl Transcriber {
             .collect()
     }
 
-    fn take_workspace(&self) -> Result<Workspace> {
+    /// Somewhere for the transcription of this number to work: transcriptions that take turns need no more than one.
+    fn take_workspace(&self, number: u64) -> Result<Workspace> {
         if let Some(workspace) = self.idle.take() {
-            return Ok(workspace);
+            return Ok(workspace.of(number));
         }
         let model = Rescue::active(self.rescue.as_ref(), &self.model);
-        Workspace::new(&model, self.tokenizer.timestamp_begin())
+        self.new_workspace(&model, number)
+    }
+
+    fn new_workspace(&self, model: &Arc<Whisper>, number: u64) -> Result<Workspace> {
+        Ok(Workspace::new(model, self.tokenizer.timestamp_begin())?.of(number))
     }
 
     /// Somewhere to go on after `error`; the error itself if there is nowhere.
-    fn rescue(&self, error: Error, control: &Control) -> Result<Workspace> {
+    fn rescue(&self, number: u64, error: Error, control: &Control) -> Result<Workspace> {
         let rescue = self.rescue.as_ref();
         let model = Rescue::go_on(rescue, error, control, |devices, options, control| {
             let checkpoint = WhisperCheckpoint::open(&self.path)?;
@@ -656,15 +666,14 @@ impl Transcriber {
         // What is left of the failed device is of no use.
         self.idle
             .retain(|workspace| Arc::ptr_eq(workspace.session.model(), &model));
-        Workspace::new(&model, self.tokenizer.timestamp_begin())
+        self.new_workspace(&model, number)
     }
 
-    fn give_back(&self, mut workspace: Workspace) {
+    fn give_back(&self, workspace: Workspace) {
         let rescued = self.rescue.as_ref().and_then(Rescue::model);
         if rescued.is_some_and(|model| !Arc::ptr_eq(workspace.session.model(), &model)) {
             return;
         }
-        workspace.forget();
         self.idle.give_back(workspace);
     }
 
@@ -678,7 +687,8 @@ impl Transcriber {
 #[derive(Debug)]
 pub struct Transcription<'a> {
     transcriber: &'a Transcriber,
-    workspace: Option<Workspace>,
+    /// Which transcription of the transcriber it is.
+    number: u64,
     time_map: Option<TimeMap>,
     engine: Engine<'a>,
     control: Control,
@@ -707,23 +717,13 @@ impl Transcription<'_> {
 
     /// Decode one more window (or batch) into `ready`; false at the end.
     fn advance(&mut self) -> Result<bool> {
-        let Some(workspace) = &mut self.workspace else {
-            return Ok(false);
+        let mut workspace = match self.transcriber.take_workspace(self.number) {
+            Err(error) => self.transcriber.rescue(self.number, error, &self.control)?,
+            taken => taken?,
         };
-        let before = self.timings;
-        let mut next = |workspace: &mut Workspace, timings: &mut Timings| match &mut self.engine {
-            Engine::Sequential(long_form) => long_form.next_window(workspace, timings),
-            Engine::Batched(batched) => batched.next_batch(workspace, timings),
-        };
-        let segments = match next(workspace, &mut self.timings) {
-            Err(error) if !is_on_processor(self.transcriber, workspace) => {
-                *workspace = self.transcriber.rescue(error, &self.control)?;
-                self.timings = before;
-                next(workspace, &mut self.timings)
-            }
-            segments => segments,
-        }?;
-        let Some(segments) = segments else {
+        let segments = self.next_segments(&mut workspace);
+        self.transcriber.give_back(workspace);
+        let Some(segments) = segments? else {
             return Ok(false);
         };
         for mut segment in segments {
@@ -741,6 +741,22 @@ impl Transcription<'_> {
         self.control
             .report(share * self.info.duration, Some(self.info.duration));
         Ok(true)
+    }
+
+    fn next_segments(&mut self, workspace: &mut Workspace) -> Result<Option<Vec<Segment>>> {
+        let before = self.timings;
+        let mut next = |workspace: &mut Workspace, timings: &mut Timings| match &mut self.engine {
+            Engine::Sequential(long_form) => long_form.next_window(workspace, timings),
+            Engine::Batched(batched) => batched.next_batch(workspace, timings),
+        };
+        match next(workspace, &mut self.timings) {
+            Err(error) if !is_on_processor(self.transcriber, workspace) => {
+                *workspace = self.transcriber.rescue(self.number, error, &self.control)?;
+                self.timings = before;
+                next(workspace, &mut self.timings)
+            }
+            segments => segments,
+        }
     }
 }
 
@@ -763,14 +779,6 @@ impl Iterator for Transcription<'_> {
                     return Some(Err(error));
                 }
             }
-        }
-    }
-}
-
-impl Drop for Transcription<'_> {
-    fn drop(&mut self) {
-        if let Some(workspace) = self.workspace.take() {
-            self.transcriber.give_back(workspace);
         }
     }
 }

@@ -13,8 +13,9 @@ pub(super) struct Workspace {
     pub session: Session,
     pub decoder: WindowDecoder,
     window: Window,
-    /// What `window` was encoded from.
+    /// What `window` was encoded from, and for which transcription.
     encoded: Vec<f32>,
+    owner: u64,
     /// Batched mode's windows.
     pub windows: Vec<Window>,
 }
@@ -28,6 +29,7 @@ impl Workspace {
             decoder: WindowDecoder::new(),
             window,
             encoded: Vec::new(),
+            owner: 0,
             windows: Vec::new(),
         })
     }
@@ -47,10 +49,15 @@ impl Workspace {
         Ok(())
     }
 
-    /// Forget what was encoded: another transcription starts from its sound, also of the same file. (Else a second run
-    /// would seem to have a faster encoder.)
-    pub fn forget(&mut self) {
-        self.encoded = Vec::new();
+    /// Work for the transcription of this number. Another one than before starts from its sound, also of the same file. (Else
+    /// a second run would seem to have a faster encoder.)
+    #[must_use]
+    pub fn of(mut self, owner: u64) -> Self {
+        if self.owner != owner {
+            self.encoded = Vec::new();
+            self.owner = owner;
+        }
+        self
     }
 
     /// The session, the decoder and the window that was encoded last.
