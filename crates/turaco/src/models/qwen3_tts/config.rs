@@ -223,7 +223,6 @@ impl Qwen3TtsConfig {
                 return Err(invalid(path, message));
             }
         };
-        json.expect_text("tts_model_size", &["0b6", "1b7"])?;
         let talker = json.at("talker_config");
         let predictor = talker.at("code_predictor_config");
         check_layers(&talker)?;
