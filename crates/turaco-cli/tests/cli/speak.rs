@@ -622,7 +622,6 @@ fn settings_that_are_wrong_are_told_by_file_and_key() {
     let config = fs::read_to_string(path("config.json")).unwrap();
     let config: serde_json::Value = serde_json::from_str(&config).unwrap();
     for (place, value) in [
-        ("/tts_model_size", "9b9"),
         ("/talker_config/hidden_act", "gelu"),
         ("/talker_config/code_predictor_config/hidden_act", "relu"),
         ("/talker_config/rope_scaling/rope_type", "yarn"),

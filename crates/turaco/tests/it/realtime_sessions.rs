@@ -97,6 +97,41 @@ fn texts_are_the_references_however_the_sound_is_cut() {
     }
 }
 
+/// Packed weights have other kernels for few rows than for many.
+#[test]
+fn every_weight_type_hears_the_same_however_often_the_encoder_runs() {
+    let fixtures = fixtures();
+    let audio = audio(&fixtures, "synth");
+    for compute_type in [ComputeType::Bf16, ComputeType::Q8, ComputeType::Q4] {
+        let options = LoadOptions::new().compute_type(compute_type).device("cpu");
+        let path = fixtures.join("mistral");
+        let recognizer = RealtimeRecognizer::load_path(&path, &options, &Control::new()).unwrap();
+        let said = |interval: f64, guesses: usize, hurried: bool| {
+            let options = RealtimeOptions::new()
+                .alternatives(0.9)
+                .guesses(guesses)
+                .interval(interval);
+            let mut session = recognizer.session(&options).unwrap();
+            session.hurry(hurried);
+            run(session, &audio, audio.len()).0
+        };
+        let whole = said(2.0, 0, false);
+        assert!(whole.len() > 10);
+        for (interval, guesses, hurried) in [
+            (0.08, 0, false),
+            (0.16, 3, false),
+            (0.48, 3, false),
+            (0.08, 3, true),
+        ] {
+            let found = said(interval, guesses, hurried);
+            assert_eq!(
+                found, whole,
+                "{compute_type:?}: {interval} s, {guesses} guesses"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_draft_runs_beside_the_settled_text() {
     let fixtures = fixtures();

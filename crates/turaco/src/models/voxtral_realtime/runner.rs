@@ -422,7 +422,8 @@ impl EncoderStep {
         let before = if is_first { 0 } else { FRAMES_BEFORE };
         let n_frames = n_sequences * (n_tokens * config.frames_per_token() + before);
         let n_positions = n_sequences * n_tokens * config.downsample;
-        let mut step = StepBuilder::new(&model.device).named("encoder");
+        // How much sound goes through at once depends on how the machine keeps up; what is heard in it must not.
+        let mut step = StepBuilder::new(&model.device).named("encoder").uniform();
         let given = EncoderInputs {
             mel: step.input(n_frames, config.n_mels),
             is_first,
