@@ -34,6 +34,7 @@ use parse::Parsed;
 use printer::Printer;
 
 fn main() -> ExitCode {
+    turaco::return_freed_memory();
     let (printer, outcome) = run();
     let exit = match outcome {
         Ok(exit) => exit,

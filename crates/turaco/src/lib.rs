@@ -36,4 +36,5 @@ pub use control::{Control, Progress};
 pub use error::{Error, Result};
 pub use load::{ComputeType, LoadOptions};
 pub use tts::{SpeakOptions, Speech, Synthesizer, Voice};
+pub use turaco_compute::cpu::memory::return_freed_memory;
 pub use turaco_compute::trace;

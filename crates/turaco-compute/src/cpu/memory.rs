@@ -167,6 +167,22 @@ unsafe fn free(start: std::ptr::NonNull<u8>, layout: std::alloc::Layout) {
     unsafe { std::alloc::dealloc(start.as_ptr(), layout) };
 }
 
+/// Let the C library give freed blocks of a megabyte and more back to the system at once, for the whole process. A program calls
+/// it at its start; without it the library keeps blocks of up to 32 MiB once one of that size was freed, and loading a model
+/// frees many. Other libraries than glibc give them back anyway, and nothing happens.
+pub fn return_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: two settings of the allocator, which it takes at any time; a refusal changes nothing.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, RETURNED);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, RETURNED);
+    }
+}
+
+/// Bytes from which on freed memory goes back.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const RETURNED: libc::c_int = 1 << 20;
+
 #[cfg(test)]
 mod tests {
     use super::*;
