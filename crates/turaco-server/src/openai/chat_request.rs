@@ -71,7 +71,7 @@ pub struct ResponseFormat {
 
 /// A field that may be null for what it is without being told: clients send back what they were given, with null for what is not
 /// there.
-fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+pub fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de> + Default,

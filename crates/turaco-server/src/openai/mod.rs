@@ -1,7 +1,7 @@
 //! OpenAI's HTTP interface.
 
 pub mod chat;
-mod chat_request;
+pub mod chat_request;
 pub mod models;
 pub mod options;
 pub mod speech;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use turaco::chat::ToolCall;
 use turaco::voice::{Message, Role};
@@ -12,6 +12,7 @@ use super::session::decode_base64;
 use super::sound::SoundReader;
 use crate::config::Config;
 use crate::error::ApiError;
+use crate::openai::chat_request::or_default;
 use crate::upload::SAMPLE_RATE;
 
 /// Something that a client adds to a conversation.
@@ -66,15 +67,6 @@ pub enum ReadItem {
     Result { call_id: String, output: String },
     /// An item that is there already.
     Reference(String),
-}
-
-/// A field that may be null for what it is without being told.
-fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de> + Default,
-{
-    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 impl NewItem {

@@ -415,7 +415,7 @@ fn who_listens_over_wyoming_is_not_idle() {
         config.grace = Duration::from_millis(100);
     });
     let mut wyoming = Wyoming::open(&server);
-    let text = "It goes on and on, and nobody knows when it will end. ".repeat(4);
+    let text = "It goes on and on, and nobody knows when it will end. ".repeat(40);
     wyoming.say("synthesize", json!({"text": text}), &[]);
     // Nothing more is asked for.
     wyoming.0.get_ref().shutdown(Shutdown::Write).unwrap();
