@@ -12,7 +12,7 @@ use super::options::RealtimeOptions;
 use super::recognizer::RealtimeRecognizer;
 use super::session::RealtimeSession;
 
-/// Seconds of sound that are pushed at a time: the next look at the control.
+/// Seconds of sound that are pushed at a time, at least: the next look at the control.
 const PIECE_SECONDS: f64 = 2.0;
 
 /// Seconds of sound without text behind the end of the text that are worth a warning.
@@ -50,10 +50,10 @@ impl<'a> RealtimeTranscription<'a> {
         control: &Control,
     ) -> Result<Self> {
         let duration = audio.duration();
-        let session = match recognizer.active().session(&options.realtime) {
+        let session = match recognizer.active().session_of_recording(&options.realtime) {
             Err(error) => {
                 let instead = recognizer.rescue(error, control)?;
-                instead.session(&options.realtime)?
+                instead.session_of_recording(&options.realtime)?
             }
             Ok(session) => session,
         };
@@ -112,7 +112,7 @@ impl<'a> RealtimeTranscription<'a> {
             return Err(error);
         }
         let instead = self.recognizer.rescue(error, &self.control)?;
-        let session = instead.session(&self.options)?;
+        let session = instead.session_of_recording(&self.options)?;
         self.spent = self.timings();
         let events = self.session.close();
         self.take(events);
@@ -126,7 +126,8 @@ impl<'a> RealtimeTranscription<'a> {
     fn hear(&mut self) -> Result<()> {
         let sample_rate = self.audio.sample_rate();
         let samples = self.audio.samples();
-        let piece = (PIECE_SECONDS * f64::from(sample_rate)) as usize;
+        let seconds = PIECE_SECONDS.max(self.session.most_seconds());
+        let piece = (seconds * f64::from(sample_rate)) as usize;
         let end = samples.len().min(self.done + piece);
         let events = if self.done < end && !self.session.is_over() {
             let piece = &samples[self.done..end];

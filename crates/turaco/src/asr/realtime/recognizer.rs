@@ -140,6 +140,22 @@ impl RealtimeRecognizer {
         RealtimeSession::new(Arc::clone(self), plan)
     }
 
+    /// A stream of sound that is all there: as much of it is encoded at a time as keeps the device busy.
+    ///
+    /// # Errors
+    /// As [`session`](Self::session).
+    pub(super) fn session_of_recording(
+        self: &Arc<Self>,
+        options: &RealtimeOptions,
+    ) -> Result<RealtimeSession> {
+        let mut plan = Plan::new(options, self.config())?;
+        let tokens = self.model.device().rows_that_fill() / self.config().downsample;
+        plan.most_tokens = plan.most_tokens.max(tokens);
+        let mut session = RealtimeSession::new(Arc::clone(self), plan)?;
+        session.hurry(true);
+        Ok(session)
+    }
+
     /// Whether the model has these options.
     ///
     /// # Errors

@@ -370,6 +370,11 @@ impl RealtimeSession {
         }
     }
 
+    /// Seconds of sound that are encoded at a time in a hurry.
+    pub(super) fn most_seconds(&self) -> f64 {
+        self.plan.most_tokens as f64 * self.recognizer.config().token_seconds()
+    }
+
     /// Whether to encode the sound that waits in pieces of up to two seconds instead of one interval after the other: less
     /// work for a machine that does not keep up. The text comes no later, as the sound is there already.
     pub fn hurry(&mut self, hurried: bool) {
