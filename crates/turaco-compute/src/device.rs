@@ -371,6 +371,10 @@ pub(crate) trait Backend: Send + Sync {
     fn rows_at_once(&self) -> usize {
         8
     }
+    /// See [`Device::sequences_at_once`].
+    fn sequences_at_once(&self) -> usize {
+        self.rows_at_once()
+    }
     /// See [`Device::rows_that_fill`].
     fn rows_that_fill(&self) -> usize {
         192
@@ -483,6 +487,11 @@ impl Device {
     /// Rows of a step up to which reading the weights is what takes the time: so many sequences cost little more than one.
     pub fn rows_at_once(&self) -> usize {
         self.0.rows_at_once()
+    }
+
+    /// Sequences whose next tokens are chosen in one step, where so many wait.
+    pub fn sequences_at_once(&self) -> usize {
+        self.0.sequences_at_once()
     }
 
     /// Rows of a step that keep the hardware busy: in a step of more, each costs as much as in one of these.

@@ -144,6 +144,10 @@ impl Backend for CudaBackend {
         plan::FEW_ROWS_IN_TILES
     }
 
+    fn sequences_at_once(&self) -> usize {
+        FILLING_ROWS / 2
+    }
+
     fn rows_that_fill(&self) -> usize {
         FILLING_ROWS
     }

@@ -301,7 +301,7 @@ fn decode_batch(
             let prompt_len = session.recognizer.prompt_len(track.decoder.delay());
             let is_prompt = track.prompt_left(prompt_len) > 0;
             let ready = track.n_ready(session.n_vectors());
-            if is_prompt || ready == 0 || buffers.texts.len() == most {
+            if is_prompt || ready == 0 {
                 continue;
             }
             buffers.texts.push((which, index));
@@ -313,7 +313,9 @@ fn decode_batch(
     if buffers.texts.is_empty() {
         return Ok(false);
     }
-    each = each.min((most / buffers.texts.len()).max(1));
+    let texts = runner.texts_at_once(buffers.texts.len());
+    buffers.texts.truncate(texts);
+    each = each.min((most / texts).max(1));
     let started = Instant::now();
     let _span = trace::span("step");
     buffers.audio.clear();
@@ -326,9 +328,11 @@ fn decode_batch(
         buffers.audio.extend_from_slice(audio);
     }
     let mut decoders: Vec<&mut DecoderState> = recycle(take(&mut buffers.decoders));
+    // Both go up by the session.
+    let mut next = buffers.texts.iter().peekable();
     for (which, session) in sessions.iter_mut().enumerate() {
         for (index, track) in session.tracks.iter_mut().enumerate() {
-            if buffers.texts.contains(&(which, index)) {
+            if next.next_if(|&&text| text == (which, index)).is_some() {
                 decoders.push(&mut track.decoder);
             }
         }

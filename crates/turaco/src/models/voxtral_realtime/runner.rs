@@ -151,6 +151,16 @@ impl Runner {
         self.model.device.rows_at_once()
     }
 
+    /// How many of `most` texts are best gone on with in one step: all that reading the weights pays for, and of more as many as
+    /// the device takes, of numbers so far apart that few steps are compiled.
+    pub fn texts_at_once(&self, most: usize) -> usize {
+        let device = &self.model.device;
+        match most <= device.rows_at_once() {
+            true => most,
+            false => stepped(most.min(device.sequences_at_once())),
+        }
+    }
+
     /// The model.
     pub fn model(&self) -> &Arc<VoxtralRealtime> {
         &self.model
