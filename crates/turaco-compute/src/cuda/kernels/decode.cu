@@ -381,11 +381,9 @@ KERNEL(DECODE_THREADS, decode, AttentionParams) {
         }
     }
     if (parts == 1) return;
-    __threadfence();
     __syncthreads();
-    if (threadIdx.x == 0) is_last = atomicInc(p.counters + place, parts - 1) == parts - 1;
+    if (threadIdx.x == 0) is_last = count_up(p.counters + place, parts - 1) == parts - 1;
     __syncthreads();
     if (!is_last) return;
-    __threadfence();
     merge(p, queries, index, all, parts, sums);
 }

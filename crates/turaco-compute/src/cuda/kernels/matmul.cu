@@ -73,12 +73,10 @@ template <u32 COUNT> __device__ __forceinline__ bool joined(const LinearParams &
 #pragma unroll
     for (u32 i = 0; i < COUNT / 4; i++)
         own[i * THREADS] = make_float4(sums[4 * i], sums[4 * i + 1], sums[4 * i + 2], sums[4 * i + 3]);
-    __threadfence();
     __syncthreads();
-    if (threadIdx.x == 0) arrived = atomicAdd(p.counters + blockIdx.x, 1);
+    if (threadIdx.x == 0) arrived = count_up(p.counters + blockIdx.x, p.splits - 1);
     __syncthreads();
     if (arrived != p.splits - 1) return false;
-    __threadfence();
 #pragma unroll
     for (u32 i = 0; i < COUNT; i++) sums[i] = 0.0f;
     for (u32 part = 0; part < p.splits; part++) {
@@ -88,7 +86,6 @@ template <u32 COUNT> __device__ __forceinline__ bool joined(const LinearParams &
             sums[4 * i] += v.x, sums[4 * i + 1] += v.y, sums[4 * i + 2] += v.z, sums[4 * i + 3] += v.w;
         }
     }
-    if (threadIdx.x == 0) p.counters[blockIdx.x] = 0;
     return true;
 }
 
@@ -124,6 +121,11 @@ constexpr u32 FETCHES = TILE * QUADS / THREADS;         // quads of x for each t
 constexpr u32 ROW_BYTES = WEIGHTS == F16 ? 128 : 64;    // of a step of x
 constexpr u32 ROW_UNITS = ROW_BYTES / 16;
 constexpr u32 BUFFERS = WEIGHTS == F16 && TILE == 128 ? 1 : 2; // of steps of x, as there is room
+
+// Whether a thread's four outputs of a panel are eight apart, and not neighbours: of bf16, units of neighbours come two words at a
+// time where the products take them one at a time, and moving each costs as much as a product.
+constexpr bool APART = WEIGHTS == BF16;
+constexpr u32 OUTPUTS = 4;
 
 // Units of a line change places, so that threads which read different lines find them in different banks.
 __device__ __forceinline__ u32 mixed(u32 line, u32 unit) {
@@ -238,8 +240,17 @@ template <bool WINDOWS> struct Tile {
 #pragma unroll
         for (u32 nth = 0; nth < LOADS; nth++) {
             const u32 line = line_of(nth, t);
-            const uint4 v = step[LEAD / 16 + line * 8 + mixed(line, group)];
-            words[0][nth] = v.x, words[1][nth] = v.y, words[2][nth] = v.z, words[3][nth] = v.w;
+            if constexpr (APART) {
+                // Each word goes where the products take it.
+#pragma unroll
+                for (u32 i = 0; i < 4; i++) {
+                    const u32 unit = LEAD / 16 + line * 8 + mixed(line, 2 * i + group / 4);
+                    words[i][nth] = ((const u32 *)step)[unit * 4 + group % 4];
+                }
+            } else {
+                const uint4 v = step[LEAD / 16 + line * 8 + mixed(line, group)];
+                words[0][nth] = v.x, words[1][nth] = v.y, words[2][nth] = v.z, words[3][nth] = v.w;
+            }
         }
         u32 a[2][2][4];
 #pragma unroll
@@ -336,14 +347,82 @@ template <bool WINDOWS> struct Tile {
             stage = (stage + 1) % STAGES;
         }
         if (!joined(p, sums)) return;
-        const bool whole = whole_quads(p.out, p.out_stride);
-        const u32 output = (first_panel + panel) * PANEL + 4 * group;
+        finish((first_panel + panel) * PANEL + (APART ? group : 4 * group), first_row + half * ROWS_OF_WARP + 2 * t);
+    }
+
+    // As `finished`, of all sums: a thread has the same outputs of all its rows.
+    __device__ __forceinline__ void finish(u32 first_output, u32 row) {
+        const auto output = [&](u32 i) { return first_output + (APART ? 8 * i : i); };
+        float bias[OUTPUTS], factors[OUTPUTS];
 #pragma unroll
-        for (u32 n = 0; n < TILE_COLUMNS; n++) {
-            const u32 row = first_row + half * ROWS_OF_WARP + n * 8 + 2 * t;
-            const float *v = &sums[8 * n];
-            write_quad(p, row, output, make_float4(v[0], v[2], v[4], v[6]), whole);
-            write_quad(p, row + 1, output, make_float4(v[1], v[3], v[5], v[7]), whole);
+        for (u32 i = 0; i < OUTPUTS; i++) {
+            const bool inside = output(i) < p.outputs;
+            bias[i] = p.bias && inside ? p.bias[output(i)] : 0.0f;
+            factors[i] = WEIGHTS == INT8 && inside ? p.scales[output(i)] : 1.0f;
+        }
+#pragma unroll
+        for (u32 i = 0; i < TILE_COLUMNS * 8; i++) sums[i] = sums[i] * factors[i % 8 / 2] + bias[i % 8 / 2];
+        switch (p.activation) {
+            case 0: break;
+            case 1: activate_all<1>(); break;
+            case 2: activate_all<2>(); break;
+            case 3: activate_all<3>(); break;
+            case 4: activate_all<4>(); break;
+            case 5: activate_all<5>(); break;
+            default: activate_all<6>(); break;
+        }
+        const bool quads = !APART && whole_quads(p.out, p.out_stride) && first_output + OUTPUTS <= p.outputs &&
+                           (!p.residual || whole_quads(p.residual, p.residual_stride));
+        if (quads) {
+            write<true>(output, row);
+        } else {
+            write<false>(output, row);
+        }
+    }
+
+    template <u32 KIND> __device__ __forceinline__ void activate_all() {
+#pragma unroll
+        for (u32 i = 0; i < TILE_COLUMNS * 8; i++) sums[i] = activate(sums[i], KIND);
+    }
+
+    // What is added is asked for some rows at a time, before the first is needed.
+    template <bool QUADS_AT_ONCE, class Output> __device__ __forceinline__ void write(Output output, u32 first) {
+        constexpr u32 AT_ONCE = 2; // columns of tiles, each of two rows
+#pragma unroll
+        for (u32 n = 0; n < TILE_COLUMNS; n += AT_ONCE) {
+            float added[AT_ONCE * 2][OUTPUTS];
+#pragma unroll
+            for (u32 k = 0; k < AT_ONCE * 2; k++) {
+                const u32 row = first + (n + k / 2) * 8 + k % 2;
+#pragma unroll
+                for (u32 i = 0; i < OUTPUTS; i++) added[k][i] = 0.0f;
+                if (!p.residual || row >= p.rows) continue;
+                const float *from = p.residual + (u64)row * p.residual_stride;
+                if constexpr (QUADS_AT_ONCE) {
+                    *(float4 *)added[k] = *(const float4 *)(from + output(0));
+                } else {
+#pragma unroll
+                    for (u32 i = 0; i < OUTPUTS; i++)
+                        if (output(i) < p.outputs) added[k][i] = from[output(i)];
+                }
+            }
+#pragma unroll
+            for (u32 k = 0; k < AT_ONCE * 2; k++) {
+                const u32 row = first + (n + k / 2) * 8 + k % 2;
+                if (row >= p.rows) continue;
+                float *to = p.out + (u64)row * p.out_stride;
+                float results[OUTPUTS];
+#pragma unroll
+                for (u32 i = 0; i < OUTPUTS; i++)
+                    results[i] = sums[8 * (n + k / 2) + 2 * i + k % 2] * p.scale + added[k][i];
+                if constexpr (QUADS_AT_ONCE) {
+                    *(float4 *)(to + output(0)) = make_float4(results[0], results[1], results[2], results[3]);
+                } else {
+#pragma unroll
+                    for (u32 i = 0; i < OUTPUTS; i++)
+                        if (output(i) < p.outputs) to[output(i)] = results[i];
+                }
+            }
         }
     }
 };

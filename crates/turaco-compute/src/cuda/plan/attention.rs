@@ -51,7 +51,7 @@ impl Planner<'_> {
     ) -> Result<()> {
         let columns = head_columns(shape);
         let of_head = rows * (shape.n_heads / shape.n_kv_heads);
-        if of_head > FEW_QUERIES || self.graph.uniform {
+        if of_head > FEW_QUERIES {
             // Split into parts, products of tf32 lose nothing that counts; older cards have none.
             let exact = self.context.capability < 80 || columns > 128;
             let grid = [
@@ -67,6 +67,7 @@ impl Planner<'_> {
             n_sequences,
             shape,
             self.context.multiprocessors as usize,
+            self.graph.uniform,
         );
         let room = self.places.take(n_sequences * cut.room(columns));
         let params = AttentionParams {

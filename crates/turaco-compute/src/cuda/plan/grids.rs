@@ -107,22 +107,23 @@ pub(super) fn matmul_cut(
     }
 }
 
-/// The cut of products whose rows must not depend on how many there are: sums are always taken in the same order.
+/// The cut of products whose rows must not depend on how many there are: sums are always taken in the same order, which the parts
+/// of the inputs decide and tiles do not.
 pub(super) fn uniform_cut(
     rows: usize,
     outputs: usize,
     inputs: usize,
     processors: usize,
 ) -> MatmulCut {
-    const TILE: usize = 64;
+    /// The tiles that one row would have.
+    const SMALL: usize = 64;
     /// Partial sums of many rows take memory.
     const MOST_SPLITS: usize = 4;
-    let across = outputs.div_ceil(TILE);
-    let splits = (processors / across.max(1)).min(inputs.div_ceil(32) / 8);
+    let splits = processors / outputs.div_ceil(SMALL).max(1);
+    let cut = matmul_cut(rows, outputs, inputs, processors);
     MatmulCut {
-        tile: TILE,
-        tiles: rows.div_ceil(TILE) * across,
-        splits: splits.clamp(1, MOST_SPLITS),
+        splits: splits.min(inputs.div_ceil(32) / 8).clamp(1, MOST_SPLITS),
+        ..cut
     }
 }
 
@@ -149,18 +150,24 @@ pub(super) struct DecodeCut {
     pub splits: usize,
 }
 
-/// The cut for `rows` queries of each of some sequences.
+/// The cut for `rows` queries of each of some sequences; if `uniform`, sums do not depend on how many sequences there are.
 pub(super) fn decode_cut(
     rows: usize,
     n_sequences: usize,
     shape: &AttentionShape,
     processors: usize,
+    uniform: bool,
 ) -> DecodeCut {
+    const FEWEST_SPLITS: usize = 4;
     let of_head = rows * (shape.n_heads / shape.n_kv_heads);
     let queries = of_head.next_power_of_two().min(MOST_DECODE_QUERIES);
     let blocks = shape.n_kv_heads * of_head.div_ceil(queries);
     // Three blocks fit on a processor at once.
-    let splits = (3 * processors / (n_sequences * blocks).max(1)).clamp(4, MOST_SPLITS);
+    let splits = match uniform {
+        true => FEWEST_SPLITS,
+        false => 3 * processors / (n_sequences * blocks).max(1),
+    };
+    let splits = splits.clamp(FEWEST_SPLITS, MOST_SPLITS);
     DecodeCut {
         queries: queries as u32,
         blocks,
