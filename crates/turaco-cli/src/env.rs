@@ -82,6 +82,8 @@ pub const TURACO_SESSION_TIMEOUT: &str = "TURACO_SESSION_TIMEOUT";
 pub const TURACO_MAX_BUFFER: &str = "TURACO_MAX_BUFFER";
 /// Default of `serve --max-text`.
 pub const TURACO_MAX_TEXT: &str = "TURACO_MAX_TEXT";
+/// Default of `serve --vad`.
+pub const TURACO_VAD: &str = "TURACO_VAD";
 /// Default of `serve --context-tokens` and `chat --context-tokens`.
 pub const TURACO_CONTEXT_TOKENS: &str = "TURACO_CONTEXT_TOKENS";
 /// Default of `serve --grace`.
@@ -234,6 +236,10 @@ pub const GROUPS: &[Group] = &[
             Variable {
                 name: TURACO_MAX_TEXT,
                 meaning: "default of --max-text",
+            },
+            Variable {
+                name: TURACO_VAD,
+                meaning: "default of serve --vad",
             },
             Variable {
                 name: TURACO_CONTEXT_TOKENS,

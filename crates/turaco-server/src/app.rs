@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use axum::extract::Request;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -240,8 +241,13 @@ impl Drop for SessionPlace {
 pub struct CancelOnDrop {
     control: Control,
     finished: bool,
+    /// A model is loaded for others before the work is cancelled.
+    is_loading: bool,
     app: App,
 }
+
+/// Between two looks whether a model is loaded.
+const LOOK: Duration = Duration::from_millis(50);
 
 impl CancelOnDrop {
     /// A control for work that nobody wants any more when this is dropped.
@@ -249,6 +255,7 @@ impl CancelOnDrop {
         Self {
             control: Control::new(),
             finished: false,
+            is_loading: false,
             app: app.clone(),
         }
     }
@@ -264,9 +271,28 @@ impl CancelOnDrop {
     }
 }
 
+impl CancelOnDrop {
+    /// The work took longer than it may. A model that it waits for is loaded all the same: those who ask again need it, and would
+    /// never have it otherwise.
+    pub fn timed_out(&mut self, error: ApiError) -> ApiError {
+        self.is_loading = self.app.engine().is_loading_for(&self.control);
+        error.while_loading(self.is_loading)
+    }
+}
+
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
-        self.control.cancel();
+        if self.is_loading {
+            let (control, app) = (self.control.clone(), self.app.clone());
+            tokio::spawn(async move {
+                while app.engine().is_loading_for(&control) {
+                    tokio::time::sleep(LOOK).await;
+                }
+                control.cancel();
+            });
+        } else {
+            self.control.cancel();
+        }
         if !self.finished {
             self.app.metrics().cancelled();
         }
@@ -285,7 +311,8 @@ pub async fn blocking<T: Send + 'static>(
     let running = tokio::task::spawn_blocking(move || {
         traces::recorded(trace.as_ref(), || work(&app, &control))
     });
-    let done = deadline::until(deadline, running).await?;
+    let done = deadline::until(deadline, running).await;
+    let done = done.map_err(|error| guard.timed_out(error))?;
     guard.finish();
     done.unwrap_or_else(|panic| Err(ApiError::internal(panic.to_string())))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use turaco::address::Hosts;
 use turaco::tts::VoiceStore;
-use turaco::voice::{ConversationOptions, EndpointOptions};
+use turaco::voice::{ConversationOptions, Detection, EndpointOptions};
 
 use crate::traces::Traces;
 
@@ -49,6 +49,8 @@ pub struct Config {
     pub max_buffer: f64,
     /// Characters of a text to be spoken.
     pub max_text: usize,
+    /// What tells speech from other sound in live sessions that do not say it; `None` = clients say what an utterance is.
+    pub vad: Detection,
     /// Tokens of a conversation that whoever answers is given at most.
     pub context_tokens: usize,
     /// Bytes of memory for the decoded recordings of all requests together; `None` = half of what is left.
@@ -89,6 +91,7 @@ impl Default for Config {
             session_timeout: Duration::from_secs(15 * 60),
             max_buffer: 300.0,
             max_text: 100_000,
+            vad: Detection::Silero,
             context_tokens: ConversationOptions::default().context_tokens,
             max_sound: None,
             grace: Duration::from_secs(30),

@@ -75,7 +75,7 @@ impl ApiError {
         Self::new(
             StatusCode::FORBIDDEN,
             "origin_not_allowed",
-            "pages of this origin may not use the server; `--cors ORIGIN` allows them",
+            "pages of this origin may not use the server; whoever runs it can allow them",
         )
     }
 
@@ -136,6 +136,20 @@ impl ApiError {
     /// The upload or the work took too long.
     pub fn timed_out(message: &str) -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message)
+    }
+
+    /// The same error, unless what took too long was a model on its way into memory: that will be there for those who ask again.
+    #[must_use]
+    pub fn while_loading(self, is_loading: bool) -> Self {
+        match is_loading && self.status == StatusCode::REQUEST_TIMEOUT {
+            true => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "model_loading",
+                "the model is still being loaded; try again",
+            )
+            .about("model"),
+            false => self,
+        }
     }
 
     /// The server is on its way out.

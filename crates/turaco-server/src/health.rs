@@ -35,9 +35,16 @@ pub async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
 
 /// `GET /v1/stats`: how long things have taken lately.
 pub async fn stats(State(app): State<App>) -> Json<Value> {
+    let loaded = app.engine().loaded();
+    let of_models = loaded.iter();
+    let kv_cache_bytes: Value = of_models
+        .map(|model| (model.id.clone(), Value::from(model.cache_bytes)))
+        .collect();
     Json(json!({
         "uptime_seconds": app.metrics().uptime().as_secs_f64(),
         "sessions_open": app.open_sessions(),
+        "counts": app.metrics().counts(),
+        "kv_cache_bytes": kv_cache_bytes,
         "operations": app.metrics().stats(),
     }))
 }

@@ -17,6 +17,7 @@ mod listener;
 mod metrics;
 mod openai;
 mod pieces;
+mod plain_json;
 mod realtime;
 mod recognition;
 mod reference_text;

@@ -37,6 +37,19 @@ const COUNTERS: &[(&str, &str)] = &[
     ("errors_total", "Failures by code"),
     ("turns_total", "Answers in conversations"),
     ("interruptions_total", "Answers that speech ended"),
+    ("utterances_total", "Utterances that were heard live"),
+    (
+        "vad_filtered_total",
+        "Sound that began like speech and was none: too short, or no interruption of an answer (passed)",
+    ),
+];
+
+/// Those of them that have no labels.
+const UNLABELLED: &[&str] = &[
+    "cancelled_total",
+    "turns_total",
+    "interruptions_total",
+    "utterances_total",
 ];
 
 /// Distributions, their explanation and bounds.
@@ -58,6 +71,26 @@ const HISTOGRAMS: &[(&str, &str, &[f64])] = &[
     (
         "turn_seconds",
         "Where the time of a turn in a conversation went, by stage",
+        SECONDS,
+    ),
+    (
+        "vad_seconds",
+        "Work of the detector of speech for an utterance",
+        STEPS,
+    ),
+    (
+        "eot_seconds",
+        "From the last sound of speech to the decision that the turn is over",
+        SECONDS,
+    ),
+    (
+        "asr_final_seconds",
+        "From that decision to the whole text of the turn",
+        SECONDS,
+    ),
+    (
+        "e2e_seconds",
+        "From the last sound of speech to the first sound of the answer, or to the text where none is said",
         SECONDS,
     ),
     (
@@ -146,6 +179,14 @@ impl Metrics {
             self.observe("turn_seconds", labels_of("stage", stage), seconds);
             self.took(&format!("turn/{stage}"), seconds);
         }
+        self.vad(timings.detection);
+        self.observe("eot_seconds", String::new(), timings.turn_end);
+        if let Some(seconds) = timings.transcript {
+            self.observe("asr_final_seconds", String::new(), seconds);
+        }
+        if let Some(seconds) = timings.first_audio.or(timings.first_text) {
+            self.end_to_end(timings.turn_end + seconds);
+        }
         timings
             .first_text
             .into_iter()
@@ -161,10 +202,41 @@ impl Metrics {
         self.add("interruptions_total", String::new(), 1.0);
     }
 
-    /// An utterance of a live session is written down, so long after its end.
-    pub fn transcript(&self, seconds: f64) {
+    /// An utterance of a live session is over.
+    pub fn utterance(&self) {
+        self.add("utterances_total", String::new(), 1.0);
+    }
+
+    /// So often, something began like speech and was none.
+    pub fn vad_filtered(&self, reason: &str, count: u64) {
+        if count > 0 {
+            let labels = labels_of("reason", reason);
+            self.add("vad_filtered_total", labels, count as f64);
+        }
+    }
+
+    /// What looking for speech took, of an utterance.
+    pub fn vad(&self, seconds: f64) {
+        self.observe("vad_seconds", String::new(), seconds);
+        self.took("vad", seconds);
+    }
+
+    /// An utterance of a live session is written down, so long after its end; that took `waited` seconds of silence, if it was
+    /// silence that ended it.
+    pub fn transcript(&self, waited: Option<f64>, seconds: f64) {
         self.observe("transcript_seconds", String::new(), seconds);
+        self.observe("asr_final_seconds", String::new(), seconds);
         self.took("transcript", seconds);
+        if let Some(waited) = waited {
+            self.observe("eot_seconds", String::new(), waited);
+            self.took("eot", waited);
+            self.end_to_end(waited + seconds);
+        }
+    }
+
+    fn end_to_end(&self, seconds: f64) {
+        self.observe("e2e_seconds", String::new(), seconds);
+        self.took("e2e", seconds);
     }
 
     /// A turn on a device.
@@ -184,6 +256,25 @@ impl Metrics {
     pub fn queue_wait(&self, seconds: f64) {
         self.observe("queue_wait_seconds", String::new(), seconds);
         self.took("queue_wait", seconds);
+    }
+
+    /// What has happened in live sessions and conversations, by name.
+    pub fn counts(&self) -> Value {
+        let values = self.lock();
+        let sum = |name: &str| {
+            let of_name = values.counters.iter().filter(|((n, _), _)| *n == name);
+            of_name.map(|(_, value)| *value).sum::<f64>() as u64
+        };
+        let names = [
+            "utterances",
+            "turns",
+            "interruptions",
+            "vad_filtered",
+            "errors",
+        ];
+        let counts =
+            names.map(|name| (name.to_owned(), Value::from(sum(&format!("{name}_total")))));
+        counts.into_iter().collect()
     }
 
     /// How long things have taken lately.
@@ -209,6 +300,12 @@ impl Metrics {
         let values = self.lock();
         for (name, help) in COUNTERS {
             head(&mut out, name, help, "counter");
+            // What is always there can be compared with what was before.
+            let has_no_labels = UNLABELLED.contains(name);
+            let is_counted = values.counters.contains_key(&(*name, String::new()));
+            if has_no_labels && !is_counted {
+                line(&mut out, name, "", 0.0);
+            }
             for ((_, labels), value) in values.counters.iter().filter(|((n, _), _)| n == name) {
                 line(&mut out, name, labels, *value);
             }
@@ -295,6 +392,16 @@ fn gauges(out: &mut String, engine: &Engine, sessions: usize) {
     for model in &loaded {
         let labels = labels(&[("model", &model.id), ("device", &model.device)]);
         line(out, "model_bytes", &labels, model.bytes as f64);
+    }
+    head(
+        out,
+        "kv_cache_bytes",
+        "Bytes of keys and values that a loaded model keeps for sequences",
+        "gauge",
+    );
+    for model in &loaded {
+        let labels = labels_of("model", &model.id);
+        line(out, "kv_cache_bytes", &labels, model.cache_bytes as f64);
     }
     head(
         out,

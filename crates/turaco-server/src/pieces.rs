@@ -99,7 +99,7 @@ pub async fn in_pieces(
         runtime: tokio::runtime::Handle::current(),
         begin: Some(begin),
     };
-    let guard = CancelOnDrop::new(app);
+    let mut guard = CancelOnDrop::new(app);
     let (control, worker) = (guard.control(), app.clone());
     let trace = traces::current();
     let running = tokio::task::spawn_blocking(move || {
@@ -117,7 +117,9 @@ pub async fn in_pieces(
         done
     });
     let deadline = deadline::of_request(app);
-    let Ok(headers) = deadline::until(deadline, begun).await? else {
+    let begun = deadline::until(deadline, begun).await;
+    let begun = begun.map_err(|error| guard.timed_out(error))?;
+    let Ok(headers) = begun else {
         let done = deadline::until(deadline, running).await?;
         let done = done.unwrap_or_else(|panic| Err(ApiError::internal(panic.to_string())));
         return Err(done

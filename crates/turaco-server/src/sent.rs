@@ -52,8 +52,7 @@ pub fn fetch(
     (rate, share): (Option<u32>, &mut Share),
 ) -> Result<Audio, ApiError> {
     let Some(hosts) = &app.config().fetch_from else {
-        let message =
-            "addresses are not fetched (--allow-url-input allows it); send the recording itself";
+        let message = "addresses are not fetched here; send the recording itself";
         return Err(ApiError::unsupported(param, message));
     };
     let failed = |error: Error| match error {

@@ -16,6 +16,9 @@ const TARGETS: &[(&str, f64)] = &[
     ("turn/first_audio", 100.0),
     ("turn/transcript", 300.0),
     ("transcript", 300.0),
+    // Without the time to know that a turn is over, nobody has an answer.
+    ("eot", 500.0),
+    ("e2e", 1000.0),
     // Beside the models.
     ("turn/text_overhead", 15.0),
     ("turn/audio_overhead", 15.0),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use turaco::voice::Detection;
 
 use super::values::{
     Number, PortOrSocket, parse_bytes, parse_count, parse_duration, parse_keep_alive,
@@ -114,6 +115,11 @@ pub struct ServeArgs {
     /// How long a request may take; 0 = as long as it takes
     #[arg(long, value_name = "TIME", env = env::TURACO_REQUEST_TIMEOUT, default_value = "0", value_parser = parse_duration, help_heading = "Limits")]
     pub request_timeout: Duration,
+
+    /// What tells speech from other sound in live sessions that do not choose for themselves: silero, energy, or none (clients say
+    /// when an utterance is over)
+    #[arg(long, value_name = "NAME", env = env::TURACO_VAD, default_value = "silero", help_heading = "Live")]
+    pub vad: Detection,
 
     /// Send traces of requests to the OpenTelemetry collector at URL (OTLP over HTTP, as on port 4318)
     #[arg(long, value_name = "URL", env = env::OTEL_EXPORTER_OTLP_ENDPOINT, help_heading = "Watching")]

@@ -97,6 +97,23 @@ pub struct TurnArgs {
     /// writes questions down; 0 = whatever counts as speech ends an answer
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub interrupt_words: usize,
+
+    /// An answer that was interrupted by sound without words (a cough, a door) does not go on. It does otherwise, where it was
+    /// stopped, if a model writes down what is said
+    #[arg(long)]
+    pub no_resume: bool,
+
+    /// Speech has to last this long to end an answer that can be heard; what is shorter does not count meanwhile
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    pub interrupt_ms: u32,
+
+    /// The same for an answer of which nothing was heard yet [default: as --interrupt-ms]
+    #[arg(long, value_name = "MS")]
+    pub interrupt_thinking_ms: Option<u32>,
+
+    /// Words that it takes then [default: as --interrupt-words]
+    #[arg(long, value_name = "N")]
+    pub interrupt_thinking_words: Option<usize>,
 }
 
 impl TurnArgs {
@@ -114,6 +131,10 @@ impl TurnArgs {
         options.echo_guard = self.echo_guard;
         options.interrupt = !self.no_interrupt;
         options.interrupt_words = self.interrupt_words;
+        options.resume = !self.no_resume;
+        options.interrupt_ms = self.interrupt_ms;
+        options.interrupt_thinking_ms = self.interrupt_thinking_ms;
+        options.interrupt_thinking_words = self.interrupt_thinking_words;
         options
     }
 }

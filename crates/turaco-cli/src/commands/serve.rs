@@ -104,6 +104,7 @@ fn config(args: &ServeArgs, context: &Context) -> Result<Config, Failure> {
     drop(bench_voice::endpoint(&args.endpoint)?);
     config.llm = bench_voice::endpoint_options(&args.endpoint);
     config.max_text = args.max_text;
+    config.vad = args.vad;
     config.context_tokens = args.memory.context_tokens;
     config.grace = args.grace;
     config.request_timeout = Some(args.request_timeout).filter(|time| !time.is_zero());

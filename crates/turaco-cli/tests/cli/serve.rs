@@ -150,6 +150,8 @@ fn what_cannot_be_served_is_said() {
         .fails(2, &["--keep-alive", "expected a time"]);
     home.run(["serve", "--max-upload", "much"])
         .fails(2, &["--max-upload", "expected a size"]);
+    home.run(["serve", "--vad", "telepathy"])
+        .fails(2, &["--vad", "silero, energy, none"]);
     home.run(["serve", "-m", "no-such-model"])
         .fails(3, &["no-such-model"]);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -10,6 +10,7 @@ use turaco::chat::{
 use crate::app::App;
 use crate::error::ApiError;
 use crate::layer::fresh_seed;
+use crate::plain_json;
 use crate::realtime::tool_choice;
 use crate::sent;
 use crate::sound_room::Share;
@@ -163,11 +164,7 @@ impl ChatRequest {
     /// # Errors
     /// What is no JSON object, or a field of another kind.
     pub fn read(body: &[u8]) -> Result<Self, ApiError> {
-        if body.trim_ascii_start().first() == Some(&b'[') {
-            return Err(ApiError::malformed("expected a JSON object"));
-        }
-        let request: Self = serde_json::from_slice(body)
-            .map_err(|error| ApiError::malformed(format!("the body cannot be used: {error}")))?;
+        let request: Self = plain_json::read(body)?;
         if request.messages.is_empty() {
             return Err(ApiError::missing("messages"));
         }

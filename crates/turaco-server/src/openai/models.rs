@@ -175,7 +175,7 @@ fn check_management(app: &App) -> Result<(), ApiError> {
     match app.config().allow_model_management {
         true => Ok(()),
         false => Err(ApiError::not_found(
-            "models are not managed over the network here; `turaco serve --allow-model-management` allows it",
+            "models are not managed over the network here; whoever runs the server can allow it",
         )),
     }
 }

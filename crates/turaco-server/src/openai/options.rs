@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 use turaco::asr::{Task, TranscribeOptions};
 
 use crate::error::ApiError;
+use crate::plain_json;
 use crate::upload::Form;
 
 /// The prefix of single fields of `vad_parameters`.
@@ -141,18 +142,8 @@ fn set(
             Err(error) => reason = error,
         }
     }
-    for (rust, words) in [
-        ("usize", "a whole number"),
-        ("u32", "a whole number"),
-        ("u64", "a whole number"),
-        ("f64", "a number"),
-    ] {
-        reason = reason.replace(rust, words);
-    }
-    Err(ApiError::invalid(
-        given,
-        format!("invalid value for `{given}`: {reason}"),
-    ))
+    let message = format!("`{given}` {}", plain_json::in_words(&reason));
+    Err(ApiError::invalid(given, message))
 }
 
 fn read(options: Map<String, Value>) -> Result<TranscribeOptions, String> {

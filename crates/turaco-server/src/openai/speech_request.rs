@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde_json::Value;
 use turaco::audio::SoundFormat;
 use turaco::models::qwen3_tts::TtsKind;
 use turaco::tts::{SpeakOptions, TextLayout, Voice};
@@ -13,6 +12,7 @@ use crate::app::App;
 use crate::config::LogLevel;
 use crate::error::ApiError;
 use crate::layer::fresh_seed;
+use crate::plain_json;
 use crate::reference_text;
 use crate::sent;
 use crate::sound_room::Share;
@@ -60,38 +60,6 @@ pub struct SpeechRequest {
     heard: Option<(Audio, Arc<Share>)>,
 }
 
-/// Refuse a field whose value is of another kind than it has; null is none.
-fn check_kind(name: &str, value: &Value) -> Result<(), ApiError> {
-    let (is_right, expected) = match name {
-        "model" | "input" | "instructions" | "instruct" | "language" | "response_format"
-        | "stream_format" | "task_type" | "ref_audio" | "ref_text" => (value.is_string(), "a text"),
-        "voice" => (
-            value.is_string() || value["id"].is_string(),
-            "a name, or an object with an `id`",
-        ),
-        "normalize" | "x_vector_only_mode" | "non_streaming_mode" | "do_sample"
-        | "subtalker_dosample" => (value.is_boolean(), "true or false"),
-        "speed"
-        | "temperature"
-        | "top_p"
-        | "repetition_penalty"
-        | "subtalker_temperature"
-        | "subtalker_top_p" => (value.is_number(), "a number"),
-        "sample_rate" => (
-            (value.as_u64()).is_some_and(|rate| u32::try_from(rate).is_ok()),
-            "a whole number",
-        ),
-        "top_k" | "subtalker_top_k" | "max_new_tokens" | "seed" => {
-            (value.is_u64(), "a whole number of 0 or more")
-        }
-        _ => return Ok(()),
-    };
-    match is_right || value.is_null() {
-        true => Ok(()),
-        false => Err(ApiError::invalid(name, format!("expected {expected}"))),
-    }
-}
-
 /// Refuse a text of more than `most` characters.
 ///
 /// # Errors
@@ -107,7 +75,7 @@ pub fn check_length(param: &str, text: &str, most: usize) -> Result<(), ApiError
 
 /// A voice by name, as OpenAI's clients write it.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a name, or an object with an `id`")]
 pub enum VoiceName {
     Name(String),
     Id { id: String },
@@ -158,15 +126,7 @@ impl SpeechRequest {
     /// # Errors
     /// What is no JSON object, or a field of another kind.
     pub fn read(body: &[u8]) -> Result<Self, ApiError> {
-        let malformed = |error| ApiError::malformed(format!("the body cannot be used: {error}"));
-        let body: Value = serde_json::from_slice(body).map_err(malformed)?;
-        let Value::Object(fields) = &body else {
-            return Err(ApiError::malformed("the body has to be a JSON object"));
-        };
-        for (name, value) in fields {
-            check_kind(name, value)?;
-        }
-        serde_json::from_value(body).map_err(malformed)
+        plain_json::read(body)
     }
 
     /// Decode or fetch the recording of the voice, before a device is waited for, and find out what is said in it where nobody

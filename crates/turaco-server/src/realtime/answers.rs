@@ -166,6 +166,7 @@ impl Answers {
                     item_id: self.utterance(utterance),
                     content_index: 0,
                     delta: text,
+                    logprobs: None,
                 };
                 out.push(delta.to_json());
             }
@@ -177,16 +178,17 @@ impl Answers {
             } => {
                 let item_id = self.utterance(utterance);
                 self.utterances.remove(&utterance);
+                let logprobs = with_logprobs.then(|| logprobs(&words));
                 // The text of an utterance is the sum of its deltas, also where it came as a whole.
                 if self.told_while_heard != Some(utterance) && !text.is_empty() {
                     let delta = ServerEvent::Delta {
                         item_id: item_id.clone(),
                         content_index: 0,
                         delta: text.clone(),
+                        logprobs: logprobs.clone(),
                     };
                     out.push(delta.to_json());
                 }
-                let logprobs = with_logprobs.then(|| logprobs(&words));
                 self.completed((item_id, text), seconds, logprobs, out);
             }
             VoiceEvent::Read {

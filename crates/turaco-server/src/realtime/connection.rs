@@ -191,6 +191,9 @@ async fn talk(
     // When the server ends: until when it waits, and whether all that came in was looked at.
     let (mut until, mut is_over) = (None, false);
     let reason = loop {
+        if let Some(heard) = session.take_fresh() {
+            news.heard = heard;
+        }
         for event in events.drain(..) {
             if out.send(Out::Event(event)).await.is_err() {
                 return;

@@ -298,6 +298,12 @@ impl Conversation {
         settings: &Settings,
         out: &mut Outbox,
     ) -> Result<(), ApiError> {
+        match &event {
+            VoiceEvent::Committed { .. } => self.app.metrics().utterance(),
+            VoiceEvent::Ignored { .. } => self.app.metrics().vad_filtered("short", 1),
+            VoiceEvent::Passed { .. } => self.app.metrics().vad_filtered("passed", 1),
+            _ => {}
+        }
         if let VoiceEvent::AnswerEnded { end, timings, .. } = &event {
             let metrics = self.app.metrics();
             metrics.turn(timings);
@@ -548,8 +554,8 @@ fn chat_model(app: &App, named: Option<&str>) -> Result<String, ApiError> {
     let models = catalog.list()?;
     let model = models.iter().find(|model| model.kind == ModelKind::Chat);
     model.map(|model| model.id.clone()).ok_or_else(|| {
-        let message = "nobody here can answer: name a model that hears (such as voxtral-mini), or start the server with \
-                       --llm-url";
+        let message = "nobody here can answer: name a model that hears (such as voxtral-mini), or ask whoever runs the server for \
+                       a chat endpoint";
         ApiError::invalid("model", message)
     })
 }

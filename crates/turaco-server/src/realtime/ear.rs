@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use turaco::asr::realtime::{RealtimeEvent, TrackKind};
-use turaco::asr::{RealtimeOptions, Segment, TranscribeOptions};
+use turaco::asr::{RealtimeOptions, Segment, TranscribeOptions, Word};
 use turaco::engine::{LiveEvent, LiveSession, Urgency};
 use turaco::{Audio, Error};
 
@@ -16,8 +16,8 @@ use crate::upload::SAMPLE_RATE;
 /// What came of the sound, in order: everything of one utterance before [`EarEvent::Done`] of it.
 #[derive(Debug)]
 pub enum EarEvent {
-    /// More text.
-    Delta(String),
+    /// More text, with its words where they are wanted and known so soon.
+    Delta { text: String, words: Vec<Word> },
     /// A stretch of text that is final; times in seconds of the sound that the ear was given.
     Segment(Box<Segment>),
     /// The utterance is written down as a whole; the language, where the model tells.
@@ -26,6 +26,13 @@ pub enum EarEvent {
     Failed(ApiError),
     /// The ear hears nothing any more.
     Broken(ApiError),
+}
+
+impl EarEvent {
+    fn text(text: String) -> Self {
+        let words = Vec::new();
+        Self::Delta { text, words }
+    }
 }
 
 /// How an ear listens.
@@ -119,7 +126,7 @@ fn tell(event: LiveEvent, events: &Events) {
             track: TrackKind::Settled,
             text,
             ..
-        }) => EarEvent::Delta(text),
+        }) => EarEvent::text(text),
         LiveEvent::Heard(RealtimeEvent::Segment(segment)) => EarEvent::Segment(Box::new(segment)),
         LiveEvent::Flushed(_) | LiveEvent::Finished => EarEvent::Done { language: None },
         LiveEvent::Failed(error) => EarEvent::Broken(error.into()),
@@ -216,7 +223,7 @@ async fn write_down(
                 let sent = match piece {
                     Piece::Text(text) => {
                         is_told = true;
-                        told.send(EarEvent::Delta(text.to_owned()))
+                        told.send(EarEvent::text(text.to_owned()))
                     }
                     Piece::Segment(segment) => {
                         let mut segment = segment.clone();
@@ -224,7 +231,10 @@ async fn write_down(
                         segment.end += offset;
                         let sent = match std::mem::take(&mut is_told) {
                             true => Ok(()),
-                            false => told.send(EarEvent::Delta(segment.text.clone())),
+                            false => told.send(EarEvent::Delta {
+                                text: segment.text.clone(),
+                                words: segment.words.clone().unwrap_or_default(),
+                            }),
                         };
                         sent.and_then(|()| told.send(EarEvent::Segment(Box::new(segment))))
                     }

@@ -85,16 +85,24 @@ pub async fn realtime(
         writes = !talks || kind == Some(ModelKind::Recognizer);
     }
     check_language(asked.language.as_deref()).map_err(|error| error.about("language"))?;
+    let is_vllm = match asked.protocol.as_deref() {
+        None | Some("" | "openai") => false,
+        Some("vllm") => true,
+        Some(other) => {
+            let message = format!("`{other}` is none of openai, vllm");
+            return Err(ApiError::invalid("protocol", message));
+        }
+    };
     let place = app.open_session()?;
     let beta = headers.get("openai-beta");
     let beta =
         beta.is_some_and(|value| value.as_bytes().windows(8).any(|part| part == b"realtime"));
-    let opening = match (talks, asked.protocol.as_deref()) {
+    let opening = match (talks, is_vllm) {
         (true, _) => Opening::Conversation,
-        (false, Some("vllm")) => Opening::Vllm,
-        (false, _) => Opening::Undecided,
+        (false, true) => Opening::Vllm,
+        (false, false) => Opening::Undecided,
     };
-    let mut settings = Settings::new(asked.model, asked.language);
+    let mut settings = Settings::new(&app, asked.model, asked.language);
     if !writes {
         // It answers; what is said is written down by another, if at all.
         settings.transcription.model = None;

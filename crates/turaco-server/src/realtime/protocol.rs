@@ -2,9 +2,11 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
+use turaco::voice::Detection;
 
 use super::items::NewItem;
 use super::response::ResponseRequest;
+use crate::plain_json;
 
 /// What a client says. Fields that are not known are ignored.
 #[derive(Debug, Clone, Deserialize)]
@@ -115,7 +117,7 @@ impl ClientEvent {
         }
         let event = Self::deserialize(value).map_err(|error| NoEvent {
             message: match is_known {
-                true => format!("{kind}: {error}"),
+                true => format!("{kind} {}", plain_json::in_words(&error.to_string())),
                 false => format!("`{kind}` is none of {}", CLIENT_EVENTS.join(", ")),
             },
             is_json: true,
@@ -345,9 +347,8 @@ pub enum TurnDetection {
         interrupt_response: bool,
         #[serde(default)]
         idle_timeout_ms: Option<u32>,
-        /// Ours: words that an interruption has at least.
-        #[serde(default)]
-        interrupt_words: usize,
+        #[serde(flatten)]
+        ours: OurDetection,
     },
     SemanticVad {
         #[serde(default)]
@@ -356,9 +357,54 @@ pub enum TurnDetection {
         create_response: bool,
         #[serde(default = "yes")]
         interrupt_response: bool,
-        #[serde(default)]
-        interrupt_words: usize,
+        #[serde(flatten)]
+        ours: OurDetection,
     },
+}
+
+/// What OpenAI's detection of turns does not have.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OurDetection {
+    /// What tells speech from other sound; the server's choice unless told.
+    pub vad: Option<Vad>,
+    /// Speech lasts this long at least to interrupt an answer that is heard,
+    pub interrupt_ms: u32,
+    /// and has so many words.
+    pub interrupt_words: usize,
+    /// The same for answers of which nothing is heard yet; as the others unless told.
+    pub interrupt_thinking_ms: Option<u32>,
+    pub interrupt_thinking_words: Option<usize>,
+}
+
+/// What tells speech from other sound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Vad {
+    Silero,
+    Energy,
+    /// Nothing: as if there were no `turn_detection`.
+    None,
+}
+
+impl From<Detection> for Vad {
+    fn from(detection: Detection) -> Self {
+        match detection {
+            Detection::Silero => Self::Silero,
+            Detection::Energy => Self::Energy,
+            Detection::None => Self::None,
+        }
+    }
+}
+
+impl From<Vad> for Detection {
+    fn from(vad: Vad) -> Self {
+        match vad {
+            Vad::Silero => Self::Silero,
+            Vad::Energy => Self::Energy,
+            Vad::None => Self::None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -388,15 +434,17 @@ const fn yes() -> bool {
 }
 
 impl TurnDetection {
-    /// Words that an interruption has at least.
-    pub const fn interrupt_words(&self) -> usize {
+    /// What OpenAI's does not have.
+    pub const fn ours(&self) -> &OurDetection {
         match self {
-            Self::ServerVad {
-                interrupt_words, ..
-            }
-            | Self::SemanticVad {
-                interrupt_words, ..
-            } => *interrupt_words,
+            Self::ServerVad { ours, .. } | Self::SemanticVad { ours, .. } => ours,
+        }
+    }
+
+    /// The same, to be changed.
+    pub const fn ours_mut(&mut self) -> &mut OurDetection {
+        match self {
+            Self::ServerVad { ours, .. } | Self::SemanticVad { ours, .. } => ours,
         }
     }
 
@@ -422,7 +470,7 @@ impl Default for TurnDetection {
             create_response: true,
             interrupt_response: true,
             idle_timeout_ms: None,
-            interrupt_words: 0,
+            ours: OurDetection::default(),
         }
     }
 }
@@ -487,6 +535,8 @@ pub enum ServerEvent {
         item_id: String,
         content_index: u32,
         delta: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        logprobs: Option<Value>,
     },
     #[serde(rename = "conversation.item.input_audio_transcription.segment")]
     Segment {

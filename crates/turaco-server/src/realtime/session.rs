@@ -1,7 +1,7 @@
 //! One connection of `/v1/realtime`: from events of the client to utterances, and from what was heard to events.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -21,8 +21,12 @@ use crate::family::family;
 use crate::layer::new_id;
 use crate::upload::SAMPLE_RATE;
 
-/// Bytes of sound that wait for the event that tells the dialect: a second of it.
+/// Bytes of sound that wait for the event that tells the dialect: a second of it. Who says nothing by then is heard as OpenAI's
+/// client, until it turns out to be another.
 const UNDECIDED: usize = 48_000;
+
+/// Bytes of a second of sound in vLLM's dialect.
+const VLLM_SECOND: f64 = 32_000.0;
 
 /// What the connection is to send.
 pub type Outbox = Vec<Value>;
@@ -62,15 +66,21 @@ pub struct Session {
     ear: Option<Ear>,
     /// The ear listens as it was asked to earlier, and goes when it has written down what it was given.
     is_stale: bool,
-    /// The detector has ended an utterance since the client said that one was over.
-    is_committed: bool,
+    /// All sound so far as it came, as long as the client may turn out to speak vLLM's dialect, in which it is another.
+    early: Option<Vec<u8>>,
     events: mpsc::UnboundedSender<EarEvent>,
+    /// The other end of these, where they are others than at the beginning.
+    fresh: Option<mpsc::UnboundedReceiver<EarEvent>>,
     voice_events: mpsc::UnboundedSender<VoiceEvent>,
     utterances: Utterances,
     /// Whether the client wants to know the names of OpenAI's beta.
     beta: bool,
     /// Free when nobody works for the session any more.
     place: Arc<SessionPlace>,
+    /// Work of the detector since the last utterance.
+    detecting: Duration,
+    /// Seconds of silence that it took to know that an utterance is over.
+    waited: Option<f64>,
     /// Samples heard since the session began.
     n_heard: u64,
     /// Samples that the ear was given.
@@ -116,10 +126,13 @@ impl Session {
             detector: None,
             ear: None,
             is_stale: false,
-            is_committed: false,
+            early: None,
             events,
+            fresh: None,
             voice_events,
             utterances: Utterances::new(beta),
+            detecting: Duration::ZERO,
+            waited: None,
             n_heard: 0,
             n_given: 0,
         };
@@ -248,23 +261,27 @@ impl Session {
         matches!(self.dialect, Dialect::Conversation(_)) && !is_setting
     }
 
-    /// The first update or commit tells the dialect, or more sound than can wait for one.
+    /// The first update or commit tells the dialect, however much sound came before.
     async fn decide(&mut self, event: &ClientEvent, out: &mut Outbox) -> Result<(), ApiError> {
+        if let Some(sound) = self
+            .early
+            .take_if(|_| !matches!(event, ClientEvent::Append { .. }))
+            && is_of_vllm(event)
+        {
+            return self.turn_out_vllm(&sound, out).await;
+        }
         let Dialect::Undecided(waiting) = &mut self.dialect else {
             return Ok(());
         };
-        let (is_vllm, talks) = match event {
-            ClientEvent::SessionUpdate { session, model, .. } => (
-                session.is_none() && model.is_some(),
-                session
-                    .as_ref()
-                    .is_some_and(|session| session.is_conversation()),
-            ),
-            ClientEvent::Commit { last } => (last.is_some(), false),
+        let is_vllm = is_of_vllm(event);
+        let talks = match event {
+            ClientEvent::SessionUpdate { session, .. } => session
+                .as_ref()
+                .is_some_and(|session| session.is_conversation()),
             ClientEvent::Append { .. } => return Ok(()),
             // Only conversations have these.
-            ClientEvent::CreateItem { .. } | ClientEvent::CreateResponse { .. } => (false, true),
-            _ => (false, false),
+            ClientEvent::CreateItem { .. } | ClientEvent::CreateResponse { .. } => true,
+            _ => false,
         };
         let waiting = std::mem::take(waiting);
         // With the format of the update that decides, which may be one that cannot be: then nothing is decided.
@@ -303,6 +320,31 @@ impl Session {
         }
     }
 
+    /// What was taken for sound of OpenAI's dialect is heard anew as what it is, and what came of it is forgotten.
+    async fn turn_out_vllm(&mut self, sound: &[u8], out: &mut Outbox) -> Result<(), ApiError> {
+        self.dialect = Dialect::Vllm(Box::default());
+        self.sound = None;
+        self.detector = None;
+        self.utterances = Utterances::new(self.beta);
+        (self.n_heard, self.n_given) = (0, 0);
+        self.drop_ear();
+        self.append(sound, out).await
+    }
+
+    /// Nobody hears, and nothing that was heard before is told of.
+    fn drop_ear(&mut self) {
+        self.ear = None;
+        self.is_stale = false;
+        let (events, heard) = mpsc::unbounded_channel();
+        self.events = events;
+        self.fresh = Some(heard);
+    }
+
+    /// Where what is heard comes from now, if that has changed.
+    pub fn take_fresh(&mut self) -> Option<mpsc::UnboundedReceiver<EarEvent>> {
+        self.fresh.take()
+    }
+
     /// Take over new settings; sound that was heard already keeps its format and its ear.
     async fn change(&mut self, mut settings: Settings, out: &mut Outbox) -> Result<(), ApiError> {
         settings.check_hearing(&self.app, &self.settings)?;
@@ -314,17 +356,15 @@ impl Session {
             }
             SoundReader::new(settings.format)?;
         }
-        if let Some(options) = settings.detector() {
-            // Wrong thresholds are said now, not with the first sound.
-            SpeechDetector::built_in(&options)?;
-        }
+        // Wrong thresholds are said now, not with the first sound.
+        settings.detector()?;
         if let Dialect::Conversation(talk) = &mut self.dialect {
             talk.change(&self.settings, &settings).await?;
         }
         if settings.format != self.settings.format {
             self.sound = None;
         }
-        if settings.detector() != self.settings.detector() {
+        if settings.detection() != self.settings.detection() {
             // What is being said has nobody any more who would see its end.
             self.end_open(out).await?;
             self.detector = None;
@@ -343,6 +383,7 @@ impl Session {
             }
             let waiting = std::mem::take(waiting);
             self.dialect = Dialect::OpenAi;
+            self.early = Some(Vec::new());
             return Box::pin(self.append(&waiting, out)).await;
         }
         if let Dialect::Conversation(talk) = &mut self.dialect {
@@ -355,6 +396,12 @@ impl Session {
             self.check_buffer(vllm_waiting(&self.dialect) + seconds(samples.len() as u64))?;
             return self.vllm_sound(samples).await;
         }
+        let most = (self.app.config().max_buffer * VLLM_SECOND) as usize;
+        if let Some(early) = self.early.as_mut() {
+            early.extend_from_slice(bytes);
+        }
+        // More than that could not wait in the other dialect either.
+        self.early.take_if(|early| early.len() > most);
         let reader = match &mut self.sound {
             Some(reader) => reader,
             None => self.sound.insert(SoundReader::new(self.settings.format)?),
@@ -363,23 +410,27 @@ impl Session {
         self.check_buffer(seconds(samples.len() as u64))?;
         let start = self.n_heard;
         self.n_heard += samples.len() as u64;
-        match self.settings.detector() {
+        let detector = match self.detector.take() {
+            Some(detector) => Some(detector),
+            None => {
+                let detector = self.settings.detector()?;
+                detector.map(|detector| Detector { detector, start })
+            }
+        };
+        match detector {
             None => {
                 if self.utterances.current().is_none() {
                     self.utterances.begin(start, self.n_given);
                 }
                 self.give(&samples).await
             }
-            Some(options) => {
-                let detector = match self.detector.take() {
-                    Some(detector) => detector,
-                    None => Detector {
-                        detector: SpeechDetector::built_in(&options)?,
-                        start,
-                    },
-                };
-                let (detector, found) = detect(detector, samples).await?;
+            Some(detector) => {
+                let n_ignored = detector.detector.n_ignored();
+                let (detector, found, took) = detect(detector, samples).await?;
                 let begin = detector.start;
+                let metrics = self.app.metrics();
+                metrics.vad_filtered("short", detector.detector.n_ignored() - n_ignored);
+                self.detecting += took;
                 self.detector = Some(detector);
                 self.found(found, begin, out).await
             }
@@ -420,7 +471,12 @@ impl Session {
                     );
                 }
                 SpeechEvent::Sound(samples) => self.give(&samples).await?,
-                SpeechEvent::Ended { sample, .. } => {
+                SpeechEvent::Ended { sample, cut } => {
+                    let detecting = std::mem::take(&mut self.detecting);
+                    self.app.metrics().vad(detecting.as_secs_f64());
+                    // By the clock of the sound: whoever sends a file does not wait.
+                    let silence = self.n_heard.saturating_sub(begin + sample);
+                    self.waited = (!cut).then(|| seconds(silence));
                     if let Some(id) = self.utterances.current() {
                         out.push(
                             ServerEvent::SpeechStopped {
@@ -431,7 +487,6 @@ impl Session {
                         );
                     }
                     self.end_utterance(out);
-                    self.is_committed = true;
                 }
             }
         }
@@ -470,35 +525,39 @@ impl Session {
 
     /// End what is being said, as far as anything is; whether something was.
     async fn end_open(&mut self, out: &mut Outbox) -> Result<bool, ApiError> {
+        let mut was_open = false;
         if let Some(mut detector) = self.detector.take() {
             let mut found = Vec::new();
             detector.detector.commit(|event| found.push(event))?;
+            was_open = found
+                .iter()
+                .any(|event| matches!(event, SpeechEvent::Ended { .. }));
             let begin = detector.start;
             detector.start = self.n_heard;
             self.detector = Some(detector);
             self.found(found, begin, out).await?;
         }
-        let has_sound = self.utterances.has_sound();
-        if has_sound {
+        if self.utterances.has_sound() {
             self.end_utterance(out);
+            was_open = true;
         }
-        Ok(has_sound)
+        Ok(was_open)
     }
 
     async fn commit(&mut self, out: &mut Outbox) -> Result<(), ApiError> {
-        let was_open = self.end_open(out).await?;
-        // The detector may have ended it already.
-        if std::mem::take(&mut self.is_committed) || was_open {
-            return Ok(());
+        match self.end_open(out).await? {
+            true => Ok(()),
+            false => Err(nothing_to_commit()),
         }
-        Err(nothing_to_commit())
     }
 
     fn end_utterance(&mut self, out: &mut Outbox) {
-        if self.utterances.end(out)
-            && let Some(ear) = &mut self.ear
-        {
-            ear.end_utterance();
+        let waited = self.waited.take();
+        if self.utterances.end(waited, out) {
+            self.app.metrics().utterance();
+            if let Some(ear) = &mut self.ear {
+                ear.end_utterance();
+            }
         }
     }
 
@@ -533,7 +592,7 @@ impl Session {
                 EarEvent::Done { .. } | EarEvent::Failed(_) | EarEvent::Broken(_)
             );
             if let Some(seconds) = vllm.heard(event, out) {
-                self.app.metrics().transcript(seconds);
+                self.app.metrics().transcript(None, seconds);
             }
             if is_last {
                 self.ear = None;
@@ -555,8 +614,8 @@ impl Session {
                 }
                 let timestamps = self.settings.transcription.timestamps == Some(true);
                 let wanted = (timestamps, self.settings.wants_logprobs());
-                if let Some(seconds) = self.utterances.heard(event, wanted, out) {
-                    self.app.metrics().transcript(seconds);
+                if let Some((waited, seconds)) = self.utterances.heard(event, wanted, out) {
+                    self.app.metrics().transcript(waited, seconds);
                 }
                 self.leave_ear();
             }
@@ -592,6 +651,7 @@ impl Session {
         }
         if let Dialect::Vllm(vllm) = &mut self.dialect {
             vllm.end(when);
+            self.app.metrics().utterance();
         }
     }
 
@@ -637,7 +697,7 @@ impl Session {
             }
             ClientEvent::Clear {} => {
                 vllm.clear();
-                self.ear = None;
+                self.drop_ear();
                 out.push(ServerEvent::Cleared {}.to_json());
                 Ok(())
             }
@@ -705,6 +765,15 @@ impl Session {
     }
 }
 
+/// Whether only clients of vLLM's dialect say this.
+fn is_of_vllm(event: &ClientEvent) -> bool {
+    match event {
+        ClientEvent::SessionUpdate { session, model, .. } => session.is_none() && model.is_some(),
+        ClientEvent::Commit { last } => last.is_some(),
+        _ => false,
+    }
+}
+
 fn vllm_waiting(dialect: &Dialect) -> f64 {
     match dialect {
         Dialect::Vllm(vllm) => vllm.waiting(),
@@ -712,15 +781,15 @@ fn vllm_waiting(dialect: &Dialect) -> f64 {
     }
 }
 
-/// Look for speech on a thread that may take its time.
+/// Look for speech on a thread that may take its time; how long it took.
 async fn detect(
     mut detector: Detector,
     samples: Vec<f32>,
-) -> Result<(Detector, Vec<SpeechEvent>), ApiError> {
+) -> Result<(Detector, Vec<SpeechEvent>, Duration), ApiError> {
     let work = move || {
-        let mut found = Vec::new();
+        let (mut found, started) = (Vec::new(), Instant::now());
         let done = detector.detector.push(&samples, |event| found.push(event));
-        done.map(|()| (detector, found))
+        done.map(|()| (detector, found, started.elapsed()))
     };
     let done = tokio::task::spawn_blocking(work).await;
     let done = done.map_err(|panic| ApiError::internal(panic.to_string()))?;

@@ -1,17 +1,19 @@
 //! The settings of a session, and how events change them.
 
 use serde_json::{Value, json};
-use turaco::asr::vad_stream::DetectorOptions;
+use turaco::Error;
+use turaco::asr::vad_stream::{DetectorOptions, SpeechDetector};
 use turaco::voice::{self, Detection, VoiceOptions};
 
 use super::ear::EarOptions;
 use super::protocol::{
-    AudioFormat, Eagerness, OldSessionUpdate, SessionUpdate, Transcription, TurnDetection,
+    AudioFormat, Eagerness, OldSessionUpdate, SessionUpdate, Transcription, TurnDetection, Vad,
 };
 use super::talking::Talking;
 use crate::app::App;
 use crate::error::ApiError;
 use crate::family::{Family, check_language, family};
+use crate::upload::SAMPLE_RATE;
 
 /// What `include` may ask for.
 const INCLUDED: [&str; 2] = ["item.input_audio_transcription.logprobs", "logprobs"];
@@ -20,11 +22,16 @@ const INCLUDED: [&str; 2] = ["item.input_audio_transcription.logprobs", "logprob
 const DELAY_STEP: u32 = 80;
 const MOST_DELAY: u32 = 2400;
 
+/// Milliseconds of speech that may be asked for before it interrupts.
+const MOST_INTERRUPT_MS: u32 = 10_000;
+
 /// What a session does with what it hears.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub format: AudioFormat,
     pub transcription: Transcription,
+    /// What tells speech from other sound where the client does not say it.
+    pub vad: Detection,
     pub turn_detection: Option<TurnDetection>,
     pub include: Vec<String>,
     /// Whether somebody answers.
@@ -39,7 +46,10 @@ pub struct Settings {
 
 impl Settings {
     /// Before the client said anything.
-    pub fn new(model: Option<String>, language: Option<String>) -> Self {
+    pub fn new(app: &App, model: Option<String>, language: Option<String>) -> Self {
+        let vad = app.config().vad;
+        let mut detection = TurnDetection::default();
+        detection.ours_mut().vad = Some(vad.into());
         let talking = Talking {
             model: model.clone(),
             ..Talking::default()
@@ -51,7 +61,8 @@ impl Settings {
                 language,
                 ..Transcription::default()
             },
-            turn_detection: Some(TurnDetection::default()),
+            vad,
+            turn_detection: Some(detection).filter(|_| vad != Detection::None),
             include: Vec::new(),
             talks: false,
             talking,
@@ -163,7 +174,15 @@ impl Settings {
         {
             self.ignore("idle_timeout_ms", Some(&Value::Bool(true)));
         }
-        self.turn_detection = turn_detection;
+        self.turn_detection = turn_detection.and_then(|mut detection| {
+            let usual = match self.vad {
+                // Who asks for turns to be found has them found.
+                Detection::None => Vad::Silero,
+                vad => vad.into(),
+            };
+            let vad = *detection.ours_mut().vad.get_or_insert(usual);
+            (vad != Vad::None).then_some(detection)
+        });
     }
 
     fn include(&mut self, include: Option<Vec<String>>) -> Result<(), ApiError> {
@@ -228,10 +247,20 @@ impl Settings {
         }
         if self.talks && wanted.model.is_none() {
             let detection = self.turn_detection.as_ref();
-            let n_words = detection.map_or(0, TurnDetection::interrupt_words);
-            if n_words > 0 && app.config().llm.is_none() {
-                let warning = "interrupt_words has no effect without transcription";
-                self.hearing_warnings.push(warning.into());
+            if let Some(ours) = detection.map(TurnDetection::ours)
+                && app.config().llm.is_none()
+            {
+                let given = [
+                    ("interrupt_words", ours.interrupt_words > 0),
+                    (
+                        "interrupt_thinking_words",
+                        ours.interrupt_thinking_words.is_some_and(|words| words > 0),
+                    ),
+                ];
+                for (name, _) in given.into_iter().filter(|(_, given)| *given) {
+                    let warning = format!("{name} has no effect without transcription");
+                    self.hearing_warnings.push(warning);
+                }
             }
             return Ok(());
         }
@@ -261,10 +290,11 @@ impl Settings {
         Ok(())
     }
 
-    /// For the detector of speech; none where the client says what an utterance is.
-    pub fn detector(&self) -> Option<DetectorOptions> {
+    /// How speech is found; not at all where the client says what an utterance is.
+    pub fn detection(&self) -> Option<(Vad, DetectorOptions)> {
         let mut options = DetectorOptions::default();
-        match self.turn_detection.as_ref()? {
+        let detection = self.turn_detection.as_ref()?;
+        match detection {
             TurnDetection::ServerVad {
                 threshold,
                 prefix_padding_ms,
@@ -283,7 +313,31 @@ impl Settings {
                 };
             }
         }
-        Some(options)
+        Some((detection.ours().vad.unwrap_or(Vad::Silero), options))
+    }
+
+    /// A detector of speech that has heard nothing.
+    ///
+    /// # Errors
+    /// Options that cannot be used.
+    pub fn detector(&self) -> Result<Option<SpeechDetector>, ApiError> {
+        let Some((vad, options)) = self.detection() else {
+            return Ok(None);
+        };
+        let detector = match vad {
+            Vad::Energy => SpeechDetector::by_energy(SAMPLE_RATE, &options),
+            Vad::Silero | Vad::None => SpeechDetector::built_in(&options),
+        };
+        let wrong = |error| {
+            const PLACE: &str = "session.audio.input.turn_detection";
+            match error {
+                Error::InvalidOption { option, message } => {
+                    ApiError::invalid(&format!("{PLACE}.{option}"), message)
+                }
+                error => error.into(),
+            }
+        };
+        detector.map(Some).map_err(wrong)
     }
 
     /// For a conversation.
@@ -303,6 +357,16 @@ impl Settings {
         options.recognition.hotwords = Some(ear.keywords.join(", ")).filter(|all| !all.is_empty());
         options.conversation.context_tokens = app.config().context_tokens;
         let turns = &mut options.turns;
+        if let Some(detection) = &self.turn_detection {
+            let ours = detection.ours();
+            turns.detection = ours.vad.map_or(Detection::Silero, Detection::from);
+            turns.interrupt_ms = ours.interrupt_ms.min(MOST_INTERRUPT_MS);
+            turns.interrupt_words = ours.interrupt_words;
+            turns.interrupt_thinking_ms = ours
+                .interrupt_thinking_ms
+                .map(|ms| ms.min(MOST_INTERRUPT_MS));
+            turns.interrupt_thinking_words = ours.interrupt_thinking_words;
+        }
         match &self.turn_detection {
             None => turns.detection = Detection::None,
             Some(TurnDetection::ServerVad {
@@ -312,9 +376,8 @@ impl Settings {
                 create_response,
                 interrupt_response,
                 idle_timeout_ms,
-                interrupt_words,
+                ..
             }) => {
-                turns.interrupt_words = *interrupt_words;
                 turns.threshold = *threshold;
                 turns.prefix_padding_ms = (*prefix_padding_ms).min(10_000);
                 turns.silence_ms = (*silence_duration_ms).min(60_000);
@@ -326,9 +389,8 @@ impl Settings {
                 eagerness,
                 create_response,
                 interrupt_response,
-                interrupt_words,
+                ..
             }) => {
-                turns.interrupt_words = *interrupt_words;
                 (turns.silence_ms, turns.eagerness) = match eagerness {
                     Eagerness::Low => (800, voice::Eagerness::Low),
                     Eagerness::Medium | Eagerness::Auto => (500, voice::Eagerness::Auto),

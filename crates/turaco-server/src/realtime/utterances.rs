@@ -42,8 +42,8 @@ struct Utterance {
     samples: u64,
     /// Probabilities of its words.
     logprobs: Vec<Value>,
-    /// When it was over.
-    ended: Option<Instant>,
+    /// When it was over, and the seconds of silence that it took to know.
+    ended: Option<(Instant, Option<f64>)>,
     /// The client does not want to know.
     discarded: bool,
 }
@@ -123,12 +123,12 @@ impl Utterances {
         }
     }
 
-    /// What is being said is over; false if there was nothing.
-    pub fn end(&mut self, out: &mut Outbox) -> bool {
+    /// What is being said is over, which was known after `waited` seconds of silence; false if there was nothing.
+    pub fn end(&mut self, waited: Option<f64>, out: &mut Outbox) -> bool {
         let Some(mut utterance) = self.current.take() else {
             return false;
         };
-        utterance.ended = Some(Instant::now());
+        utterance.ended = Some((Instant::now(), waited));
         if !utterance.discarded {
             let previous_item_id = self.last_item.replace(utterance.id.clone());
             let item = item(&utterance.id, None);
@@ -159,16 +159,20 @@ impl Utterances {
         true
     }
 
-    /// What the ear heard; with stretches of text and their times if `timestamps`, and probabilities if `with_logprobs`. How long
-    /// the client waited for the text of an utterance that is over.
+    /// What the ear heard; with stretches of text and their times if `timestamps`, and probabilities if `with_logprobs`. Of an
+    /// utterance whose text is there: the seconds of silence that ended it, and those from that end to the text.
     pub fn heard(
         &mut self,
         event: EarEvent,
         (timestamps, with_logprobs): (bool, bool),
         out: &mut Outbox,
-    ) -> Option<f64> {
+    ) -> Option<(Option<f64>, f64)> {
         match event {
-            EarEvent::Delta(text) => self.delta(&text, out),
+            EarEvent::Delta { text, words } => {
+                let words = words.iter().filter(|_| with_logprobs);
+                let logprobs = Some(logprobs(words)).filter(|all| *all != json!([]));
+                self.delta(&text, logprobs, out);
+            }
             EarEvent::Segment(segment) => {
                 let utterance = self.open.front_mut().or(self.current.as_mut());
                 let utterance = utterance.filter(|one| !one.discarded)?;
@@ -205,7 +209,8 @@ impl Utterances {
                     logprobs: with_logprobs.then(|| utterance.logprobs.into()),
                 };
                 out.push(completed.to_json());
-                return utterance.ended.map(|ended| ended.elapsed().as_secs_f64());
+                let (ended, waited) = utterance.ended?;
+                return Some((waited, ended.elapsed().as_secs_f64()));
             }
             EarEvent::Failed(error) | EarEvent::Broken(error) => {
                 let utterance = self.open.pop_front().filter(|one| !one.discarded)?;
@@ -215,7 +220,7 @@ impl Utterances {
         None
     }
 
-    fn delta(&mut self, text: &str, out: &mut Outbox) {
+    fn delta(&mut self, text: &str, logprobs: Option<Value>, out: &mut Outbox) {
         let Some(utterance) = self.open.front_mut().or(self.current.as_mut()) else {
             return;
         };
@@ -232,6 +237,7 @@ impl Utterances {
                 item_id: utterance.id.clone(),
                 content_index: 0,
                 delta: delta.to_owned(),
+                logprobs,
             };
             out.push(delta.to_json());
         }
@@ -317,11 +323,11 @@ mod tests {
         for _ in 0..2 {
             ids.push(utterances.begin(0, 0));
             utterances.give(10);
-            assert!(utterances.end(&mut out));
+            assert!(utterances.end(None, &mut out));
         }
         utterances.begin(0, 0);
         utterances.discard();
-        utterances.end(&mut out);
+        utterances.end(None, &mut out);
         utterances.begin(0, 0);
         out.clear();
         utterances.fail_open(&ApiError::internal("it broke"), &mut out);

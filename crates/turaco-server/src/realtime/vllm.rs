@@ -32,7 +32,8 @@ pub struct Vllm {
     /// Another one was begun behind them.
     begun: bool,
     text: String,
-    n_deltas: u64,
+    /// Tokens of the text.
+    n_tokens: u64,
     n_samples: u64,
     spans: Vec<Value>,
 }
@@ -133,7 +134,7 @@ impl Vllm {
     /// What the ear heard; how long the client waited for a text that is there now.
     pub fn heard(&mut self, event: EarEvent, out: &mut Outbox) -> Option<f64> {
         match event {
-            EarEvent::Delta(text) => {
+            EarEvent::Delta { text, .. } => {
                 let delta = match self.text.is_empty() {
                     true => text.trim_start(),
                     false => text.as_str(),
@@ -142,12 +143,12 @@ impl Vllm {
                     return None;
                 }
                 self.text.push_str(delta);
-                self.n_deltas += 1;
                 let mut event = json!({"type": "transcription.delta", "delta": delta});
                 self.add_segments(&mut event);
                 out.push(event);
             }
             EarEvent::Segment(segment) => {
+                self.n_tokens += segment.tokens.len() as u64;
                 self.spans
                     .push(json!({"text": segment.text.trim(), "end": segment.end}));
             }
@@ -159,8 +160,8 @@ impl Vllm {
                     "text": self.text.trim(),
                     "usage": {
                         "prompt_tokens": prompt,
-                        "completion_tokens": self.n_deltas,
-                        "total_tokens": prompt + self.n_deltas,
+                        "completion_tokens": self.n_tokens,
+                        "total_tokens": prompt + self.n_tokens,
                     },
                 });
                 self.add_segments(&mut event);

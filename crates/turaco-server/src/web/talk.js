@@ -11,7 +11,14 @@ const OPENING = ["settings", "ready"];
 /** They are fixed by the first sound or question. */
 const FIXED = ["talk-mind", "talk-ear", "talk-voice"];
 
+/** Seconds that a button is held at least: less is a slip. */
+const SHORTEST = 0.2;
+/** Where the space bar has a use of its own. */
+const TAKES_SPACE = "input, textarea, select, button, summary, a";
+
 let talk = null;
+/** Whether the button, or the space bar, is held. */
+let held = false;
 /** Whether the microphone is being asked for. */
 let opening = false;
 
@@ -61,7 +68,29 @@ $("talk-form").addEventListener("submit", (event) => {
 $("talk-form").closest("section").addEventListener("keydown", (event) => {
   if (event.key === "Escape" && talk) hush(true);
 });
-for (const id of ["talk-pause", "talk-interrupt", "talk-instructions", "talk-language"]) {
+$("talk-hold").addEventListener("pointerdown", (event) => {
+  // Where the finger goes to, it is held.
+  if (event.isTrusted) event.target.setPointerCapture(event.pointerId);
+  press();
+});
+for (const over of ["pointerup", "pointercancel", "lostpointercapture", "blur"]) $("talk-hold").addEventListener(over, release);
+document.addEventListener("keydown", (event) => {
+  const isTaken = event.target !== $("talk-hold") && event.target.closest?.(TAKES_SPACE);
+  if (event.code !== "Space" || isTaken || !isHold()) return;
+  event.preventDefault();
+  if (!event.repeat) press();
+});
+document.addEventListener("keyup", (event) => {
+  if (event.code !== "Space" || !held) return;
+  event.preventDefault();
+  release();
+});
+window.addEventListener("blur", release);
+$("talk-mode").addEventListener("change", () => {
+  release();
+  show();
+});
+for (const id of ["talk-mode", "talk-pause", "talk-interrupt", "talk-instructions", "talk-language"]) {
   $(id).addEventListener("change", () => talk?.ready && send({ type: "session.update", session: settings() }));
 }
 
@@ -87,6 +116,45 @@ async function speak() {
     opening = false;
     show();
   }
+}
+
+/** Whether what is said is a turn while a button is held, or what comes before a pause. */
+function isHold() {
+  return $("talk-mode").value === "hold";
+}
+
+/** The button is held: what is said from now on is a turn. The answer that is going on ends. */
+async function press() {
+  if (!isHold() || held) return;
+  held = true;
+  show();
+  if (!talk?.microphone) await speak();
+  // The microphone, or the models, may have taken longer than the button was held.
+  if (!held || !talk?.ready || !talk.microphone || talk.pressed !== undefined) return;
+  hush(true);
+  talk.pressed = talk.sent;
+  talk.state = "you speak";
+  show();
+}
+
+/** The button is let go: the turn is over. */
+function release() {
+  if (!held) return;
+  held = false;
+  if (talk?.pressed !== undefined) {
+    const said = (talk.sent - talk.pressed) / RATE;
+    talk.pressed = undefined;
+    if (said < SHORTEST) {
+      send({ type: "input_audio_buffer.clear" });
+      talk.state = "ready";
+    } else {
+      talk.turn = new Turn(performance.now());
+      send({ type: "input_audio_buffer.commit" });
+      send({ type: "response.create" });
+      talk.state = "thinking";
+    }
+  }
+  show();
 }
 
 /** A written question; an answer that is going on ends first. */
@@ -184,6 +252,7 @@ function settings() {
       interrupt_response: $("talk-interrupt").checked,
     },
   };
+  if (isHold()) input.turn_detection = null;
   if (model) input.transcription = language ? { model, language } : { model };
   const output = voice && voice !== "none" ? { format, voice } : { format };
   return {
@@ -201,6 +270,7 @@ function send(event) {
 function hear(here, samples, peak) {
   if (here !== talk) return;
   $("talk-level").value = here.muted ? 0 : peak;
+  if (isHold() && here.pressed === undefined) return;
   if (!here.ready || here.socket.readyState !== WebSocket.OPEN) return;
   // Binary frames are the same bytes without base64.
   here.socket.send(samples.buffer);
@@ -352,12 +422,17 @@ function end(state, message = "") {
 function show(state = talk?.state ?? "off") {
   const hears = Boolean(talk?.microphone);
   const answers = Boolean(talk?.answer || talk?.player?.playing);
-  const idle = opening ? "waits for the microphone" : "write a question, or press Talk";
-  const ready = state === "ready" ? (hears ? "listening" : idle) : state;
+  const hold = isHold() ? "write a question, or hold the button or the space bar" : "write a question, or press Talk";
+  const idle = opening ? "waits for the microphone" : hold;
+  const ready = state === "ready" ? (hears && !isHold() ? "listening" : idle) : state;
   $("talk-state").textContent = hears && talk.muted ? `${ready}, muted` : ready;
   $("talk-state").classList.toggle("on", state === "you speak" || state === "answering");
   $("talk-start").textContent = hears ? "End" : "Talk";
   $("talk-start").disabled = opening && !hears;
+  $("talk-start").hidden = isHold() && !hears;
+  $("talk-hold").hidden = !isHold();
+  $("talk-hold").textContent = held ? "Let go to send" : "Hold to talk";
+  $("talk-hold").setAttribute("aria-pressed", String(held));
   $("talk-mute").disabled = !hears;
   $("talk-mute").setAttribute("aria-pressed", String(hears && Boolean(talk.muted)));
   $("talk-mute").textContent = hears && talk.muted ? "Unmute" : "Mute";

@@ -167,7 +167,10 @@ impl Hearing {
             return Ok(());
         }
         match self.ear().await {
-            Ok(ear) => ear.end_utterance(),
+            Ok(ear) => {
+                ear.end_utterance();
+                self.app.metrics().utterance();
+            }
             Err(error) => {
                 self.failed = Failed::Owed;
                 return Err(error);
@@ -191,7 +194,7 @@ impl Hearing {
     pub fn heard(&mut self, event: EarEvent) -> (Vec<Frame>, Option<ApiError>) {
         let mut frames = Vec::new();
         match event {
-            EarEvent::Delta(text) => {
+            EarEvent::Delta { text, .. } => {
                 let chunk = match self.text.is_empty() {
                     true => text.trim_start(),
                     false => text.as_str(),

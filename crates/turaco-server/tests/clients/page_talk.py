@@ -129,6 +129,54 @@ def written_questions(page):
     page.says("talk-state", "off")
 
 
+def held_turns(page):
+    """What is said while the space bar or the button is held is a turn, however long the pauses in it."""
+    page.set("talk-mode", "hold")
+    check(page.run("document.getElementById('talk-start').hidden"), "one button to talk is enough")
+    check("space bar" in page.run("document.getElementById('talk-hold').title"), "how to hold")
+    page.run("told.length = 0, sent.length = 0")
+
+    def space(kind, target="document.body"):
+        page.run(f"{target}.dispatchEvent(new KeyboardEvent('{kind}', {{ code: 'Space', key: ' ', bubbles: true, cancelable: true }}))")
+
+    def answered(count):
+        page.until("an answer", f"told.filter((event) => event.type === 'response.done').length >= {count}")
+
+    # In a field it is a space.
+    space("keydown", "document.getElementById('talk-question')")
+    page.says("talk-hold", "Hold to talk")
+    space("keydown")
+    page.says("talk-hold", "Let go to send")
+    page.says("talk-state", "you speak")
+    # Longer than any pause of the speech.
+    time.sleep(10)
+    check(not told(page, "input_audio_buffer.committed"), "a pause ends no turn")
+    space("keyup")
+    page.says("talk-hold", "Hold to talk")
+    answered(1)
+    events = [event["type"] for event in page.run("sent")]
+    check(events[-2:] == ["input_audio_buffer.commit", "response.create"], events)
+    check(len(told(page, "input_audio_buffer.committed")) == 1, "one turn")
+    transcript = told(page, "conversation.item.input_audio_transcription.completed")[0]["transcript"]
+    check("fellow american" in transcript.lower(), transcript)
+    # Nothing is heard in between, and a slip is no turn.
+    time.sleep(3)
+    button = "document.getElementById('talk-hold')"
+    page.run(f"{button}.dispatchEvent(new PointerEvent('pointerdown', {{ bubbles: true }}))")
+    page.run(f"{button}.dispatchEvent(new PointerEvent('pointerup', {{ bubbles: true }}))")
+    time.sleep(1)
+    check(len(told(page, "input_audio_buffer.committed")) == 1, "a slip")
+    # The button does what the space bar does, and ends the answer that is given.
+    page.run(f"{button}.dispatchEvent(new PointerEvent('pointerdown', {{ bubbles: true }}))")
+    page.says("talk-state", "you speak")
+    time.sleep(4)
+    page.run(f"{button}.dispatchEvent(new PointerEvent('pointerup', {{ bubbles: true }}))")
+    answered(2)
+    page.click("talk-start")
+    page.says("talk-state", "off")
+    page.set("talk-mode", "free")
+
+
 def without_microphone(sound):
     """Who does not allow it is told, and can write."""
     with Browser(sound, "--deny-permission-prompts") as browser:
@@ -150,5 +198,7 @@ with tempfile.TemporaryDirectory() as folder:
         heard, waited = spoken_turns(page)
         muted(page)
         written_questions(page)
+        page.click("talk-new")
+        held_turns(page)
     without_microphone(path)
     print(f"talking on the page: all well: text after {waited[0]} ms, heard after {waited[1]} ms, interrupted after {heard} ms of sound")

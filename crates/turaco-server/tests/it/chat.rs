@@ -119,6 +119,47 @@ fn what_cannot_be_answered_is_said() {
     ask(json!({"messages": [{"role": "robot", "content": "x"}]})).fails(400, "invalid_value");
     ask(json!({"n": 2})).fails(400, "unsupported_value");
     ask(json!({"temperature": -1})).fails(400, "invalid_value");
+    for (wrong, param, message) in [
+        (
+            json!({"temperature": [1]}),
+            "temperature",
+            "`temperature` must be a number, not a list",
+        ),
+        (
+            json!({"stream": "yes"}),
+            "stream",
+            "`stream` must be true or false, not the text \"yes\"",
+        ),
+        (
+            json!({"max_tokens": -3}),
+            "max_tokens",
+            "`max_tokens` must be a whole number of 0 or more, not -3",
+        ),
+        (
+            json!({"stop": 3}),
+            "stop",
+            "`stop` must be a text or a list of texts",
+        ),
+        (
+            json!({"messages": "hello"}),
+            "messages",
+            "`messages` must be a list, not the text \"hello\"",
+        ),
+        (
+            json!({"messages": [{"role": 1, "content": "x"}]}),
+            "messages[0].role",
+            "`messages[0].role` must be a text, not 1",
+        ),
+    ] {
+        let refused = ask(wrong);
+        refused.fails(400, "invalid_value");
+        let error = &refused.json()["error"];
+        assert_eq!(
+            (error["param"].as_str(), error["message"].as_str()),
+            (Some(param), Some(message))
+        );
+    }
+    ask(json!({"messages": [{"content": "x"}]})).fails(400, "missing_required_parameter");
     for (field, value) in [
         ("modalities", json!(["text", "audio"])),
         ("audio", json!({"voice": "alloy", "format": "wav"})),

@@ -258,6 +258,12 @@ fn speech_and_clients_end_answers() {
     let item_id = done["output"][0]["id"].clone();
     socket.say(json!({"type": "conversation.item.truncate", "item_id": item_id, "content_index": 0, "audio_end_ms": 0}));
     socket.until("conversation.item.truncated");
+    socket.say(json!({"type": "conversation.item.truncate", "item_id": item_id, "content_index": 0, "audio_end_ms": 9_999_999}));
+    let error = socket.until("error").pop().unwrap();
+    assert_eq!(
+        (&error["error"]["code"], &error["error"]["param"]),
+        (&json!("invalid_value"), &json!("audio_end_ms"))
+    );
     // The client has heard enough.
     socket.append(&SILENCE);
     socket.until("response.output_audio_transcript.delta");
@@ -343,14 +349,12 @@ fn silence_is_committed_without_a_detector_and_refused_with_one() {
     );
     socket.append(&SILENCE);
     refused(&mut socket);
-    // Once the detector has ended a turn, a commit behind it is no mistake.
+    // What the detector has committed is not there to commit again.
     input["turn_detection"] = json!({"type": "server_vad", "create_response": false});
     update(&mut socket, json!({"audio": {"input": input}}));
     socket.append(&speech()[..64_000]);
     socket.append(&SILENCE);
     socket.until("conversation.item.input_audio_transcription.completed");
-    socket.say(commit.clone());
-    socket.append(&SILENCE);
     refused(&mut socket);
     input["turn_detection"] = Value::Null;
     update(&mut socket, json!({"audio": {"input": input}}));

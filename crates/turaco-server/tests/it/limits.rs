@@ -127,6 +127,27 @@ fn a_request_takes_no_longer_than_it_may_whatever_it_waits_for() {
 }
 
 #[test]
+fn who_waits_too_long_for_a_model_is_told_to_come_again_and_finds_it_then() {
+    let server =
+        TestServer::start(|config| config.request_timeout = Some(Duration::from_millis(15)));
+    let mut is_told = false;
+    wait_until("the model is there", || {
+        let answer = server.raw(&request("POST", "/api/ps/tiny.en", &[], &[]));
+        match answer.status {
+            503 => {
+                answer.fails(503, "model_loading");
+                assert!(answer.head.contains("retry-after: 1"), "{}", answer.head);
+                is_told = true;
+            }
+            408 => answer.fails(408, "request_timeout"),
+            status => assert_eq!(status, 201),
+        }
+        answer.status == 201
+    });
+    assert!(is_told);
+}
+
+#[test]
 fn recordings_have_only_so_much_memory() {
     let server = TestServer::start(|config| config.max_sound = Some(5 << 20));
     let path = "/v1/audio/speech/timestamps";

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message, WebSocket, client};
+use turaco::voice::Detection;
 
 use crate::support::{TestServer, testdata, wait_until};
 
@@ -185,7 +186,9 @@ fn the_server_hears_where_speech_is() {
         assert!(starts.is_sorted() && starts[0] < 1_000 && *starts.last().unwrap() < 11_000);
         let segments = events.iter().filter(|event| event["start"].is_f64());
         for segment in segments {
+            // Of what was sent: the silence that brings out the end of a text is none of it.
             assert!(segment["end"].as_f64().unwrap() <= 12.0, "{segment}");
+            assert!(segment["start"].as_f64() <= segment["end"].as_f64());
         }
     }
     wait_until("all streams end", || {
@@ -251,6 +254,194 @@ fn vllm_s_dialect_is_spoken() {
         socket.0.send(Message::text("{")).unwrap();
         assert_eq!(socket.until("error").pop().unwrap()["code"], "invalid_json");
     }
+}
+
+#[test]
+fn a_client_of_vllm_s_dialect_may_send_its_sound_first() {
+    let server = TestServer::start(|_| {});
+    let name_model = json!({"type": "session.update", "model": "tiny.en"});
+    let end = json!({"type": "input_audio_buffer.commit", "final": true});
+    let done = |socket: &mut Socket| loop {
+        // What came before may have been heard in the other dialect.
+        let event = socket.hear();
+        assert!(event["type"] != "error", "{event}");
+        if event["type"] == "transcription.done" {
+            return event;
+        }
+    };
+    let mut usual = Socket::open(&server, "?protocol=vllm");
+    usual.say(name_model.clone());
+    usual.append(&speech());
+    usual.say(end.clone());
+    let expected = done(&mut usual);
+    assert!(
+        expected["text"]
+            .as_str()
+            .unwrap()
+            .contains("fellow Americans")
+    );
+    let usage = &expected["usage"];
+    let counted = usage["completion_tokens"].as_u64().unwrap();
+    assert!((20..60).contains(&counted), "{usage}");
+    assert_eq!(usage["total_tokens"], 138 + counted);
+    let mut late = Socket::open(&server, "");
+    // Cut in the middle of a sample.
+    for piece in speech().chunks(6_401) {
+        late.append(piece);
+    }
+    late.say(name_model);
+    late.say(end);
+    let event = done(&mut late);
+    assert_eq!(
+        (&event["text"], &event["usage"]),
+        (&expected["text"], &expected["usage"])
+    );
+    // Without a model it is told so in that dialect.
+    let mut nameless = Socket::open(&server, "");
+    nameless.append(&speech()[..64_000]);
+    nameless.say(json!({"type": "input_audio_buffer.commit", "final": true}));
+    let error = nameless.until("error").pop().unwrap();
+    assert_eq!(error["code"], "model_not_validated");
+}
+
+#[test]
+fn who_sends_sound_alone_is_heard_in_openai_s_dialect() {
+    let server = TestServer::start(|config| config.max_buffer = 30.0);
+    let mut socket = Socket::open(&server, "?model=tiny.en&intent=transcription");
+    socket.hear();
+    let audio = turaco::Audio::open(testdata("audio/jfk.wav")).unwrap();
+    let mut samples = Vec::new();
+    let mut resampler = turaco::audio::Resampler::new(16_000, 24_000).unwrap();
+    resampler.push(audio.samples(), &mut samples);
+    let bytes: Vec<u8> = samples
+        .iter()
+        .flat_map(|x| ((x * 32_768.0) as i16).to_le_bytes())
+        .collect();
+    for piece in bytes.chunks(24_000) {
+        socket.append(piece);
+    }
+    // An update of this dialect changes nothing of it.
+    socket.update(json!({"transcription": {"model": "tiny.en"}}));
+    socket.append(&[0; 96_000]);
+    let mut text = String::new();
+    while !text.contains("country") {
+        let events = socket.until(&format!("{TRANSCRIPTION}completed"));
+        text.push_str(&texts(&events, "completed").concat());
+    }
+}
+
+#[test]
+fn sessions_choose_what_tells_speech_from_other_sound() {
+    let server = TestServer::start(|config| config.vad = Detection::Energy);
+    let mut socket = Socket::open(&server, "?model=tiny.en&intent=transcription");
+    let created = socket.hear();
+    let detection = |event: &Value| event["session"]["audio"]["input"]["turn_detection"].clone();
+    assert_eq!(detection(&created)["vad"], "energy");
+    let format = json!({"type": "audio/pcm", "rate": 16000});
+    let with = |vad: Value| json!({"format": format, "turn_detection": vad});
+    let updated = socket.update(with(json!({"type": "server_vad"})));
+    assert_eq!(detection(&updated)["vad"], "energy");
+    // A hum is speech for its energy alone.
+    let hum: Vec<u8> = (0..32_000)
+        .map(|n| 0.3 * (f64::from(n) * 700.0 * std::f64::consts::TAU / 16_000.0).sin())
+        .flat_map(|x| ((x * 32_768.0) as i16).to_le_bytes())
+        .collect();
+    socket.append(&hum);
+    socket.append(&[0; 32_000]);
+    socket.until("input_audio_buffer.speech_stopped");
+    let updated = socket.update(with(json!({"type": "semantic_vad", "vad": "silero"})));
+    assert_eq!(detection(&updated)["vad"], "silero");
+    socket.append(&hum);
+    socket.append(&[0; 32_000]);
+    socket.say(json!({"type": "input_audio_buffer.commit"}));
+    let error = socket.until("error").pop().unwrap();
+    assert_eq!(error["error"]["code"], "input_audio_buffer_commit_empty");
+    let updated = socket.update(with(json!({"type": "server_vad", "vad": "none"})));
+    assert_eq!(detection(&updated), Value::Null);
+    let wrong = with(json!({"type": "server_vad", "vad": "telepathy"}));
+    let session = json!({"audio": {"input": wrong}});
+    socket.say(json!({"type": "session.update", "session": session}));
+    let error = socket.until("error").pop().unwrap();
+    let message = error["error"]["message"].as_str().unwrap();
+    assert!(message.contains("`silero`, `energy`, `none`"), "{message}");
+
+    let server = TestServer::start(|config| config.vad = Detection::None);
+    let mut socket = Socket::open(&server, "?model=tiny.en&intent=transcription");
+    assert_eq!(detection(&socket.hear()), Value::Null);
+    // Who asks for turns to be found has them found.
+    let updated = socket.update(with(json!({"type": "server_vad"})));
+    assert_eq!(detection(&updated)["vad"], "silero");
+}
+
+#[test]
+fn a_protocol_is_one_of_those_that_there_are() {
+    let server = TestServer::start(|_| {});
+    let upgrade = [
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+    // The connection of an upgrade is no usual one; this client writes another.
+    let mut request = String::from(
+        "GET /v1/realtime?protocol=zzz HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n",
+    );
+    for (name, value) in upgrade {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    std::io::Write::write_all(&mut stream, format!("{request}\r\n").as_bytes()).unwrap();
+    let mut answer = [0; 4096];
+    let length = std::io::Read::read(&mut stream, &mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer[..length]);
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    assert!(answer.contains("`zzz` is none of openai, vllm"), "{answer}");
+    for query in ["?protocol=openai", "?protocol=vllm"] {
+        Socket::open(&server, query).hear();
+    }
+}
+
+#[test]
+fn live_sessions_are_counted() {
+    let server = TestServer::start(|_| {});
+    let mut socket = Socket::open(&server, "?model=tiny.en&intent=transcription");
+    socket.hear();
+    socket.update(json!({
+        "format": {"type": "audio/pcm", "rate": 16000},
+        "turn_detection": {"type": "server_vad", "silence_duration_ms": 300},
+    }));
+    socket.append(&speech()[..64_000]);
+    socket.append(&[0; 48_000]);
+    socket.until(&format!("{TRANSCRIPTION}completed"));
+    // A piece of speech that is too short to be any.
+    socket.append(&speech()[16_000..18_048]);
+    socket.append(&[0; 48_000]);
+    socket.say(json!({"type": "input_audio_buffer.clear"}));
+    socket.until("input_audio_buffer.cleared");
+    let metrics = server.get("/metrics", &[]);
+    let value = |name: &str| -> f64 {
+        let line = metrics.text().lines().find(|line| line.starts_with(name));
+        let value = line.and_then(|line| line.rsplit(' ').next());
+        value
+            .unwrap_or_else(|| panic!("no {name}: {}", metrics.text()))
+            .parse()
+            .unwrap()
+    };
+    let utterances = value("turaco_utterances_total");
+    assert!(utterances >= 1.0);
+    for histogram in ["vad", "eot", "asr_final", "e2e"] {
+        let count = value(&format!("turaco_{histogram}_seconds_count"));
+        assert!(count >= 1.0, "{histogram}: {count}");
+    }
+    assert!(value("turaco_eot_seconds_sum") >= 0.3);
+    assert!(value("turaco_kv_cache_bytes{model=\"tiny.en\"}") > 0.0);
+    assert_eq!(value("turaco_interruptions_total"), 0.0);
+    let stats = server.get("/v1/stats", &[]).json();
+    assert_eq!(stats["counts"]["utterances"].as_f64(), Some(utterances));
+    assert!(stats["kv_cache_bytes"]["tiny.en"].as_u64().unwrap() > 0);
+    assert!(stats["operations"]["e2e"]["p50_ms"].as_f64().unwrap() >= 300.0);
 }
 
 #[test]
@@ -382,6 +573,12 @@ fn probabilities_of_words_are_told_where_they_are_asked_for() {
             .iter()
             .all(|word| word["logprob"].as_f64().unwrap() <= 0.0)
     );
+    // The deltas bring the same ones.
+    let deltas = events
+        .iter()
+        .filter(|event| event["type"] == format!("{TRANSCRIPTION}delta"))
+        .flat_map(|event| event["logprobs"].as_array().unwrap().clone());
+    assert_eq!(deltas.collect::<Vec<_>>(), *words);
     let metrics = server.get("/metrics", &[]);
     assert!(metrics.text().contains("turaco_transcript_seconds_count 1"));
 }

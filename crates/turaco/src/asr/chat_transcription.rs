@@ -344,7 +344,7 @@ fn check(model: &ChatModel, options: &TranscribeOptions) -> Result<(Option<Strin
     if options.task == Task::Translate {
         return cannot(
             "translate",
-            "it writes what is said in its own language; `turaco chat --audio FILE \"Translate to English.\"` asks it to, and a \
+            "it writes what is said in its own language; a chat about the recording (\"Translate to English.\") asks it to, and a \
              multilingual Whisper translates",
         );
     }
@@ -354,7 +354,7 @@ fn check(model: &ChatModel, options: &TranscribeOptions) -> Result<(Option<Strin
     if !options.clip_timestamps.is_empty() && options.clip_timestamps != [0.0] {
         return Err(Error::InvalidOption {
             option: "clip_timestamps",
-            message: "this model hears the whole recording; give --offset and --duration".into(),
+            message: "this model hears the whole recording; give it the part alone".into(),
         });
     }
     let mut warnings = Vec::new();

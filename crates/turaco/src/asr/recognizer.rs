@@ -58,6 +58,15 @@ impl Recognizer {
         }
     }
 
+    /// Bytes of the keys and values that are kept for sequences at the moment.
+    pub fn cache_bytes(&self) -> u64 {
+        match self {
+            Self::Whisper(transcriber) => transcriber.model().cache_bytes(),
+            Self::Realtime(recognizer) => recognizer.cache_bytes(),
+            Self::Chat(model) => model.cache_bytes(),
+        }
+    }
+
     /// The Whisper inside.
     pub fn whisper(&self) -> Option<&Transcriber> {
         match self {
@@ -292,8 +301,7 @@ fn check_realtime(
     if !options.clip_timestamps.is_empty() && options.clip_timestamps != [0.0] {
         return Err(Error::InvalidOption {
             option: "clip_timestamps",
-            message: "a streaming model hears the whole recording; give --offset and --duration"
-                .into(),
+            message: "a streaming model hears the whole recording; give it the part alone".into(),
         });
     }
     let default = TranscribeOptions::default();

@@ -43,6 +43,26 @@ pub struct Segment {
     pub words: Option<Vec<Word>>,
 }
 
+impl Segment {
+    /// Bring its times and those of its words into a recording of so many seconds: models tell times in steps, of which the last may
+    /// end behind the sound.
+    pub(crate) fn keep_within(&mut self, duration: f64) {
+        self.start = self.start.clamp(0.0, duration);
+        self.end = self.end.clamp(self.start, duration);
+        for word in self.words.iter_mut().flatten() {
+            word.keep_within(duration);
+        }
+    }
+}
+
+impl Word {
+    /// As [`Segment::keep_within`].
+    pub(crate) fn keep_within(&mut self, duration: f64) {
+        self.start = self.start.clamp(0.0, duration);
+        self.end = self.end.clamp(self.start, duration);
+    }
+}
+
 /// Facts about a whole transcription.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Info {
@@ -58,4 +78,35 @@ pub struct Info {
     pub all_language_probs: Option<Vec<(String, f64)>>,
     /// Options that this model could not honour.
     pub warnings: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_behind_the_sound_are_brought_into_it() {
+        let word = |start, end| Word {
+            word: " a".into(),
+            start,
+            end,
+            probability: 1.0,
+        };
+        let mut segment = Segment {
+            id: 0,
+            seek: 0,
+            start: -0.01,
+            end: 5.06,
+            text: " a a".into(),
+            tokens: Vec::new(),
+            temperature: 0.0,
+            avg_logprob: 0.0,
+            compression_ratio: 1.0,
+            no_speech_prob: 0.0,
+            words: Some(vec![word(4.9, 5.04), word(5.04, 5.08)]),
+        };
+        segment.keep_within(5.0);
+        assert_eq!((segment.start, segment.end), (0.0, 5.0));
+        assert_eq!(segment.words, Some(vec![word(4.9, 5.0), word(5.0, 5.0)]));
+    }
 }

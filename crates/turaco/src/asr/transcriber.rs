@@ -765,7 +765,8 @@ impl Iterator for Transcription<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some(segment) = self.ready.pop_front() {
+            if let Some(mut segment) = self.ready.pop_front() {
+                segment.keep_within(self.info.duration);
                 return Some(Ok(segment));
             }
             if self.ended {

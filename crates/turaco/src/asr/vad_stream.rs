@@ -158,6 +158,7 @@ pub struct SpeechDetector {
     /// End of the newest complete chunk.
     position: u64,
     phase: Phase,
+    n_ignored: u64,
 }
 
 /// What tells speech from other sound.
@@ -259,6 +260,7 @@ impl SpeechDetector {
             held: VecDeque::new(),
             position: 0,
             phase: Phase::Silence,
+            n_ignored: 0,
             judge,
             chunk_len,
             sample_rate: rate,
@@ -279,6 +281,11 @@ impl SpeechDetector {
     /// End of the newest complete chunk, in samples since the stream began.
     pub fn position(&self) -> u64 {
         self.position
+    }
+
+    /// How often something began like speech and was too short to count.
+    pub fn n_ignored(&self) -> u64 {
+        self.n_ignored
     }
 
     /// Take the next samples, any number of them; `on_event` gets what was found, in order.
@@ -444,6 +451,7 @@ impl SpeechDetector {
             Phase::Onset(onset) if !is_silence => Some(onset),
             _ => is_speech.then_some(chunk_start),
         };
+        self.n_ignored += u64::from(onset.is_none() && self.phase != Phase::Silence);
         self.phase = onset.map_or(Phase::Silence, Phase::Onset);
         let since = self.position - onset.unwrap_or(self.position);
         // What was handed over with the speech before is not held, so stretches never overlap.

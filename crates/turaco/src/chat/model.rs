@@ -240,6 +240,12 @@ impl ChatModel {
         self.idle.give_back(runner);
     }
 
+    /// Bytes of the keys and values that are kept for sequences at the moment.
+    pub fn cache_bytes(&self) -> u64 {
+        let instead = self.rescue.as_ref().and_then(Rescue::model);
+        self.model.cache_bytes() + instead.map_or(0, |model| model.cache_bytes())
+    }
+
     /// As [`Recognizer::release_unused`](crate::asr::Recognizer::release_unused).
     pub(crate) fn release_unused(&self) {
         self.idle.release_unused();

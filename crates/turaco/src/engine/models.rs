@@ -65,6 +65,13 @@ impl LoadedModel {
         }
     }
 
+    fn cache_bytes(&self) -> u64 {
+        match self {
+            Self::Recognizer(model) => model.cache_bytes(),
+            Self::Synthesizer(model) => model.cache_bytes(),
+        }
+    }
+
     fn device_description(&self) -> String {
         match self {
             Self::Recognizer(model) => model.device_description(),
@@ -84,6 +91,8 @@ pub struct LoadedFacts {
     pub device: String,
     /// Bytes of its weights on disk.
     pub bytes: u64,
+    /// Bytes of the keys and values that it keeps for sequences.
+    pub cache_bytes: u64,
     /// Seconds that loading took.
     pub load_seconds: f64,
     /// Leases at the moment.
@@ -117,6 +126,8 @@ struct Shared {
     options: EngineOptions,
     catalog: Mutex<Catalog>,
     slots: Mutex<HashMap<PathBuf, Slot>>,
+    /// Whose work waits for a model to be loaded.
+    waiting: Mutex<Vec<Control>>,
     changed: Condvar,
     /// By the description of the device.
     queues: Mutex<HashMap<String, Arc<DeviceQueue>>>,
@@ -160,6 +171,7 @@ impl Engine {
                 options,
                 catalog: Mutex::new(catalog),
                 slots: Mutex::default(),
+                waiting: Mutex::default(),
                 changed: Condvar::new(),
                 queues: Mutex::default(),
                 watching: Arc::default(),
@@ -188,6 +200,7 @@ impl Engine {
     pub fn load(&self, name: &str, control: &Control) -> Result<ModelLease> {
         let known = self.catalog().find(name)?;
         let mut slots = self.shared.lock();
+        let mut waiting = None;
         loop {
             match slots.get_mut(&known.path) {
                 Some(Slot::Ready(ready)) => {
@@ -195,6 +208,7 @@ impl Engine {
                     return Ok(self.lease(&known.path, ready));
                 }
                 Some(Slot::Loading) => {
+                    waiting.get_or_insert_with(|| Waiting::new(&self.shared, control));
                     let waited = (self.shared.changed).wait_timeout(slots, LOOK);
                     slots = waited.unwrap_or_else(PoisonError::into_inner).0;
                     control.check()?;
@@ -202,6 +216,7 @@ impl Engine {
                 None => break,
             }
         }
+        let _waiting = waiting.unwrap_or_else(|| Waiting::new(&self.shared, control));
         let evicted = self.make_room(&mut slots)?;
         slots.insert(known.path.clone(), Slot::Loading);
         drop(slots);
@@ -324,6 +339,12 @@ impl Engine {
         live.open(lease, options, Box::new(on_event))
     }
 
+    /// Whether the work of this control waits for a model to be loaded, by itself or by somebody else.
+    pub fn is_loading_for(&self, control: &Control) -> bool {
+        let waiting = self.shared.waiting();
+        waiting.iter().any(|waiting| waiting.is_same(control))
+    }
+
     /// Live streams of all models.
     pub fn live_sessions(&self) -> usize {
         let slots = self.shared.lock();
@@ -389,6 +410,7 @@ impl Engine {
                 kind: ready.known.kind,
                 device: ready.device.clone(),
                 bytes: ready.bytes,
+                cache_bytes: ready.model.cache_bytes(),
                 load_seconds: ready.load_seconds,
                 in_use: ready.leases,
                 idle: match ready.leases {
@@ -488,6 +510,34 @@ fn weight_bytes(path: &Path) -> u64 {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Slot>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Control>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Somebody's work waits for a model, as long as this is there.
+struct Waiting<'a> {
+    shared: &'a Shared,
+    control: Control,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(shared: &'a Shared, control: &Control) -> Self {
+        shared.waiting().push(control.clone());
+        Self {
+            shared,
+            control: control.clone(),
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.shared.waiting();
+        let place = (waiting.iter()).position(|waiting| waiting.is_same(&self.control));
+        place.map(|place| waiting.swap_remove(place));
     }
 }
 

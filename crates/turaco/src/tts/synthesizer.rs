@@ -292,6 +292,13 @@ impl Synthesizer {
         })
     }
 
+    /// Bytes of the keys and values that are kept for utterances at the moment.
+    pub fn cache_bytes(&self) -> u64 {
+        let instead = self.rescue.as_ref().and_then(Rescue::model);
+        let instead = instead.map_or(0, |loaded| loaded.model.cache_bytes());
+        self.loaded.model.cache_bytes() + instead
+    }
+
     /// Give back the memory of those who spoke at the same time, once it was of no use for a while.
     pub(crate) fn release_unused(&self) {
         self.loaded.release_unused();

@@ -1,5 +1,6 @@
 //! One answer on its way out: what was written and said of it, and that nothing follows its end.
 
+use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -55,6 +56,9 @@ pub(super) struct Rest {
     pub about: About,
     pub text: String,
     pub answered: Answered,
+    /// Sound of its first pieces that was made already, from the sample on at which it was stopped: where the pieces begin and
+    /// where they end in the text, as in an answer of its own.
+    pub sound: Vec<(Vec<f32>, usize)>,
 }
 
 /// An answer, shared by the one who writes it, the one who says it, and the one who may interrupt.
@@ -67,6 +71,8 @@ pub(super) struct Answer {
     clock: TurnClock,
     /// Samples per second of its sound, if it has any.
     sample_rate: Option<u32>,
+    /// It may be gone on with from where it was stopped: sound that was not heard yet is kept.
+    keeps_sound: bool,
     state: Mutex<State>,
     ended: Condvar,
 }
@@ -85,8 +91,10 @@ struct State {
     ended: bool,
     /// It may be gone on with: what is written after its end is not for nothing.
     kept: bool,
-    /// Bytes of the text that were heard, once it was cut off.
-    cut: Option<usize>,
+    /// Bytes of the text that were heard, and samples of the sound, once it was cut off.
+    cut: Option<(usize, u64)>,
+    /// The newest samples, as far as they are kept.
+    unheard: VecDeque<f32>,
 }
 
 /// What remains of an answer when it is over.
@@ -120,12 +128,20 @@ impl Answer {
             control: Control::new(),
             clock,
             sample_rate,
+            keeps_sound: false,
             state: Mutex::new(State {
                 timings,
                 ..State::default()
             }),
             ended: Condvar::new(),
         }
+    }
+
+    /// The same, which can be gone on with from where it was stopped, if `keeps_sound`.
+    #[must_use]
+    pub fn keeping_sound(mut self, keeps_sound: bool) -> Self {
+        self.keeps_sound = keeps_sound;
+        self
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -220,6 +236,15 @@ impl Answer {
             state.timings.speaking = speaking;
         }
         state.n_samples += samples.len() as u64;
+        if self.keeps_sound {
+            state.unheard.extend(&samples);
+            let heard = state
+                .first_audio
+                .map_or(0, |first| self.samples(first.elapsed().as_millis() as u64));
+            let ahead = state.n_samples.saturating_sub(heard) as usize;
+            let old = state.unheard.len().saturating_sub(ahead);
+            state.unheard.drain(..old);
+        }
         sink(VoiceEvent::AnswerAudio {
             answer: self.number,
             samples,
@@ -284,6 +309,15 @@ impl Answer {
         self.lock().ended
     }
 
+    /// Whether anybody has heard or read any of it.
+    pub fn is_begun(&self) -> bool {
+        let state = self.lock();
+        match self.sample_rate {
+            Some(_) => state.first_audio.is_some(),
+            None => state.timings.first_text.is_some(),
+        }
+    }
+
     /// Milliseconds of its sound that can have been heard by now, if there is more that is still to be heard.
     pub fn still_heard(&self) -> Option<u64> {
         let state = self.lock();
@@ -292,6 +326,13 @@ impl Answer {
         }
         let heard = state.first_audio?.elapsed().as_millis() as u64;
         (heard < self.milliseconds(state.n_samples)).then_some(heard)
+    }
+
+    /// Milliseconds of the sound that was given out, the last one begun included.
+    pub fn audio_ms(&self) -> u64 {
+        let state = self.lock();
+        let rate = u64::from(self.sample_rate.unwrap_or(1)).max(1);
+        (state.n_samples * 1000).div_ceil(rate)
     }
 
     /// Wait until it is over.
@@ -310,7 +351,7 @@ impl Answer {
 
     fn cut(&self, state: &mut State, audio_ms: u64) -> String {
         let heard = self.heard(state, audio_ms);
-        state.cut = Some(heard.len());
+        state.cut = Some((heard.len(), self.samples(audio_ms)));
         heard
     }
 
@@ -332,15 +373,19 @@ impl Answer {
     /// What nobody has heard of it.
     pub fn rest(&self) -> Rest {
         let mut state = self.lock();
-        let (heard, rest) = state.text.split_at(state.cut.unwrap_or_default());
+        let (cut, stopped) = state.cut.unwrap_or_default();
+        let (heard, rest) = state.text.split_at(cut);
         let about = About {
             goes_on: Some(self.number),
             before: self.with_before(heard),
             ..self.about.clone()
         };
+        let text = rest.trim_start().to_owned();
+        let begin = state.text.len() - text.len();
         Rest {
             about,
-            text: rest.trim_start().to_owned(),
+            text,
+            sound: state.sound_behind(stopped, begin),
             answered: std::mem::take(&mut state.answered),
         }
     }
@@ -376,9 +421,42 @@ impl Answer {
         state.text[..heard].trim_end().to_owned()
     }
 
+    fn samples(&self, milliseconds: u64) -> u64 {
+        let rate = u64::from(self.sample_rate.unwrap_or_default());
+        milliseconds.saturating_mul(rate) / 1000
+    }
+
     fn milliseconds(&self, samples: u64) -> u64 {
         let rate = u64::from(self.sample_rate.unwrap_or(1)).max(1);
         samples * 1000 / rate
+    }
+}
+
+impl State {
+    /// What is kept of whole pieces behind a sample, each with the end of its text behind `begin`. Nothing if it is not known from
+    /// that sample on: then it is said anew.
+    fn sound_behind(&self, stopped: u64, begin: usize) -> Vec<(Vec<f32>, usize)> {
+        let kept_from = self.n_samples - self.unheard.len() as u64;
+        if stopped < kept_from {
+            return Vec::new();
+        }
+        let mut sound = Vec::new();
+        for (index, &(start, text_end)) in self.pieces.iter().enumerate() {
+            let next = self.pieces.get(index + 1).map(|piece| piece.0);
+            // What is not there as a whole is said anew.
+            let Some(end) = next.or(self.piece_done.then_some(self.n_samples)) else {
+                break;
+            };
+            if end <= stopped || text_end <= begin {
+                continue;
+            }
+            let range = (start.max(stopped) - kept_from) as usize..(end - kept_from) as usize;
+            sound.push((
+                self.unheard.range(range).copied().collect(),
+                text_end - begin,
+            ));
+        }
+        sound
     }
 }
 
@@ -400,6 +478,41 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+
+    #[test]
+    fn an_answer_goes_on_at_the_sample_where_it_was_stopped() {
+        let sink = |_: VoiceEvent| {};
+        let answer = |keeps_sound| {
+            let about = About::default();
+            let answer = Answer::new(1, TurnClock::now(), about, Some(1000), (None, 0.0))
+                .keeping_sound(keeps_sound);
+            let text = "One two three. Four five six. Seven eight.";
+            answer.text(text, 0.0, &sink).unwrap();
+            for (piece, end) in [15, 30, 42].into_iter().enumerate() {
+                answer.piece(end);
+                let samples = (0..1000).map(|n| (1000 * piece + n) as f32).collect();
+                answer.audio(samples, (0.0, 0.0), &sink).unwrap();
+            }
+            // In the middle of a word of the second piece; the third is not there as a whole.
+            assert_eq!(answer.cut_at(1500), "One two three. Four");
+            answer
+        };
+        let rest = answer(true).rest();
+        assert_eq!(rest.text, "five six. Seven eight.");
+        let [(samples, end)] = &rest.sound[..] else {
+            panic!("{} pieces", rest.sound.len());
+        };
+        let expected: Vec<f32> = (1500..2000).map(|n| n as f32).collect();
+        assert_eq!(*samples, expected);
+        assert_eq!(&rest.text[*end..], "Seven eight.");
+        let whole = answer(true);
+        whole.piece_done();
+        let rest = whole.rest();
+        assert_eq!(rest.sound.len(), 2);
+        assert_eq!(rest.sound[1].1, rest.text.len());
+        // What is not kept is said anew.
+        assert!(answer(false).rest().sound.is_empty());
+    }
 
     #[test]
     fn nothing_follows_the_end_and_the_text_is_what_was_heard() {

@@ -15,7 +15,7 @@ use super::conversation::{Message, Place, Role, Which};
 use super::events::VoiceEvent;
 use super::listener::LISTENING_RATE;
 use super::live_ear::{LiveEar, turn};
-use super::passing::words_beside_signs;
+use super::passing::{has_words, words_beside_signs};
 use super::request::InputPart;
 use super::shared::Shared;
 use super::thinker::Question;
@@ -47,8 +47,8 @@ pub(super) struct Utterance {
     pub clock: TurnClock,
     /// Whether it is answered.
     pub answer: bool,
-    /// Whether an answer that it has interrupted goes on if it is no interruption.
-    pub may_pass: bool,
+    /// An answer that it has interrupted goes on unless it has so many words; 0 = any at all.
+    pub may_pass: Option<usize>,
     /// When it was over.
     pub epoch: u64,
 }
@@ -162,8 +162,14 @@ impl Ear {
             seconds: utterance.sound.len() as f64 / f64::from(LISTENING_RATE),
             words,
         });
-        if utterance.may_pass && self.shared.has_kept() {
-            if words_beside_signs(&text) < self.shared.options().turns.interrupt_words {
+        if let Some(n_words) = utterance.may_pass
+            && self.shared.has_kept()
+        {
+            let passes = match n_words {
+                0 => !has_words(&text),
+                n_words => words_beside_signs(&text) < n_words,
+            };
+            if passes {
                 if self.mind_hears {
                     let which = Which::Utterance(number);
                     self.shared.conversation().remove(&which);

@@ -45,6 +45,11 @@ pub enum VoiceEvent {
         /// Where the silence began.
         at_ms: u64,
     },
+    /// Something began like speech and was too short to count.
+    Ignored {
+        /// Where it was over.
+        at_ms: u64,
+    },
     /// The user's turn is over, by silence or because the caller said so; an answer may follow.
     Committed {
         /// Number of the utterance.

@@ -14,7 +14,7 @@ use super::answer::TurnClock;
 use super::conversation::{Message, Place, Role, Which};
 use super::ear::{EarMessage, Utterance};
 use super::events::{AnswerEnd, VoiceEvent};
-use super::options::Detection;
+use super::options::{Answering, Detection};
 use super::request::AnswerRequest;
 use super::shared::Shared;
 use super::thinker::Question;
@@ -76,15 +76,13 @@ struct Hearing {
     idle_told: bool,
     /// Time in the detector since the last turn.
     detecting: Duration,
-    /// An utterance has ended since the last commit.
-    has_ended: bool,
 }
 
 struct Open {
     number: u64,
     sound: Vec<f32>,
-    /// An answer was heard when it began, and may go on.
-    may_pass: bool,
+    /// An answer was given when it began, and goes on unless so many words are said; 0 = any at all.
+    may_pass: Option<usize>,
 }
 
 /// Arrivals are remembered for so long; speech ends by silence that is shorter.
@@ -160,7 +158,6 @@ impl Listener {
             active_until: position,
             idle_told: false,
             detecting: Duration::ZERO,
-            has_ended: false,
         })
     }
 
@@ -185,7 +182,7 @@ impl Listener {
         let Some(mut detector) = hearing.detector.take() else {
             return self.collect(hearing, samples);
         };
-        let answering = self.shared.is_heard();
+        let answering = self.shared.answering();
         {
             let options = self.shared.options();
             let patience = options.turns.patience(&self.shared.live_text());
@@ -195,6 +192,7 @@ impl Listener {
         }
         let base = hearing.base;
         let (started, before) = (Instant::now(), hearing.detecting);
+        let n_ignored = detector.n_ignored();
         let pushed = detector.push(samples, |event| {
             if matches!(event, SpeechEvent::Ended { .. }) {
                 hearing.detecting = before + started.elapsed();
@@ -205,6 +203,11 @@ impl Listener {
             Some(_) => before + started.elapsed(),
             None => Duration::ZERO,
         };
+        for _ in n_ignored..detector.n_ignored() {
+            self.shared.tell(VoiceEvent::Ignored {
+                at_ms: milliseconds(hearing.position),
+            });
+        }
         hearing.detector = Some(detector);
         pushed?;
         self.watch_idleness(hearing, answering);
@@ -237,15 +240,18 @@ impl Listener {
                     utterance: number,
                     at_ms: milliseconds(at),
                 });
-                let (interrupts, n_words) = {
+                let answering = self.shared.answering();
+                let (interrupts, n_words, resumes) = {
                     let turns = &self.shared.options().turns;
-                    (turns.interrupt, turns.interrupt_words)
+                    let n_words = turns.words_to_interrupt(answering);
+                    (turns.interrupt, n_words, turns.resume)
                 };
                 if interrupts {
-                    let may_pass = n_words > 0 && self.ear.is_some();
+                    let may_pass = (n_words > 0 || resumes) && self.ear.is_some();
                     self.shared.interrupt(AnswerEnd::Interrupted, may_pass);
                     if let Some(open) = &mut hearing.utterance {
-                        open.may_pass = may_pass && self.shared.has_kept();
+                        let may_pass = may_pass && self.shared.has_kept();
+                        open.may_pass = may_pass.then_some(n_words);
                     }
                 }
             }
@@ -270,7 +276,7 @@ impl Listener {
         hearing.utterance = Some(Open {
             number,
             sound: Vec::new(),
-            may_pass: false,
+            may_pass: None,
         });
         self.tell_ear(|| EarMessage::Begin(number));
         number
@@ -304,7 +310,6 @@ impl Listener {
         let Some(open) = hearing.utterance.take() else {
             return;
         };
-        hearing.has_ended = true;
         let mut clock = TurnClock::now();
         clock.last_sound = last_sound.unwrap_or(clock.last_sound).min(clock.decided);
         clock.detection = std::mem::take(&mut hearing.detecting).as_secs_f64();
@@ -319,7 +324,7 @@ impl Listener {
             let mut message = Message::new(Role::User, "").with_sound(Arc::clone(&sound));
             message.utterance = Some(number);
             self.shared.conversation().push(message);
-            if answer && !open.may_pass {
+            if answer && open.may_pass.is_none() {
                 self.ask(number, clock, None);
             }
         }
@@ -328,7 +333,7 @@ impl Listener {
                 number,
                 sound,
                 clock,
-                answer: answer && (open.may_pass || !self.mind_hears),
+                answer: answer && (open.may_pass.is_some() || !self.mind_hears),
                 may_pass: open.may_pass,
                 epoch: self.shared.epoch(),
             })
@@ -362,17 +367,20 @@ impl Listener {
 
     /// The turn is over by word: what may have been the beginning of speech is speech.
     fn commit(&self, hearing: &mut Hearing, answer: bool) -> Result<()> {
+        // Speech that begins only now is found by the last look of the detector.
+        let mut found = hearing.utterance.is_some();
         match hearing.detector.take() {
             None => self.end_utterance(hearing, None, answer),
             Some(mut detector) => {
                 let base = std::mem::replace(&mut hearing.base, hearing.position);
-                let done = detector.commit(|event| self.heed(hearing, base, event, Some(answer)));
+                let done = detector.commit(|event| {
+                    found |= matches!(event, SpeechEvent::Started { .. });
+                    self.heed(hearing, base, event, Some(answer));
+                });
                 hearing.detector = Some(detector);
                 done?;
             }
         }
-        // The detector may have ended it already.
-        let found = std::mem::take(&mut hearing.has_ended);
         self.shared.tell(VoiceEvent::CommitHeeded { found });
         Ok(())
     }
@@ -407,8 +415,8 @@ impl Listener {
         detector.finish(|event| self.heed(hearing, base, event, None))
     }
 
-    fn watch_idleness(&self, hearing: &mut Hearing, answering: bool) {
-        if answering || hearing.utterance.is_some() {
+    fn watch_idleness(&self, hearing: &mut Hearing, answering: Answering) {
+        if answering != Answering::Nothing || hearing.utterance.is_some() {
             hearing.active_until = hearing.position;
             hearing.idle_told = false;
         }

@@ -97,6 +97,15 @@ pub struct TurnOptions {
     /// Words that an interruption has at least: after speech with fewer (a cough, or a sign that one listens, such as "mhm") the
     /// rest of the answer is given. Needs a recogniser; 0 = whatever counts as speech ends an answer.
     pub interrupt_words: usize,
+    /// Whether an answer goes on that was interrupted by sound without words, at the sample where it was stopped as far as its sound
+    /// was there already. Needs a recogniser, and a listener who plays answers as they come and drops what was not heard.
+    pub resume: bool,
+    /// Speech has to last so long to end an answer that can be heard; what is shorter does not count meanwhile.
+    pub interrupt_ms: u32,
+    /// The same for an answer of which nothing was heard yet; `None` = as long as for one that can be heard.
+    pub interrupt_thinking_ms: Option<u32>,
+    /// As `interrupt_words`, for an answer of which nothing was heard yet; `None` = as many.
+    pub interrupt_thinking_words: Option<usize>,
     /// Milliseconds without speech or answer after which [`VoiceEvent::Idle`](super::VoiceEvent::Idle) is told.
     pub idle_timeout_ms: Option<u32>,
 }
@@ -116,9 +125,24 @@ impl Default for TurnOptions {
             answer: true,
             interrupt: true,
             interrupt_words: 0,
+            resume: false,
+            interrupt_ms: 0,
+            interrupt_thinking_ms: None,
+            interrupt_thinking_words: None,
             idle_timeout_ms: None,
         }
     }
+}
+
+/// What becomes of an answer when the user speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answering {
+    /// There is none.
+    Nothing,
+    /// Nothing of it was heard yet.
+    Thought,
+    /// It can be heard.
+    Heard,
 }
 
 /// What the echo guard asks for at least.
@@ -140,14 +164,33 @@ impl TurnOptions {
         }
     }
 
-    /// Probability and milliseconds from which speech counts, while there is an answer to be heard or not.
-    pub(super) fn onset(&self, answering: bool) -> (f64, u32) {
-        match answering && self.echo_guard {
+    /// Probability and milliseconds from which speech counts, while an answer is there or not.
+    pub(super) fn onset(&self, answering: Answering) -> (f64, u32) {
+        let interrupt_ms = match answering {
+            Answering::Nothing => return (self.threshold, self.min_speech_ms),
+            Answering::Thought => self.interrupt_thinking_ms.unwrap_or(self.interrupt_ms),
+            Answering::Heard => self.interrupt_ms,
+        };
+        let min_speech_ms = match self.interrupt {
+            true => self.min_speech_ms.max(interrupt_ms),
+            false => self.min_speech_ms,
+        };
+        match self.echo_guard {
             true => (
                 self.threshold.max(GUARDED_THRESHOLD),
-                self.min_speech_ms.max(GUARDED_SPEECH_MS),
+                min_speech_ms.max(GUARDED_SPEECH_MS),
             ),
-            false => (self.threshold, self.min_speech_ms),
+            false => (self.threshold, min_speech_ms),
+        }
+    }
+
+    /// Words that an interruption has at least.
+    pub(super) fn words_to_interrupt(&self, answering: Answering) -> usize {
+        match answering {
+            Answering::Thought => self
+                .interrupt_thinking_words
+                .unwrap_or(self.interrupt_words),
+            Answering::Nothing | Answering::Heard => self.interrupt_words,
         }
     }
 
@@ -228,9 +271,27 @@ mod tests {
     #[test]
     fn an_answer_raises_the_bar_for_speech() {
         let mut turns = TurnOptions::default();
-        assert_eq!(turns.onset(true), (0.5, 100));
+        assert_eq!(turns.onset(Answering::Heard), (0.5, 100));
         turns.echo_guard = true;
-        assert_eq!(turns.onset(true), (0.7, 300));
-        assert_eq!(turns.onset(false), (0.5, 100));
+        assert_eq!(turns.onset(Answering::Heard), (0.7, 300));
+        assert_eq!(turns.onset(Answering::Nothing), (0.5, 100));
+    }
+
+    #[test]
+    fn an_answer_that_is_heard_and_one_that_is_thought_are_interrupted_in_their_own_ways() {
+        let mut turns = TurnOptions::default();
+        (turns.interrupt_ms, turns.interrupt_words) = (600, 2);
+        assert_eq!(turns.onset(Answering::Thought), (0.5, 600));
+        assert_eq!(turns.words_to_interrupt(Answering::Thought), 2);
+        turns.interrupt_thinking_ms = Some(0);
+        turns.interrupt_thinking_words = Some(0);
+        assert_eq!(turns.onset(Answering::Thought), (0.5, 100));
+        assert_eq!(turns.onset(Answering::Heard), (0.5, 600));
+        assert_eq!(turns.onset(Answering::Nothing), (0.5, 100));
+        assert_eq!(turns.words_to_interrupt(Answering::Thought), 0);
+        assert_eq!(turns.words_to_interrupt(Answering::Heard), 2);
+        // What interrupts nothing is a question like any other.
+        turns.interrupt = false;
+        assert_eq!(turns.onset(Answering::Heard), (0.5, 100));
     }
 }

@@ -57,9 +57,32 @@ const SIGNS: &[&str] = &[
     "응",
 ];
 
+/// Whether anything is said in a text. What recognisers write of other sound, such as `[coughing]`, `(door slams)` or `*sighs*`, is no
+/// word.
+pub(super) fn has_words(text: &str) -> bool {
+    without_remarks(text).chars().any(char::is_alphanumeric)
+}
+
+/// A text without what stands in brackets or between asterisks.
+fn without_remarks(text: &str) -> String {
+    let mut closing = None;
+    let mut words = String::new();
+    for character in text.chars() {
+        match (closing, character) {
+            (Some(end), _) => closing = Some(end).filter(|_| character != end),
+            (None, '[') => closing = Some(']'),
+            (None, '(') => closing = Some(')'),
+            (None, '*') => closing = Some('*'),
+            (None, '♪') => {}
+            (None, _) => words.push(character),
+        }
+    }
+    words
+}
+
 /// Words in a text but for those.
 pub(super) fn words_beside_signs(text: &str) -> usize {
-    let text = text.to_lowercase();
+    let text = without_remarks(text).to_lowercase();
     let words = text.split(|c: char| c.is_whitespace() || "-–—,.!?…、。".contains(c));
     let words = words.map(|word| word.trim_matches(|c: char| !c.is_alphanumeric()));
     words
@@ -72,6 +95,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn remarks_on_other_sound_are_no_words() {
+        for text in [
+            "",
+            " .",
+            "[coughing]",
+            "(door slams)",
+            "*sighs*",
+            "♪♪",
+            " [BLANK_AUDIO]",
+        ] {
+            assert!(!has_words(text), "{text}");
+        }
+        for text in ["No.", "[coughs] Wait", "嗯", "7"] {
+            assert!(has_words(text), "{text}");
+        }
+    }
+
+    #[test]
     fn signs_of_listening_are_no_words() {
         for (text, n_words) in [
             ("", 0),
@@ -80,6 +121,7 @@ mod tests {
             ("Uh-huh, okay!", 0),
             ("Ja, genau.", 0),
             ("うん。", 0),
+            ("[laughs] ja", 0),
             ("Okay, stop.", 1),
             ("No, wait a moment", 4),
         ] {

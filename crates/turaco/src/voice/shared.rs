@@ -9,7 +9,7 @@ use crate::{Control, Error, Result, Synthesizer};
 use super::answer::{About, Answer, Outcome, Sink};
 use super::conversation::{Conversation, Message, Role};
 use super::events::{AnswerEnd, VoiceEvent};
-use super::options::VoiceOptions;
+use super::options::{Answering, VoiceOptions};
 use super::thinker::Question;
 
 /// Who says answers.
@@ -130,7 +130,8 @@ impl Shared {
             }
             let number = 1 + self.n_answers.fetch_add(1, Ordering::Relaxed);
             let (clock, heard) = (question.clock, question.heard);
-            let answer = Arc::new(Answer::new(number, clock, about, sample_rate, heard));
+            let answer = Answer::new(number, clock, about, sample_rate, heard);
+            let answer = Arc::new(answer.keeping_sound(self.options().turns.resume));
             if !is_void {
                 *newest = Some(Arc::clone(&answer));
             }
@@ -207,9 +208,16 @@ impl Shared {
     }
 
     /// Whether an answer is being given, or heard.
-    pub fn is_heard(&self) -> bool {
+    pub fn answering(&self) -> Answering {
         let newest = lock(&self.answer).clone();
-        newest.is_some_and(|answer| !answer.is_over() || answer.still_heard().is_some())
+        match newest {
+            Some(answer) if answer.still_heard().is_some() => Answering::Heard,
+            Some(answer) if !answer.is_over() => match answer.is_begun() {
+                true => Answering::Heard,
+                false => Answering::Thought,
+            },
+            _ => Answering::Nothing,
+        }
     }
 
     /// The answer that is going on.
@@ -259,6 +267,13 @@ impl Shared {
                 message: "only the newest answer can be cut".into(),
             });
         };
+        let there = answer.audio_ms();
+        if audio_ms > there + SPARE_MS {
+            return Err(Error::InvalidOption {
+                option: "audio_end_ms",
+                message: format!("{audio_ms} ms are more than the {there} ms that the answer has"),
+            });
+        }
         self.end(&answer, AnswerEnd::Cancelled);
         Ok(self.cut(&answer, audio_ms))
     }
@@ -275,6 +290,9 @@ impl Shared {
         &*self.sink
     }
 }
+
+/// Whoever plays an answer counts in blocks, or in samples of another rate.
+const SPARE_MS: u64 = 100;
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

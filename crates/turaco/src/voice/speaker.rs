@@ -28,6 +28,8 @@ pub(super) struct Saying {
     pub answer: Arc<Answer>,
     pub voice: VoiceModel,
     pub options: SpeakOptions,
+    /// Bytes of its text that have their sound already.
+    pub said: usize,
 }
 
 /// Without new text for so long, what is there is said.
@@ -88,7 +90,7 @@ impl Speaker {
             clauses: ClauseSplitter::new(),
             piece_ends: Vec::new(),
             begun: 0,
-            text_len: 0,
+            text_len: what.said,
             first_text: None,
             writing: None,
             speaking: 0.0,

@@ -82,7 +82,7 @@ impl Thinker {
             return;
         };
         self.newest = (answer.number, voice.map(|voice| (voice, speech)));
-        let is_said = self.begin_saying(&answer);
+        let is_said = self.begin_saying(&answer, 0);
         let send = |message| {
             if is_said {
                 // The speaker is gone only when the session ends.
@@ -119,8 +119,8 @@ impl Thinker {
         answer.wait();
     }
 
-    /// Have an answer said as the newest is; whether anybody says it.
-    fn begin_saying(&self, answer: &Arc<Answer>) -> bool {
+    /// Have an answer said as the newest is, but for the first bytes of its text; whether anybody says it.
+    fn begin_saying(&self, answer: &Arc<Answer>, said: usize) -> bool {
         let Some((voice, options)) = self.newest.1.clone() else {
             return false;
         };
@@ -128,6 +128,7 @@ impl Thinker {
             answer: Arc::clone(answer),
             voice,
             options,
+            said,
         };
         let sent = self.speaker.send(SpeakerMessage::Begin(Box::new(saying)));
         // The speaker is gone only when the session ends.
@@ -154,15 +155,24 @@ impl Thinker {
             return;
         };
         self.newest.0 = answer.number;
-        let is_said = self.begin_saying(&answer);
-        let written = match rest.text.is_empty() {
+        let said = rest.sound.last().map_or(0, |(_, end)| *end);
+        let is_said = self.begin_saying(&answer, said);
+        let mut written = match rest.text.is_empty() {
             true => Ok(()),
             false => answer.text(&rest.text, 0.0, shared.sink()),
         };
+        // The sound that was on its way when it was stopped.
+        for (samples, end) in rest.sound {
+            answer.piece(end);
+            let sent = answer.audio(samples, (0.0, 0.0), shared.sink());
+            answer.piece_done();
+            written = written.and(sent);
+        }
         answer.answered(rest.answered, shared.sink());
         match is_said && written.is_ok() {
             true => {
-                let _ = self.speaker.send(SpeakerMessage::Text(rest.text));
+                let unsaid = rest.text[said..].to_owned();
+                let _ = self.speaker.send(SpeakerMessage::Text(unsaid));
                 let _ = self.speaker.send(SpeakerMessage::End);
             }
             false => drop(shared.end(&answer, AnswerEnd::Completed)),

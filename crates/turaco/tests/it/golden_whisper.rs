@@ -209,7 +209,11 @@ fn check_transcripts(model: &'static str, config: &str) {
             texts(&segments)
         );
         for (segment, expected) in segments.iter().zip(expected) {
-            let number = |key: &str| expected[key].as_f64().unwrap();
+            // The reference lets a segment end behind the sound.
+            let number = |key: &str| match key {
+                "start" | "end" => expected[key].as_f64().unwrap().min(audio.duration()),
+                key => expected[key].as_f64().unwrap(),
+            };
             let tokens: Vec<u64> = segment.tokens.iter().map(|&t| u64::from(t)).collect();
             assert_eq!(
                 Value::from(tokens),
@@ -427,12 +431,14 @@ fn tiny_random_multilingual_tokens_and_words() {
         for (segment, expected) in segments.iter().zip(expected) {
             let tokens: Vec<u64> = segment.tokens.iter().map(|&t| u64::from(t)).collect();
             assert_eq!(Value::from(tokens), expected["tokens"], "{kind}");
+            // The reference lets segments lie behind the sound.
+            let time = |time: &Value| time.as_f64().unwrap().min(audio.duration());
             assert!(
-                (segment.start - expected["start"].as_f64().unwrap()).abs() < 0.021,
+                (segment.start - time(&expected["start"])).abs() < 0.021,
                 "{kind}"
             );
             assert!(
-                (segment.end - expected["end"].as_f64().unwrap()).abs() < 0.021,
+                (segment.end - time(&expected["end"])).abs() < 0.021,
                 "{kind}"
             );
             for (word, expected) in segment
@@ -443,7 +449,7 @@ fn tiny_random_multilingual_tokens_and_words() {
             {
                 assert_eq!(word.word, expected["word"].as_str().unwrap());
                 assert!(
-                    (word.start - expected["start"].as_f64().unwrap()).abs() < 0.021,
+                    (word.start - time(&expected["start"])).abs() < 0.021,
                     "{word:?} {expected}"
                 );
             }

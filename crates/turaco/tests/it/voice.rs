@@ -357,6 +357,65 @@ fn an_answer_goes_on_after_what_is_no_interruption() {
 }
 
 #[test]
+fn an_answer_goes_on_with_the_sound_that_was_stopped() {
+    let text =
+        "First of all, this is a long answer. Then there is more of it. And this is the end of it.";
+    let recorder = Recorder::default();
+    let mut options = options();
+    // More than the clip has.
+    options.turns.interrupt_words = 100;
+    options.turns.resume = true;
+    options.speech.max_frames = Some(40);
+    let session = VoiceSession::start(
+        &models(true, true),
+        Some(Box::new(Script::new(text))),
+        options,
+        recorder.sink(),
+    )
+    .unwrap();
+    push(&session, &clip(2.0));
+    let said = |number: u64| -> Vec<f32> {
+        let events = recorder.events().into_iter();
+        let samples = events.filter_map(|event| match event {
+            VoiceEvent::AnswerAudio { answer, samples } if answer == number => Some(samples),
+            _ => None,
+        });
+        samples.flatten().collect()
+    };
+    // The first piece is there as a whole.
+    let started = Instant::now();
+    while said(1).len() < 90_000 {
+        assert!(started.elapsed() < PATIENCE, "{}", said(1).len());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let mut words = clip(0.0);
+    words.truncate(4 * LISTENING_RATE as usize);
+    words.resize(6 * LISTENING_RATE as usize, 0.0);
+    push(&session, &words);
+    recorder.wait_for("the verdict", |event| {
+        matches!(event, VoiceEvent::Passed { utterance: 2 })
+    });
+    recorder.wait_for("the rest", |event| {
+        matches!(
+            event,
+            VoiceEvent::AnswerStarted {
+                answer: 2,
+                goes_on: Some(1),
+                ..
+            }
+        )
+    });
+    recorder.wait_for("its end", ended(2));
+    let (first, rest) = (said(1), said(2));
+    let beginning = &rest[..2_400];
+    let place = first.windows(2_400).position(|part| part == beginning);
+    // Neither from the beginning of the answer nor from that of a piece.
+    let place = place.unwrap_or_else(|| panic!("{} samples are said anew", rest.len()));
+    assert!(place > 0 && place < 80_000, "{place}");
+    session.finish();
+}
+
+#[test]
 fn a_commit_is_heeded_whether_or_not_anything_was_said() {
     for detection in [Detection::Silero, Detection::None] {
         let recorder = Recorder::default();

@@ -43,6 +43,17 @@ impl RealtimeEvent {
     }
 }
 
+impl RealtimeEvent {
+    /// Bring all times into a stream of which so many seconds were heard.
+    pub(super) fn keep_within(&mut self, heard: f64) {
+        match self {
+            Self::Text { time, .. } | Self::End { time, .. } => *time = time.min(heard),
+            Self::Word { word, .. } => word.keep_within(heard),
+            Self::Segment(segment) => segment.keep_within(heard),
+        }
+    }
+}
+
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]

@@ -161,8 +161,7 @@ impl<'a> RealtimeTranscription<'a> {
                         segment.words = None;
                     }
                     // Text may come a moment after the sound has ended.
-                    segment.end = segment.end.min(self.info.duration);
-                    segment.start = segment.start.min(segment.end);
+                    segment.keep_within(self.info.duration);
                     self.ready.push_back(segment);
                 }
                 RealtimeEvent::End {

@@ -344,8 +344,19 @@ impl RealtimeSession {
     }
 
     pub(super) fn close_texts(&mut self) {
+        let before = self.events.len();
         for track in &mut self.tracks {
             track.close(&mut self.events);
+        }
+        self.keep_within_sound(before);
+    }
+
+    /// The silence that brings out the rest of a text is no part of what was said.
+    fn keep_within_sound(&mut self, first: usize) {
+        let rate = f64::from(self.recognizer.config().sample_rate);
+        let heard = self.n_sound as f64 / rate;
+        for event in &mut self.events[first..] {
+            event.keep_within(heard);
         }
     }
 
@@ -413,6 +424,7 @@ impl RealtimeSession {
         };
         let before = self.events.len();
         self.tracks[track].choose(count, candidates, common, &mut self.events);
+        self.keep_within_sound(before);
         let texts = self.events[before..].iter();
         let is_text = |event: &&RealtimeEvent| matches!(event, RealtimeEvent::Text { .. });
         self.timings.text_tokens += texts.filter(is_text).count();

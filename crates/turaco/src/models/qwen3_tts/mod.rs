@@ -26,7 +26,9 @@ use std::sync::Arc;
 use turaco_compute::cpu::packed::panels_len;
 use turaco_compute::{Device, Mask, WeightType};
 
-use crate::nn::{AttentionConfig, EmbeddingTable, LayerConfig, LayerProgress, Loader, RotaryPairs};
+use crate::nn::{
+    AttentionConfig, CacheMeter, EmbeddingTable, LayerConfig, LayerProgress, Loader, RotaryPairs,
+};
 use crate::tokenizer::QwenTokenizer;
 use crate::{Control, Result};
 
@@ -48,6 +50,7 @@ pub struct Qwen3Tts {
     tokenizer: Arc<QwenTokenizer>,
     device: Device,
     weight_type: WeightType,
+    caches: CacheMeter,
     /// `[text_vocab, text_dim]`.
     text_embedding: EmbeddingTable,
     /// `[codec_vocab, dim]`, and for each further code `[codebook_size, dim]`.
@@ -110,12 +113,18 @@ impl Qwen3Tts {
             tokenizer: Arc::clone(&checkpoint.tokenizer),
             device: device.clone(),
             weight_type,
+            caches: CacheMeter::default(),
             text_embedding,
             codec_embeddings,
             text_projection,
             talker,
             code_predictor,
         }))
+    }
+
+    /// Bytes of the keys and values that are kept for sequences at the moment.
+    pub fn cache_bytes(&self) -> u64 {
+        self.caches.bytes()
     }
 
     /// Sizes, fixed tokens and voices.

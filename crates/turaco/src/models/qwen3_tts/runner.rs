@@ -11,7 +11,7 @@ use super::Qwen3Tts;
 use super::code_predictor::PredictorRows;
 use super::config::{GenerationDefaults, N_CONTROL, StackConfig};
 use super::talker::TalkerRows;
-use crate::nn::TokenChoice;
+use crate::nn::{MeteredCache, TokenChoice};
 use crate::recycle::recycle;
 use crate::{Control, Result};
 
@@ -36,9 +36,9 @@ pub struct Sampling {
 /// One utterance in progress.
 #[derive(Debug)]
 pub struct TalkerState {
-    cache: KvCache,
+    cache: MeteredCache,
     /// Of the code predictor; empty between frames.
-    frame_cache: KvCache,
+    frame_cache: MeteredCache,
     sampling: Sampling,
     /// First codes so far, as bits.
     seen: Vec<u32>,
@@ -181,7 +181,7 @@ impl Runner {
         })
     }
 
-    fn cache(&self, stack: &StackConfig, capacity: usize) -> Result<KvCache> {
+    fn cache(&self, stack: &StackConfig, capacity: usize) -> Result<MeteredCache> {
         let shape = CacheShape {
             n_layers: stack.n_layers,
             capacity,
@@ -192,7 +192,7 @@ impl Runner {
                 _ => DType::F16,
             },
         };
-        Ok(self.model.device.kv_cache(shape)?)
+        Ok(self.model.caches.count(self.model.device.kv_cache(shape)?))
     }
 
     /// The vectors of text tokens, `[tokens, dim]`.

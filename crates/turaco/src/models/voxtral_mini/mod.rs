@@ -23,7 +23,7 @@ use turaco_compute::cpu::packed::panels_len;
 use turaco_compute::{Device, WeightType};
 
 use super::voxtral::encoder_type;
-use crate::nn::{EmbeddingTable, LayerProgress, Loader};
+use crate::nn::{CacheMeter, EmbeddingTable, LayerProgress, Loader};
 use crate::{Control, Result};
 
 use decoder::Decoder;
@@ -40,6 +40,7 @@ pub struct VoxtralMini {
     config: VoxtralMiniConfig,
     device: Device,
     weight_type: WeightType,
+    caches: CacheMeter,
     encoder: Encoder,
     /// `[n_vocab, dim]`, looked into by the host: a few rows are read at a time.
     embed_tokens: EmbeddingTable,
@@ -77,9 +78,15 @@ impl VoxtralMini {
             config,
             device: device.clone(),
             weight_type,
+            caches: CacheMeter::default(),
             encoder,
             decoder,
         }))
+    }
+
+    /// Bytes of the keys and values that are kept for sequences at the moment.
+    pub fn cache_bytes(&self) -> u64 {
+        self.caches.bytes()
     }
 
     /// Sizes.

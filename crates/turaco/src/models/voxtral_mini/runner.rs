@@ -10,7 +10,7 @@ use turaco_compute::{
 use super::VoxtralMini;
 use super::decoder::DecoderRows;
 use crate::Result;
-use crate::nn::TokenChoice;
+use crate::nn::{MeteredCache, TokenChoice};
 use crate::recycle::recycle;
 
 /// Prompts come in many lengths; this many compiled steps are kept.
@@ -22,7 +22,7 @@ const CACHE_STEP: usize = 256;
 /// What a conversation has been told so far.
 #[derive(Debug)]
 pub struct DecoderState {
-    cache: KvCache,
+    cache: MeteredCache,
 }
 
 impl DecoderState {
@@ -135,7 +135,7 @@ impl Runner {
             },
         };
         Ok(DecoderState {
-            cache: self.model.device.kv_cache(shape)?,
+            cache: self.model.caches.count(self.model.device.kv_cache(shape)?),
         })
     }
 
@@ -406,7 +406,7 @@ impl DecoderStep {
             self.seeds[2 * index + 1] = (draw.seed >> 32) as u32;
         }
         let mut caches: Vec<&mut KvCache> = recycle(take(&mut self.caches));
-        caches.extend(states.iter_mut().map(|state| &mut state.cache));
+        caches.extend(states.iter_mut().map(|state| &mut *state.cache));
         let inputs: [&[f32]; 3] = [rows, &self.controls, &self.filter];
         let ids: [&[u32]; 4] = [&self.positions, &self.lasts, &self.all, &self.seeds];
         let (n_inputs, n_ids) = match self.key.choice {

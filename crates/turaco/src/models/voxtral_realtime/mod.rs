@@ -24,7 +24,7 @@ use std::sync::Arc;
 use turaco_compute::{Device, Mask, WeightType};
 
 use super::voxtral::encoder_type;
-use crate::nn::{AttentionConfig, LayerConfig, LayerProgress, Loader, RotaryPairs};
+use crate::nn::{AttentionConfig, CacheMeter, LayerConfig, LayerProgress, Loader, RotaryPairs};
 use crate::{Control, Result};
 
 use config::StackConfig;
@@ -43,6 +43,7 @@ pub struct VoxtralRealtime {
     config: VoxtralRealtimeConfig,
     device: Device,
     weight_type: WeightType,
+    caches: CacheMeter,
     encoder: Encoder,
     decoder: Decoder,
 }
@@ -71,9 +72,15 @@ impl VoxtralRealtime {
             config,
             device: device.clone(),
             weight_type,
+            caches: CacheMeter::default(),
             encoder,
             decoder,
         }))
+    }
+
+    /// Bytes of the keys and values that are kept for sequences at the moment.
+    pub fn cache_bytes(&self) -> u64 {
+        self.caches.bytes()
     }
 
     /// Sizes.

@@ -12,6 +12,7 @@ use super::VoxtralRealtime;
 use super::config::StackConfig;
 use super::decoder::DecoderInputs;
 use super::encoder::{EncoderInputs, FRAMES_BEFORE};
+use crate::nn::MeteredCache;
 use crate::recycle::recycle;
 use crate::{Error, Result};
 
@@ -25,7 +26,7 @@ const KEPT_ENCODERS: usize = 16;
 /// The audio side of one stream.
 #[derive(Debug)]
 pub struct EncoderState {
-    cache: KvCache,
+    cache: MeteredCache,
     /// The last [`FRAMES_BEFORE`] frames that were encoded.
     frames_before: Vec<f32>,
 }
@@ -45,7 +46,7 @@ impl EncoderState {
 /// The text side of one stream.
 #[derive(Debug)]
 pub struct DecoderState {
-    cache: KvCache,
+    cache: MeteredCache,
     delay: usize,
 }
 
@@ -62,7 +63,8 @@ impl DecoderState {
 
     /// Forget the last `count` positions: what went in there turned out to be wrong.
     pub fn forget(&mut self, count: usize) {
-        self.cache.truncate(self.cache.len().saturating_sub(count));
+        let len = self.cache.len();
+        self.cache.truncate(len.saturating_sub(count));
     }
 
     /// Begin anew.
@@ -218,7 +220,7 @@ impl Runner {
         })
     }
 
-    fn ring(&self, stack: &StackConfig, capacity: usize) -> Result<KvCache> {
+    fn ring(&self, stack: &StackConfig, capacity: usize) -> Result<MeteredCache> {
         let shape = CacheShape {
             n_layers: stack.n_layers,
             capacity,
@@ -231,7 +233,10 @@ impl Runner {
                 _ => DType::F16,
             },
         };
-        Ok(self.model.device.ring_cache(shape)?)
+        Ok(self
+            .model
+            .caches
+            .count(self.model.device.ring_cache(shape)?))
     }
 
     /// Make `to` what `from` is.
@@ -484,7 +489,7 @@ impl EncoderStep {
             count_from(positions, state.cache.len());
         }
         let mut caches: Vec<&mut KvCache> = recycle(take(&mut self.caches));
-        caches.extend(states.iter_mut().map(|state| &mut state.cache));
+        caches.extend(states.iter_mut().map(|state| &mut *state.cache));
         let ran = self.step.run(&mut Bindings {
             inputs: &[&self.mel],
             ids: &[&self.positions],
@@ -590,7 +595,7 @@ impl DecoderStep {
             *delay = (state.delay - 1) as u32;
         }
         let mut caches: Vec<&mut KvCache> = recycle(take(&mut self.caches));
-        caches.extend(states.iter_mut().map(|state| &mut state.cache));
+        caches.extend(states.iter_mut().map(|state| &mut *state.cache));
         let common: [&[u32]; 3] = [rows.tokens, &self.positions, &self.delays];
         let [tokens, positions, delays] = common;
         let ids: &[&[u32]] = match (rows.candidates, self.is_step) {

@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use turaco_compute::{AttentionShape, Device, Mask, WeightType};
 
-use crate::nn::{LayerProgress, Loader};
+use crate::nn::{CacheMeter, LayerProgress, Loader};
 use crate::{Control, Result};
 
 use decoder::Decoder;
@@ -50,6 +50,7 @@ pub struct Whisper {
     config: WhisperConfig,
     device: Device,
     weight_type: WeightType,
+    caches: CacheMeter,
     encoder: Encoder,
     decoder: Decoder,
 }
@@ -77,9 +78,15 @@ impl Whisper {
             config,
             device: device.clone(),
             weight_type,
+            caches: CacheMeter::default(),
             encoder,
             decoder,
         }))
+    }
+
+    /// Bytes of the keys and values that are kept for sequences at the moment.
+    pub fn cache_bytes(&self) -> u64 {
+        self.caches.bytes()
     }
 
     /// Sizes.

@@ -10,6 +10,7 @@ use turaco_compute::{
 
 use super::Whisper;
 use super::decoder::{CaptureHeads, DecoderSlots};
+use crate::nn::MeteredCache;
 use crate::recycle::recycle;
 use crate::{Error, Result};
 
@@ -22,11 +23,11 @@ const KEPT_ALIGNMENTS: usize = 4;
 
 /// The cross-attention keys and values of one encoded window of audio.
 #[derive(Debug)]
-pub struct Window(KvCache);
+pub struct Window(MeteredCache);
 
 /// The self-attention keys and values of one sequence of tokens.
 #[derive(Debug)]
-pub struct Sequence(KvCache);
+pub struct Sequence(MeteredCache);
 
 impl Sequence {
     /// Tokens fed so far.
@@ -201,7 +202,7 @@ impl Session {
                 &mut self.encoders.last_mut().expect("just pushed").1
             }
         };
-        let mut caches: Vec<&mut KvCache> = windows.iter_mut().map(|w| &mut w.0).collect();
+        let mut caches: Vec<&mut KvCache> = windows.iter_mut().map(|w| &mut *w.0).collect();
         for cache in &mut caches {
             cache.truncate(0);
         }
@@ -335,10 +336,10 @@ impl Session {
             .map(|row| row.min(n_rows - 1) as u32)
             .collect();
         let ids: [&[u32]; 3] = [&fed, &positions, &rows];
-        let mut write = [&mut sequence.0];
+        let mut write = [&mut *sequence.0];
         let mut slots = [
             SlotBinding::Write(&mut write),
-            SlotBinding::Read(&[&window.0]),
+            SlotBinding::Read(&[&*window.0]),
         ];
         aligner.step.run(&mut Bindings {
             inputs: &[],
@@ -408,7 +409,7 @@ impl Session {
             .collect()
     }
 
-    fn new_cache(&self, capacity: usize) -> Result<KvCache> {
+    fn new_cache(&self, capacity: usize) -> Result<MeteredCache> {
         let config = &self.model.config;
         let dtype = match self.model.weight_type {
             WeightType::F32 => DType::F32,
@@ -421,7 +422,7 @@ impl Session {
             head_dim: config.n_text_state / config.n_text_heads,
             dtype,
         };
-        Ok(self.model.device.kv_cache(shape)?)
+        Ok(self.model.caches.count(self.model.device.kv_cache(shape)?))
     }
 
     fn compile_encoder(&self, n_windows: usize) -> Result<Step> {
@@ -606,9 +607,9 @@ impl DecoderStep {
             n_ids += 1;
         }
         let mut caches: Vec<&mut KvCache> = recycle(take(&mut self.sequences));
-        caches.extend(sequences.iter_mut().map(|sequence| &mut sequence.0));
+        caches.extend(sequences.iter_mut().map(|sequence| &mut *sequence.0));
         let mut shared: Vec<&KvCache> = recycle(take(&mut self.windows));
-        shared.extend(windows.iter().map(|window| &window.0));
+        shared.extend(windows.iter().map(|window| &*window.0));
         let mut slots = [SlotBinding::Write(&mut caches), SlotBinding::Read(&shared)];
         self.step.run(&mut Bindings {
             inputs: &[choice.controls],
