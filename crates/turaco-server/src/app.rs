@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
 
 use axum::extract::Request;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -241,13 +240,8 @@ impl Drop for SessionPlace {
 pub struct CancelOnDrop {
     control: Control,
     finished: bool,
-    /// A model is loaded for others before the work is cancelled.
-    is_loading: bool,
     app: App,
 }
-
-/// Between two looks whether a model is loaded.
-const LOOK: Duration = Duration::from_millis(50);
 
 impl CancelOnDrop {
     /// A control for work that nobody wants any more when this is dropped.
@@ -255,7 +249,6 @@ impl CancelOnDrop {
         Self {
             control: Control::new(),
             finished: false,
-            is_loading: false,
             app: app.clone(),
         }
     }
@@ -269,30 +262,16 @@ impl CancelOnDrop {
     pub fn finish(&mut self) {
         self.finished = true;
     }
-}
 
-impl CancelOnDrop {
-    /// The work took longer than it may. A model that it waits for is loaded all the same: those who ask again need it, and would
-    /// never have it otherwise.
-    pub fn timed_out(&mut self, error: ApiError) -> ApiError {
-        self.is_loading = self.app.engine().is_loading_for(&self.control);
-        error.while_loading(self.is_loading)
+    /// What to say of work that took longer than it may.
+    pub fn timed_out(&self, error: ApiError) -> ApiError {
+        error.while_loading(self.app.engine().is_loading_for(&self.control))
     }
 }
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
-        if self.is_loading {
-            let (control, app) = (self.control.clone(), self.app.clone());
-            tokio::spawn(async move {
-                while app.engine().is_loading_for(&control) {
-                    tokio::time::sleep(LOOK).await;
-                }
-                control.cancel();
-            });
-        } else {
-            self.control.cancel();
-        }
+        self.control.cancel();
         if !self.finished {
             self.app.metrics().cancelled();
         }

@@ -49,7 +49,8 @@ pub struct Config {
     pub max_buffer: f64,
     /// Characters of a text to be spoken.
     pub max_text: usize,
-    /// What tells speech from other sound in live sessions that do not say it; `None` = clients say what an utterance is.
+    /// What tells speech from other sound in live sessions that do not say it; [`Detection::None`] = clients say
+    /// what an utterance is.
     pub vad: Detection,
     /// Tokens of a conversation that whoever answers is given at most.
     pub context_tokens: usize,

@@ -99,7 +99,7 @@ pub async fn in_pieces(
         runtime: tokio::runtime::Handle::current(),
         begin: Some(begin),
     };
-    let mut guard = CancelOnDrop::new(app);
+    let guard = CancelOnDrop::new(app);
     let (control, worker) = (guard.control(), app.clone());
     let trace = traces::current();
     let running = tokio::task::spawn_blocking(move || {

@@ -96,8 +96,17 @@ fn value(found: &str) -> String {
         .or_else(|| found.strip_prefix("boolean `"));
     match (number, found.strip_prefix("string ")) {
         (Some(number), _) => number.trim_end_matches('`').to_owned(),
-        (None, Some(text)) => format!("the text {text}"),
-        (None, None) => found.to_owned(),
+        (None, Some(text)) => format!("the text {}", shortened(text)),
+        (None, None) => shortened(found),
+    }
+}
+
+/// Enough of a text to know which it is.
+fn shortened(text: &str) -> String {
+    const MOST: usize = 100;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 

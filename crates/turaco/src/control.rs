@@ -42,6 +42,14 @@ impl Control {
         }
     }
 
+    /// The same progress for work that goes on when this is cancelled.
+    pub(crate) fn progress_alone(&self) -> Self {
+        Self {
+            cancelled: Arc::default(),
+            on_progress: self.on_progress.clone(),
+        }
+    }
+
     /// Whether the other is a clone of this one.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.cancelled, &other.cancelled)

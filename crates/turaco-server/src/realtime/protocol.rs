@@ -117,7 +117,10 @@ impl ClientEvent {
         }
         let event = Self::deserialize(value).map_err(|error| NoEvent {
             message: match is_known {
-                true => format!("{kind} {}", plain_json::in_words(&error.to_string())),
+                true => format!(
+                    "a field of `{kind}` {}",
+                    plain_json::in_words(&error.to_string())
+                ),
                 false => format!("`{kind}` is none of {}", CLIENT_EVENTS.join(", ")),
             },
             is_json: true,

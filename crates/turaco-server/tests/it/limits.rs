@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use serde_json::json;
+use turaco::Control;
 
 use crate::support::{TestServer, form, request, testdata, wait_until, wav};
 
@@ -145,6 +146,19 @@ fn who_waits_too_long_for_a_model_is_told_to_come_again_and_finds_it_then() {
         answer.status == 201
     });
     assert!(is_told);
+}
+
+#[test]
+fn who_no_longer_waits_for_a_model_holds_nothing_and_the_model_comes_all_the_same() {
+    let server = TestServer::start(|_| ());
+    let engine = server.app.engine();
+    let control = Control::new();
+    control.cancel();
+    // It may be there before anybody looks whether it is still wanted.
+    drop(engine.load("tiny.en", &control));
+    assert!(!engine.is_loading_for(&control));
+    wait_until("the model is there", || !engine.loaded().is_empty());
+    assert!(engine.load("tiny.en", &Control::new()).is_ok());
 }
 
 #[test]

@@ -61,7 +61,7 @@ impl Recognizer {
     /// Bytes of the keys and values that are kept for sequences at the moment.
     pub fn cache_bytes(&self) -> u64 {
         match self {
-            Self::Whisper(transcriber) => transcriber.model().cache_bytes(),
+            Self::Whisper(transcriber) => transcriber.cache_bytes(),
             Self::Realtime(recognizer) => recognizer.cache_bytes(),
             Self::Chat(model) => model.cache_bytes(),
         }

@@ -47,8 +47,8 @@ impl Segment {
     /// Bring its times and those of its words into a recording of so many seconds: models tell times in steps, of which the last may
     /// end behind the sound.
     pub(crate) fn keep_within(&mut self, duration: f64) {
-        self.start = self.start.clamp(0.0, duration);
-        self.end = self.end.clamp(self.start, duration);
+        self.start = self.start.max(0.0).min(duration);
+        self.end = self.end.max(self.start).min(duration);
         for word in self.words.iter_mut().flatten() {
             word.keep_within(duration);
         }
@@ -58,8 +58,8 @@ impl Segment {
 impl Word {
     /// As [`Segment::keep_within`].
     pub(crate) fn keep_within(&mut self, duration: f64) {
-        self.start = self.start.clamp(0.0, duration);
-        self.end = self.end.clamp(self.start, duration);
+        self.start = self.start.max(0.0).min(duration);
+        self.end = self.end.max(self.start).min(duration);
     }
 }
 

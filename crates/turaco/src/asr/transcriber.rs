@@ -116,6 +116,12 @@ impl Transcriber {
         &self.model
     }
 
+    /// Bytes of the keys and values that are kept for sequences at the moment.
+    pub fn cache_bytes(&self) -> u64 {
+        let instead = self.rescue.as_ref().and_then(Rescue::model);
+        self.model.cache_bytes() + instead.map_or(0, |model| model.cache_bytes())
+    }
+
     /// The tokens.
     pub fn tokenizer(&self) -> &WhisperTokenizer {
         &self.tokenizer

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::asr::RealtimeOptions;
@@ -192,7 +192,8 @@ impl Engine {
         let _ = self.shared.watching.0.set(Box::new(watch));
     }
 
-    /// Load a model, or wait for whoever is loading it.
+    /// A model, loaded if it is not there. Loading goes on when `control` is cancelled: whoever asks again needs the model, and might
+    /// never have it otherwise.
     ///
     /// # Errors
     /// [`Error::ModelNotFound`] for a name that stands for nothing here, [`Error::Busy`] when as many models as may be loaded
@@ -213,40 +214,69 @@ impl Engine {
                     slots = waited.unwrap_or_else(PoisonError::into_inner).0;
                     control.check()?;
                 }
-                None => break,
+                None => {
+                    waiting.get_or_insert_with(|| Waiting::new(&self.shared, control));
+                    let evicted = self.make_room(&mut slots)?;
+                    slots.insert(known.path.clone(), Slot::Loading);
+                    drop(slots);
+                    // Memory is given back before more is taken.
+                    drop(evicted);
+                    self.load_beside(&known, control)?;
+                    slots = self.shared.lock();
+                }
             }
         }
-        let _waiting = waiting.unwrap_or_else(|| Waiting::new(&self.shared, control));
-        let evicted = self.make_room(&mut slots)?;
-        slots.insert(known.path.clone(), Slot::Loading);
-        drop(slots);
-        // Memory is given back before more is taken.
-        drop(evicted);
-        let started = Instant::now();
-        // Should loading panic, nobody waits for it for ever.
+    }
+
+    /// Load a model on a thread of its own, and wait for it until `control` is cancelled.
+    fn load_beside(&self, known: &KnownModel, control: &Control) -> Result<()> {
+        let (engine, known) = (self.clone(), known.clone());
+        let progress = control.progress_alone();
+        let (told, outcome) = mpsc::channel();
         let unfinished = Unfinished {
-            shared: &self.shared,
-            path: &known.path,
+            shared: Arc::clone(&self.shared),
+            path: known.path.clone(),
         };
-        let model = LoadedModel::load(&known, &self.shared.options.load, control)?;
+        let loading = std::thread::spawn(move || {
+            // Should loading panic, nobody waits for it for ever.
+            let unfinished = unfinished;
+            let loaded = engine.load_now(&known, &progress);
+            drop(unfinished);
+            // Whoever asked may have gone.
+            let _ = told.send(loaded);
+        });
+        loop {
+            match outcome.recv_timeout(LOOK) {
+                Ok(loaded) => return loaded,
+                Err(mpsc::RecvTimeoutError::Timeout) => control.check()?,
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    if let Err(panic) = loading.join() {
+                        std::panic::resume_unwind(panic);
+                    }
+                    return Err(Error::Cancelled);
+                }
+            }
+        }
+    }
+
+    fn load_now(&self, known: &KnownModel, progress: &Control) -> Result<()> {
+        let started = Instant::now();
+        let model = LoadedModel::load(known, &self.shared.options.load, progress)?;
         let device = model.device_description();
-        let mut ready = Ready {
+        let ready = Ready {
             queue: self.queue(&device),
             device,
             bytes: weight_bytes(&known.path),
             load_seconds: started.elapsed().as_secs_f64(),
-            leases: 1,
+            leases: 0,
             last_used: Instant::now(),
             live: None,
             model,
             known: known.clone(),
         };
-        let lease = self.lease(&known.path, &mut ready);
         let mut slots = self.shared.lock();
         slots.insert(known.path.clone(), Slot::Ready(Box::new(ready)));
-        drop(slots);
-        drop(unfinished);
-        Ok(lease)
+        Ok(())
     }
 
     /// A model that writes down speech.
@@ -404,21 +434,31 @@ impl Engine {
             Slot::Ready(ready) => Some(ready),
             Slot::Loading => None,
         });
-        let mut facts: Vec<_> = ready
-            .map(|ready| LoadedFacts {
-                id: ready.known.shown(),
-                kind: ready.known.kind,
-                device: ready.device.clone(),
-                bytes: ready.bytes,
-                cache_bytes: ready.model.cache_bytes(),
-                load_seconds: ready.load_seconds,
-                in_use: ready.leases,
-                idle: match ready.leases {
-                    0 => ready.last_used.elapsed(),
-                    _ => Duration::ZERO,
-                },
+        let found: Vec<_> = ready
+            .map(|ready| {
+                let facts = LoadedFacts {
+                    id: ready.known.shown(),
+                    kind: ready.known.kind,
+                    device: ready.device.clone(),
+                    bytes: ready.bytes,
+                    cache_bytes: 0,
+                    load_seconds: ready.load_seconds,
+                    in_use: ready.leases,
+                    idle: match ready.leases {
+                        0 => ready.last_used.elapsed(),
+                        _ => Duration::ZERO,
+                    },
+                };
+                (facts, ready.model.clone())
             })
             .collect();
+        drop(slots);
+        // Models have locks of their own, for which nobody else should wait.
+        let with_caches = |(facts, model): (LoadedFacts, LoadedModel)| LoadedFacts {
+            cache_bytes: model.cache_bytes(),
+            ..facts
+        };
+        let mut facts: Vec<_> = found.into_iter().map(with_caches).collect();
         facts.sort_by(|a, b| a.id.cmp(&b.id));
         facts
     }
@@ -542,16 +582,16 @@ impl Drop for Waiting<'_> {
 }
 
 /// Takes the mark of loading away unless a loaded model is in its place.
-struct Unfinished<'a> {
-    shared: &'a Shared,
-    path: &'a Path,
+struct Unfinished {
+    shared: Arc<Shared>,
+    path: PathBuf,
 }
 
-impl Drop for Unfinished<'_> {
+impl Drop for Unfinished {
     fn drop(&mut self) {
         let mut slots = self.shared.lock();
-        if matches!(slots.get(self.path), Some(Slot::Loading)) {
-            slots.remove(self.path);
+        if matches!(slots.get(&self.path), Some(Slot::Loading)) {
+            slots.remove(&self.path);
         }
         drop(slots);
         self.shared.changed.notify_all();

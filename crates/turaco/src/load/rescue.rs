@@ -1,6 +1,6 @@
 //! When the graphics processor that `auto` chose fails while it works: the processor goes on.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::{Control, Error, Result};
 
@@ -12,7 +12,9 @@ use super::device_choice::Devices;
 pub(crate) struct Rescue<T> {
     options: LoadOptions,
     /// The model on the processor, once it was needed.
-    model: Mutex<Option<Arc<T>>>,
+    model: OnceLock<Arc<T>>,
+    /// One loads it.
+    loading: Mutex<()>,
     /// What users have not been told yet.
     warning: Mutex<Option<String>>,
 }
@@ -23,14 +25,15 @@ impl<T> Rescue<T> {
         let is_ours = devices.graphics && options.device_name() == "auto";
         is_ours.then(|| Self {
             options: options.clone(),
-            model: Mutex::new(None),
+            model: OnceLock::new(),
+            loading: Mutex::new(()),
             warning: Mutex::new(None),
         })
     }
 
-    /// The model on the processor, if it is needed already.
+    /// The model on the processor, if it is there; never waits for one that is being loaded.
     pub fn model(&self) -> Option<Arc<T>> {
-        lock(&self.model).clone()
+        self.model.get().cloned()
     }
 
     /// The model on the processor, from now on.
@@ -42,15 +45,14 @@ impl<T> Rescue<T> {
         reason: &Error,
         load: impl FnOnce(&Devices, &LoadOptions) -> Result<Arc<T>>,
     ) -> Result<Arc<T>> {
-        let mut model = lock(&self.model);
-        if let Some(model) = &*model {
-            return Ok(Arc::clone(model));
+        let _alone = lock(&self.loading);
+        if let Some(model) = self.model() {
+            return Ok(model);
         }
         let devices = Devices::instead(self.options.threads, reason);
         let loaded = load(&devices, &self.options)?;
-        *model = Some(Arc::clone(&loaded));
         *lock(&self.warning) = devices.note;
-        Ok(loaded)
+        Ok(Arc::clone(self.model.get_or_init(|| loaded)))
     }
 
     /// Where to go on after `error`; the error itself if the device is not to blame, or `rescue` is none. `load` can be cancelled; its

@@ -118,12 +118,16 @@ pub(super) fn uniform_cut(
     /// The tiles that one row would have.
     const SMALL: usize = 64;
     /// Partial sums of many rows take memory.
-    const MOST_SPLITS: usize = 4;
+    const FEW_SPLITS: usize = 4;
     let splits = processors / outputs.div_ceil(SMALL).max(1);
-    let cut = matmul_cut(rows, outputs, inputs, processors);
+    let tile = match outputs {
+        0..=SMALL => SMALL,
+        _ => matmul_cut(rows, outputs, inputs, processors).tile,
+    };
     MatmulCut {
-        splits: splits.min(inputs.div_ceil(32) / 8).clamp(1, MOST_SPLITS),
-        ..cut
+        tile,
+        tiles: rows.div_ceil(tile) * outputs.div_ceil(tile),
+        splits: splits.min(inputs.div_ceil(32) / 8).clamp(1, FEW_SPLITS),
     }
 }
 

@@ -41,9 +41,7 @@ impl RealtimeEvent {
             }
         }
     }
-}
 
-impl RealtimeEvent {
     /// Bring all times into a stream of which so many seconds were heard.
     pub(super) fn keep_within(&mut self, heard: f64) {
         match self {

@@ -150,7 +150,9 @@ impl RealtimeRecognizer {
     ) -> Result<RealtimeSession> {
         let mut plan = Plan::new(options, self.config())?;
         let tokens = self.model.device().rows_that_fill() / self.config().downsample;
-        plan.most_tokens = plan.most_tokens.max(tokens);
+        let most = plan.most_tokens.max(tokens);
+        // Whole chunks, so that no rest is left that needs a step of its own.
+        plan.most_tokens = most - most % plan.chunk_tokens;
         let mut session = RealtimeSession::new(Arc::clone(self), plan)?;
         session.hurry(true);
         Ok(session)

@@ -285,7 +285,7 @@ fn feed_prompts(
     Ok(worked)
 }
 
-/// The next position of as many texts as one reading of the weights serves, and more where tokens can be guessed; false if
+/// The next position of as many texts as one step takes, and more where tokens can be guessed; false if
 /// there is none.
 fn decode_batch(
     runner: &mut Runner,

@@ -386,7 +386,7 @@ impl RealtimeSession {
         self.plan.most_tokens as f64 * self.recognizer.config().token_seconds()
     }
 
-    /// Whether to encode the sound that waits in pieces of up to two seconds instead of one interval after the other: less
+    /// Whether to encode the sound that waits in long pieces instead of one interval after the other: less
     /// work for a machine that does not keep up. The text comes no later, as the sound is there already.
     pub fn hurry(&mut self, hurried: bool) {
         self.hurried = hurried;
