@@ -445,6 +445,28 @@ fn live_sessions_are_counted() {
 }
 
 #[test]
+fn interruptions_that_take_too_long_are_refused() {
+    let server = TestServer::start(|_| {});
+    let mut socket = Socket::open(&server, "?model=tiny.en&intent=transcription");
+    socket.hear();
+    for name in ["interrupt_ms", "interrupt_thinking_ms"] {
+        for (milliseconds, answer) in [(10_001, "error"), (10_000, "session.updated")] {
+            let mut detection = json!({"type": "server_vad"});
+            detection[name] = milliseconds.into();
+            let input = json!({"turn_detection": detection});
+            let session = json!({"type": "transcription", "audio": {"input": input}});
+            socket.say(json!({"type": "session.update", "session": session}));
+            let told = socket.hear();
+            assert_eq!(told["type"], answer, "{told}");
+            if answer == "error" {
+                let place = format!("session.audio.input.turn_detection.{name}");
+                assert_eq!(told["error"]["param"], place);
+            }
+        }
+    }
+}
+
+#[test]
 fn nonsense_is_answered_and_never_ends_the_session() {
     let server = TestServer::start(|_| {});
     let mut socket = Socket::open(&server, "?model=tiny.en");
