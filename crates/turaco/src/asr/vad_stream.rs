@@ -137,6 +137,8 @@ pub enum SpeechEvent {
         sample: u64,
         /// It did not really end but became longer than `max_speech_s`; the next stretch starts at this sample.
         cut: bool,
+        /// How far the silence had gone when it was known that it ends speech; `None` where it is not silence that ended it.
+        silent_until: Option<u64>,
     },
 }
 
@@ -355,6 +357,7 @@ impl SpeechDetector {
             on_event(SpeechEvent::Ended {
                 sample: silence_start.unwrap_or(self.position).max(start),
                 cut: false,
+                silent_until: None,
             });
         }
         self.reset()
@@ -435,12 +438,17 @@ impl SpeechDetector {
             {
                 // After a cut the silence may have begun in the stretch before.
                 let sample = sample.max(start);
-                on_event(SpeechEvent::Ended { sample, cut: false });
+                on_event(SpeechEvent::Ended {
+                    sample,
+                    cut: false,
+                    silent_until: Some(self.position),
+                });
                 self.phase = Phase::Silence;
             } else if self.position - start >= self.max_speech {
                 on_event(SpeechEvent::Ended {
                     sample: self.position,
                     cut: true,
+                    silent_until: None,
                 });
                 on_event(SpeechEvent::Started {
                     sample: self.position,
@@ -684,6 +692,35 @@ mod tests {
         // Little speech has no gaps, as upstream.
         assert_eq!(heard(100, [3, 1, 3]), (None, 1));
         assert_eq!(heard(100, [3, 1, 4]), (Some(4 * 512), 1));
+    }
+
+    #[test]
+    fn the_end_of_speech_says_how_long_the_silence_was() {
+        let ends = |n_silent: usize| {
+            let options = DetectorOptions::default();
+            let mut detector = SpeechDetector::by_energy(16_000, &options).unwrap();
+            let mut ends = Vec::new();
+            let mut note = |event| {
+                if let SpeechEvent::Ended {
+                    sample,
+                    silent_until,
+                    ..
+                } = event
+                {
+                    ends.push((sample, silent_until));
+                }
+            };
+            for chunk in 0..10 + n_silent {
+                let probability = if chunk < 10 { 0.9 } else { 0.1 };
+                detector.advance(&[0.0; 512], probability, &mut note);
+            }
+            detector.commit(note).unwrap();
+            ends
+        };
+        // 500 ms are sixteen chunks, however much silence comes behind.
+        assert_eq!(ends(40), [(5120, Some(5120 + 16 * 512))]);
+        // It was not silence that ended this.
+        assert_eq!(ends(3), [(5120, None)]);
     }
 
     #[test]

@@ -17,8 +17,8 @@ pub(super) type Sink = dyn Fn(VoiceEvent) + Send + Sync;
 /// Moments of the user's turn.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TurnClock {
-    /// The last sound of speech came in.
-    pub last_sound: Instant,
+    /// The last sound of speech came in, if it is silence behind it that ended the turn.
+    pub last_sound: Option<Instant>,
     /// The turn was taken to be over.
     pub decided: Instant,
     /// Seconds of looking for speech.
@@ -28,10 +28,9 @@ pub(super) struct TurnClock {
 impl TurnClock {
     /// A turn that is over by word, not by silence.
     pub fn now() -> Self {
-        let now = Instant::now();
         Self {
-            last_sound: now,
-            decided: now,
+            last_sound: None,
+            decided: Instant::now(),
             detection: 0.0,
         }
     }
@@ -116,9 +115,11 @@ impl Answer {
         sample_rate: Option<u32>,
         (transcript, recognition): (Option<f64>, f64),
     ) -> Self {
+        // The rest of an answer is no answer to the sound that interrupted it.
+        let last_sound = clock.last_sound.filter(|_| about.goes_on.is_none());
         let timings = TurnTimings {
             detection: clock.detection,
-            turn_end: (clock.decided - clock.last_sound).as_secs_f64(),
+            turn_end: last_sound.map(|sound| (clock.decided - sound).as_secs_f64()),
             transcript,
             recognition,
             ..TurnTimings::default()
