@@ -180,12 +180,15 @@ impl Metrics {
             self.took(&format!("turn/{stage}"), seconds);
         }
         self.vad(timings.detection);
-        self.observe("eot_seconds", String::new(), timings.turn_end);
+        if let Some(waited) = timings.turn_end {
+            self.end_of_turn(waited);
+        }
         if let Some(seconds) = timings.transcript {
             self.observe("asr_final_seconds", String::new(), seconds);
         }
-        if let Some(seconds) = timings.first_audio.or(timings.first_text) {
-            self.end_to_end(timings.turn_end + seconds);
+        let first = timings.first_audio.or(timings.first_text);
+        if let Some((waited, seconds)) = timings.turn_end.zip(first) {
+            self.end_to_end(waited + seconds);
         }
         timings
             .first_text
@@ -228,10 +231,14 @@ impl Metrics {
         self.observe("asr_final_seconds", String::new(), seconds);
         self.took("transcript", seconds);
         if let Some(waited) = waited {
-            self.observe("eot_seconds", String::new(), waited);
-            self.took("eot", waited);
+            self.end_of_turn(waited);
             self.end_to_end(waited + seconds);
         }
+    }
+
+    fn end_of_turn(&self, waited: f64) {
+        self.observe("eot_seconds", String::new(), waited);
+        self.took("eot", waited);
     }
 
     fn end_to_end(&self, seconds: f64) {
@@ -477,6 +484,23 @@ mod tests {
     use turaco::engine::{Catalog, EngineOptions};
 
     use super::*;
+
+    #[test]
+    fn only_silence_is_waited_for() {
+        let metrics = Metrics::new();
+        let mut timings = TurnTimings::default();
+        timings.first_text = Some(0.1);
+        metrics.turn(&timings);
+        assert!(metrics.stats().get("eot").is_none() && metrics.stats().get("e2e").is_none());
+        timings.turn_end = Some(0.5);
+        metrics.turn(&timings);
+        let stats = metrics.stats();
+        assert_eq!(
+            (&stats["eot"]["count"], &stats["eot"]["within_target"]),
+            (&1.into(), &1.0.into())
+        );
+        assert_eq!(stats["e2e"]["avg_ms"], 600.0);
+    }
 
     #[test]
     fn what_happened_is_counted() {

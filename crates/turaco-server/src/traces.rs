@@ -114,7 +114,7 @@ impl Traces {
     /// A turn of a conversation that ended now.
     pub(crate) fn turn(&self, timings: &TurnTimings) {
         let clock = Clock::now();
-        let begin = clock.before(timings.turn_end + timings.total);
+        let begin = clock.before(timings.turn_end.unwrap_or_default() + timings.total);
         let attributes = timings
             .stages()
             .map(|(stage, seconds)| attribute(&format!("turaco.{stage}_seconds"), &seconds.into()));

@@ -292,7 +292,9 @@ impl Screen<'_> {
 /// What a user waited for.
 fn times(timings: &TurnTimings) -> String {
     let ms = |seconds: f64| format!("{:.0} ms", 1e3 * seconds);
-    let mut parts = vec![format!("turn over after {}", ms(timings.turn_end))];
+    let turn_end = timings.turn_end;
+    let turn_end = turn_end.map(|seconds| format!("turn over after {}", ms(seconds)));
+    let mut parts = Vec::from_iter(turn_end);
     for (what, seconds) in [
         ("question as text", timings.transcript),
         ("first text", timings.first_text),

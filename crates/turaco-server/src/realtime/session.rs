@@ -73,6 +73,8 @@ pub struct Session {
     fresh: Option<mpsc::UnboundedReceiver<EarEvent>>,
     voice_events: mpsc::UnboundedSender<VoiceEvent>,
     utterances: Utterances,
+    /// What is heard next was counted already, as utterances of another dialect.
+    was_counted: bool,
     /// Whether the client wants to know the names of OpenAI's beta.
     beta: bool,
     /// Free when nobody works for the session any more.
@@ -131,6 +133,7 @@ impl Session {
             fresh: None,
             voice_events,
             utterances: Utterances::new(beta),
+            was_counted: false,
             detecting: Duration::ZERO,
             waited: None,
             n_heard: 0,
@@ -325,6 +328,8 @@ impl Session {
         self.dialect = Dialect::Vllm(Box::default());
         self.sound = None;
         self.detector = None;
+        self.detecting = Duration::ZERO;
+        self.was_counted = self.utterances.has_ended();
         self.utterances = Utterances::new(self.beta);
         (self.n_heard, self.n_given) = (0, 0);
         self.drop_ear();
@@ -432,7 +437,12 @@ impl Session {
                 metrics.vad_filtered("short", detector.detector.n_ignored() - n_ignored);
                 self.detecting += took;
                 self.detector = Some(detector);
-                self.found(found, begin, out).await
+                let done = self.found(found, begin, out).await;
+                if self.utterances.current().is_none() {
+                    // It was silence, or is booked.
+                    self.detecting = Duration::ZERO;
+                }
+                done
             }
         }
     }
@@ -471,12 +481,15 @@ impl Session {
                     );
                 }
                 SpeechEvent::Sound(samples) => self.give(&samples).await?,
-                SpeechEvent::Ended { sample, cut } => {
+                SpeechEvent::Ended {
+                    sample,
+                    silent_until,
+                    ..
+                } => {
                     let detecting = std::mem::take(&mut self.detecting);
                     self.app.metrics().vad(detecting.as_secs_f64());
                     // By the clock of the sound: whoever sends a file does not wait.
-                    let silence = self.n_heard.saturating_sub(begin + sample);
-                    self.waited = (!cut).then(|| seconds(silence));
+                    self.waited = silent_until.map(|until| seconds(until - sample));
                     if let Some(id) = self.utterances.current() {
                         out.push(
                             ServerEvent::SpeechStopped {
@@ -553,8 +566,11 @@ impl Session {
 
     fn end_utterance(&mut self, out: &mut Outbox) {
         let waited = self.waited.take();
+        let is_wanted = self.utterances.is_wanted();
         if self.utterances.end(waited, out) {
-            self.app.metrics().utterance();
+            if is_wanted {
+                self.app.metrics().utterance();
+            }
             if let Some(ear) = &mut self.ear {
                 ear.end_utterance();
             }
@@ -566,6 +582,7 @@ impl Session {
             detector.detector.reset()?;
             detector.start = self.n_heard;
         }
+        self.detecting = Duration::ZERO;
         // A streaming model has heard it already; nobody is told.
         self.utterances.discard();
         self.end_utterance(out);
@@ -651,7 +668,9 @@ impl Session {
         }
         if let Dialect::Vllm(vllm) = &mut self.dialect {
             vllm.end(when);
-            self.app.metrics().utterance();
+            if !std::mem::take(&mut self.was_counted) {
+                self.app.metrics().utterance();
+            }
         }
     }
 

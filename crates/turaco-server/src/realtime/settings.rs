@@ -97,7 +97,7 @@ impl Settings {
             changed.format = input.format.unwrap_or(changed.format);
             changed.transcribe(input.transcription);
             if let Some(turn_detection) = input.turn_detection {
-                changed.detect(turn_detection);
+                changed.detect(turn_detection)?;
             }
             changed.ignore("noise_reduction", input.noise_reduction.as_ref());
         }
@@ -125,7 +125,7 @@ impl Settings {
         }
         changed.transcribe(update.input_audio_transcription);
         if let Some(turn_detection) = update.turn_detection {
-            changed.detect(turn_detection);
+            changed.detect(turn_detection)?;
         }
         changed.ignore(
             "noise_reduction",
@@ -165,7 +165,19 @@ impl Settings {
         };
     }
 
-    fn detect(&mut self, turn_detection: Option<TurnDetection>) {
+    fn detect(&mut self, turn_detection: Option<TurnDetection>) -> Result<(), ApiError> {
+        if let Some(ours) = turn_detection.as_ref().map(TurnDetection::ours) {
+            let given = [
+                ("interrupt_ms", Some(ours.interrupt_ms)),
+                ("interrupt_thinking_ms", ours.interrupt_thinking_ms),
+            ];
+            let too_long = |given: Option<u32>| given.is_some_and(|ms| ms > MOST_INTERRUPT_MS);
+            if let Some((name, _)) = given.into_iter().find(|(_, given)| too_long(*given)) {
+                let message = format!("expected {MOST_INTERRUPT_MS} at most");
+                let place = format!("session.audio.input.turn_detection.{name}");
+                return Err(ApiError::invalid(&place, message));
+            }
+        }
         if let Some(TurnDetection::ServerVad {
             idle_timeout_ms: Some(_),
             ..
@@ -183,6 +195,7 @@ impl Settings {
             let vad = *detection.ours_mut().vad.get_or_insert(usual);
             (vad != Vad::None).then_some(detection)
         });
+        Ok(())
     }
 
     fn include(&mut self, include: Option<Vec<String>>) -> Result<(), ApiError> {
@@ -360,11 +373,9 @@ impl Settings {
         if let Some(detection) = &self.turn_detection {
             let ours = detection.ours();
             turns.detection = ours.vad.map_or(Detection::Silero, Detection::from);
-            turns.interrupt_ms = ours.interrupt_ms.min(MOST_INTERRUPT_MS);
+            turns.interrupt_ms = ours.interrupt_ms;
             turns.interrupt_words = ours.interrupt_words;
-            turns.interrupt_thinking_ms = ours
-                .interrupt_thinking_ms
-                .map(|ms| ms.min(MOST_INTERRUPT_MS));
+            turns.interrupt_thinking_ms = ours.interrupt_thinking_ms;
             turns.interrupt_thinking_words = ours.interrupt_thinking_words;
         }
         match &self.turn_detection {

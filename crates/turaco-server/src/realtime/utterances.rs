@@ -110,6 +110,18 @@ impl Utterances {
         }
     }
 
+    /// Whether the client is to be told of what is being said.
+    pub fn is_wanted(&self) -> bool {
+        self.current
+            .as_ref()
+            .is_some_and(|current| !current.discarded)
+    }
+
+    /// Whether any utterance that the client was told of is over.
+    pub fn has_ended(&self) -> bool {
+        self.last_item.is_some()
+    }
+
     /// What is being said is not heard.
     pub fn forget_current(&mut self) {
         self.current = None;
@@ -326,7 +338,9 @@ mod tests {
             assert!(utterances.end(None, &mut out));
         }
         utterances.begin(0, 0);
+        assert!(utterances.is_wanted() && utterances.has_ended());
         utterances.discard();
+        assert!(!utterances.is_wanted());
         utterances.end(None, &mut out);
         utterances.begin(0, 0);
         out.clear();

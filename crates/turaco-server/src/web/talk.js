@@ -13,6 +13,8 @@ const FIXED = ["talk-mind", "talk-ear", "talk-voice"];
 
 /** Seconds that a button is held at least: less is a slip. */
 const SHORTEST = 0.2;
+/** Milliseconds after which the last block of sound of a turn (20 ms) is not waited for any more. */
+const LAST_BLOCK = 100;
 /** Where the space bar has a use of its own. */
 const TAKES_SPACE = "input, textarea, select, button, summary, a";
 
@@ -88,6 +90,8 @@ document.addEventListener("keyup", (event) => {
 window.addEventListener("blur", release);
 $("talk-mode").addEventListener("change", () => {
   release();
+  // The settings that follow end a turn otherwise.
+  finishTurn();
   show();
 });
 for (const id of ["talk-mode", "talk-pause", "talk-interrupt", "talk-instructions", "talk-language"]) {
@@ -126,6 +130,7 @@ function isHold() {
 /** The button is held: what is said from now on is a turn. The answer that is going on ends. */
 async function press() {
   if (!isHold() || held) return;
+  finishTurn();
   held = true;
   show();
   if (!talk?.microphone) await speak();
@@ -137,11 +142,21 @@ async function press() {
   show();
 }
 
-/** The button is let go: the turn is over. */
+/** The button is let go: the turn is over with the block of sound that the microphone has begun, which the last syllable may be in. */
 function release() {
   if (!held) return;
   held = false;
-  if (talk?.pressed !== undefined) {
+  // No block comes from a microphone that is gone, or that the browser has stopped.
+  if (talk?.pressed !== undefined) talk.releasing = setTimeout(finishTurn, LAST_BLOCK);
+  show();
+}
+
+/** All sound of a turn that was let go was sent. */
+function finishTurn() {
+  if (!talk?.releasing) return;
+  clearTimeout(talk.releasing);
+  talk.releasing = undefined;
+  if (talk.pressed !== undefined) {
     const said = (talk.sent - talk.pressed) / RATE;
     talk.pressed = undefined;
     if (said < SHORTEST) {
@@ -277,6 +292,7 @@ function hear(here, samples, peak) {
   here.sent += samples.length;
   // When the first sample that was sent was heard; the clocks of the sound and of the page drift apart, so the newest tells.
   here.origin = performance.now() - (here.sent * 1000) / RATE;
+  finishTurn();
 }
 
 function mute(muted) {
@@ -408,6 +424,7 @@ function failed(error) {
 
 function end(state, message = "") {
   const here = talk;
+  clearTimeout(here?.releasing);
   talk = null;
   here?.microphone?.close();
   here?.socket?.close();

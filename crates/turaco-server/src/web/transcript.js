@@ -48,7 +48,9 @@ export class Turn {
     ]);
     const sides = [];
     if (page.length) sides.push(`after the end of the question: ${page.join(", ")}`);
-    if (server.length) sides.push(`server: turn over ${whole(turn_end * 1000)}, then ${server.join(", ")}`);
+    // Only silence is waited for.
+    const over = turn_end === undefined ? "" : `turn over ${whole(turn_end * 1000)}, then `;
+    if (server.length) sides.push(`server: ${over}${server.join(", ")}`);
     return sides.join(" · ");
   }
 }

@@ -445,6 +445,63 @@ fn live_sessions_are_counted() {
 }
 
 #[test]
+fn the_end_of_a_turn_is_where_silence_said_so() {
+    let server = TestServer::start(|_| {});
+    let mut socket = Socket::open(&server, "?model=tiny.en&intent=transcription");
+    socket.hear();
+    let update = |turn_detection: Value| json!({"format": {"type": "audio/pcm", "rate": 16000}, "turn_detection": turn_detection});
+    socket.update(update(
+        json!({"type": "server_vad", "silence_duration_ms": 300}),
+    ));
+    // However much sound a message brings behind it.
+    socket.append(&[&speech()[..64_000], &[0; 320_000]].concat());
+    socket.until(&format!("{TRANSCRIPTION}completed"));
+    let eot = |server: &TestServer| {
+        let stats = server.get("/v1/stats", &[]).json();
+        let eot = &stats["operations"]["eot"];
+        (
+            eot["count"].as_u64().unwrap(),
+            eot["max_ms"].as_f64().unwrap(),
+            stats["counts"]["utterances"].as_u64().unwrap(),
+        )
+    };
+    let (before, longest, utterances) = eot(&server);
+    assert!((300.0..400.0).contains(&longest), "{longest}");
+    // What is committed, nobody waited for; what is discarded is none.
+    socket.update(update(Value::Null));
+    socket.append(&speech()[..32_000]);
+    socket.say(json!({"type": "input_audio_buffer.commit"}));
+    socket.until(&format!("{TRANSCRIPTION}completed"));
+    socket.append(&speech()[..32_000]);
+    socket.say(json!({"type": "input_audio_buffer.clear"}));
+    socket.until("input_audio_buffer.cleared");
+    let (after, _, more) = eot(&server);
+    assert_eq!((after, more), (before, utterances + 1));
+}
+
+#[test]
+fn interruptions_that_take_too_long_are_refused() {
+    let server = TestServer::start(|_| {});
+    let mut socket = Socket::open(&server, "?model=tiny.en&intent=transcription");
+    socket.hear();
+    for name in ["interrupt_ms", "interrupt_thinking_ms"] {
+        for (milliseconds, answer) in [(10_001, "error"), (10_000, "session.updated")] {
+            let mut detection = json!({"type": "server_vad"});
+            detection[name] = milliseconds.into();
+            let input = json!({"turn_detection": detection});
+            let session = json!({"type": "transcription", "audio": {"input": input}});
+            socket.say(json!({"type": "session.update", "session": session}));
+            let told = socket.hear();
+            assert_eq!(told["type"], answer, "{told}");
+            if answer == "error" {
+                let place = format!("session.audio.input.turn_detection.{name}");
+                assert_eq!(told["error"]["param"], place);
+            }
+        }
+    }
+}
+
+#[test]
 fn nonsense_is_answered_and_never_ends_the_session() {
     let server = TestServer::start(|_| {});
     let mut socket = Socket::open(&server, "?model=tiny.en");

@@ -94,7 +94,8 @@ pub struct DetectorOptions {
     pub threshold: f64,
     /// Probability below which speech ends; `None` = `max(threshold - 0.15, 0.01)`.
     pub neg_threshold: Option<f64>,
-    /// Speech has to last this long without falling below `neg_threshold` before it counts.
+    /// Speech has to last this long before it counts. Where that is longer than a short gap (128 ms), it may fall below
+    /// `neg_threshold` for as long; otherwise it may not at all.
     pub min_speech_ms: u32,
     /// Silence that ends speech.
     pub min_silence_ms: u32,
@@ -136,6 +137,8 @@ pub enum SpeechEvent {
         sample: u64,
         /// It did not really end but became longer than `max_speech_s`; the next stretch starts at this sample.
         cut: bool,
+        /// How far the silence had gone when it was known that it ends speech; `None` where it is not silence that ended it.
+        silent_until: Option<u64>,
     },
 }
 
@@ -177,13 +180,19 @@ enum Judge {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Phase {
     Silence,
-    /// Perhaps speech, since this sample.
-    Onset(u64),
+    /// Perhaps speech.
+    Onset {
+        start: u64,
+        silence_start: Option<u64>,
+    },
     Speech {
         start: u64,
         silence_start: Option<u64>,
     },
 }
+
+/// Between two words, or inside one, people are silent for so long: longer speech that is to count may have such gaps.
+const ONSET_GAP_MS: u32 = 128;
 
 impl SpeechDetector {
     /// Listen to a new stream at 16 kHz with the built-in network, on one thread.
@@ -337,7 +346,7 @@ impl SpeechDetector {
         if !chunk.is_empty() {
             self.take_chunk(&chunk, &mut on_event)?;
         }
-        if let (true, Phase::Onset(_)) = (with_onset, self.phase) {
+        if let (true, Phase::Onset { .. }) = (with_onset, self.phase) {
             self.begin(&mut on_event);
         }
         if let Phase::Speech {
@@ -348,6 +357,7 @@ impl SpeechDetector {
             on_event(SpeechEvent::Ended {
                 sample: silence_start.unwrap_or(self.position).max(start),
                 cut: false,
+                silent_until: None,
             });
         }
         self.reset()
@@ -428,12 +438,17 @@ impl SpeechDetector {
             {
                 // After a cut the silence may have begun in the stretch before.
                 let sample = sample.max(start);
-                on_event(SpeechEvent::Ended { sample, cut: false });
+                on_event(SpeechEvent::Ended {
+                    sample,
+                    cut: false,
+                    silent_until: Some(self.position),
+                });
                 self.phase = Phase::Silence;
             } else if self.position - start >= self.max_speech {
                 on_event(SpeechEvent::Ended {
                     sample: self.position,
                     cut: true,
+                    silent_until: None,
                 });
                 on_event(SpeechEvent::Started {
                     sample: self.position,
@@ -447,19 +462,52 @@ impl SpeechDetector {
         }
 
         self.held.extend(chunk);
-        let onset = match self.phase {
-            Phase::Onset(onset) if !is_silence => Some(onset),
-            _ => is_speech.then_some(chunk_start),
+        let was_onset = self.phase != Phase::Silence;
+        self.phase = match self.phase {
+            Phase::Onset {
+                start,
+                silence_start,
+            } => {
+                let silence_start = match (is_silence, is_speech) {
+                    (true, _) => Some(silence_start.unwrap_or(chunk_start)),
+                    (false, true) => None,
+                    (false, false) => silence_start,
+                };
+                let silence = self.position - silence_start.unwrap_or(self.position);
+                match is_silence && silence > self.onset_gap() {
+                    true => Phase::Silence,
+                    false => Phase::Onset {
+                        start,
+                        silence_start,
+                    },
+                }
+            }
+            _ if is_speech => Phase::Onset {
+                start: chunk_start,
+                silence_start: None,
+            },
+            _ => Phase::Silence,
         };
-        self.n_ignored += u64::from(onset.is_none() && self.phase != Phase::Silence);
-        self.phase = onset.map_or(Phase::Silence, Phase::Onset);
-        let since = self.position - onset.unwrap_or(self.position);
+        let (since, is_gap) = match self.phase {
+            Phase::Onset {
+                start,
+                silence_start,
+            } => (self.position - start, silence_start.is_some()),
+            _ => (0, true),
+        };
+        self.n_ignored += u64::from(was_onset && self.phase == Phase::Silence);
         // What was handed over with the speech before is not held, so stretches never overlap.
         let keep = self.pre_roll.saturating_add(since as usize);
         self.held.drain(..self.held.len().saturating_sub(keep));
-        if onset.is_some() && since >= self.min_speech {
+        if !is_gap && since >= self.min_speech {
             self.begin(on_event);
         }
+    }
+
+    /// Silence that speech may have before it counts, in samples. Where little speech is asked for, a gap would be most of it.
+    fn onset_gap(&self) -> u64 {
+        let gap = samples_in(ONSET_GAP_MS, self.sample_rate);
+        if self.min_speech > gap { gap } else { 0 }
     }
 
     /// What is held is speech.
@@ -585,7 +633,10 @@ mod tests {
         let stretches = stretches(&events, &samples);
         assert!(stretches.len() > 8);
         for (i, event) in events.iter().enumerate() {
-            if let SpeechEvent::Ended { cut: true, sample } = event {
+            if let SpeechEvent::Ended {
+                cut: true, sample, ..
+            } = event
+            {
                 assert_eq!(events[i + 1], SpeechEvent::Started { sample: *sample });
             }
         }
@@ -609,6 +660,67 @@ mod tests {
         }
         assert_eq!(n_events, 0);
         assert!(largest <= 4800 + 1600 + 512, "{largest}");
+    }
+
+    #[test]
+    fn long_speech_that_is_asked_for_may_have_short_gaps() {
+        // Chunks of 32 ms; speech, a gap, and speech.
+        let heard = |min_speech_ms: u32, chunks: [usize; 3]| {
+            let options = DetectorOptions {
+                min_speech_ms,
+                pre_roll_ms: 0,
+                ..DetectorOptions::default()
+            };
+            let mut detector = SpeechDetector::by_energy(16_000, &options).unwrap();
+            let mut started = None;
+            for (n_chunks, probability) in chunks.into_iter().zip([0.9, 0.1, 0.9]) {
+                for _ in 0..n_chunks {
+                    detector.advance(&[0.0; 512], probability, &mut |event| {
+                        if let SpeechEvent::Started { sample } = event {
+                            started.get_or_insert(sample);
+                        }
+                    });
+                }
+            }
+            (started, detector.n_ignored())
+        };
+        // From the first word on.
+        assert_eq!(heard(500, [6, 4, 6]), (Some(0), 0));
+        assert_eq!(heard(500, [6, 5, 6]), (None, 1));
+        // A gap is not what makes speech long enough.
+        assert_eq!(heard(320, [7, 4, 0]), (None, 0));
+        // Little speech has no gaps, as upstream.
+        assert_eq!(heard(100, [3, 1, 3]), (None, 1));
+        assert_eq!(heard(100, [3, 1, 4]), (Some(4 * 512), 1));
+    }
+
+    #[test]
+    fn the_end_of_speech_says_how_long_the_silence_was() {
+        let ends = |n_silent: usize| {
+            let options = DetectorOptions::default();
+            let mut detector = SpeechDetector::by_energy(16_000, &options).unwrap();
+            let mut ends = Vec::new();
+            let mut note = |event| {
+                if let SpeechEvent::Ended {
+                    sample,
+                    silent_until,
+                    ..
+                } = event
+                {
+                    ends.push((sample, silent_until));
+                }
+            };
+            for chunk in 0..10 + n_silent {
+                let probability = if chunk < 10 { 0.9 } else { 0.1 };
+                detector.advance(&[0.0; 512], probability, &mut note);
+            }
+            detector.commit(note).unwrap();
+            ends
+        };
+        // 500 ms are sixteen chunks, however much silence comes behind.
+        assert_eq!(ends(40), [(5120, Some(5120 + 16 * 512))]);
+        // It was not silence that ended this.
+        assert_eq!(ends(3), [(5120, None)]);
     }
 
     #[test]

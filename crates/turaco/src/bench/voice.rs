@@ -261,11 +261,11 @@ fn report(timings: &[TurnTimings], interruptions: &[f64]) -> VoiceReport {
         .filter(|timings| timings.first_text.is_some_and(|text| 1e3 * text <= GOAL_MS));
     VoiceReport {
         turns: timings.len(),
-        turn_end_ms: of(&|t| Some(t.turn_end)),
+        turn_end_ms: of(&|t| t.turn_end),
         transcript_ms: of(&|t| t.transcript),
         first_text_ms: of(&|t| t.first_text),
         first_audio_ms: of(&|t| t.first_audio),
-        user_wait_ms: of(&|t| Some(t.turn_end + t.first_audio?)),
+        user_wait_ms: of(&|t| Some(t.turn_end? + t.first_audio?)),
         recognition_ms: of(&|t| t.transcript.map(|_| t.recognition)),
         thinking_ms: of(&|t| t.first_text.map(|_| t.thinking)),
         speaking_ms: of(&|t| t.first_audio.map(|_| t.speaking)),

@@ -17,8 +17,8 @@ pub(super) type Sink = dyn Fn(VoiceEvent) + Send + Sync;
 /// Moments of the user's turn.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TurnClock {
-    /// The last sound of speech came in.
-    pub last_sound: Instant,
+    /// The last sound of speech came in, if it is silence behind it that ended the turn.
+    pub last_sound: Option<Instant>,
     /// The turn was taken to be over.
     pub decided: Instant,
     /// Seconds of looking for speech.
@@ -28,10 +28,9 @@ pub(super) struct TurnClock {
 impl TurnClock {
     /// A turn that is over by word, not by silence.
     pub fn now() -> Self {
-        let now = Instant::now();
         Self {
-            last_sound: now,
-            decided: now,
+            last_sound: None,
+            decided: Instant::now(),
             detection: 0.0,
         }
     }
@@ -85,7 +84,8 @@ struct State {
     n_samples: u64,
     /// Whether the newest piece has all of its sound.
     piece_done: bool,
-    first_audio: Option<Instant>,
+    /// Since when sound is played without a pause, and from which sample on.
+    playing: Option<(Instant, u64)>,
     timings: TurnTimings,
     answered: Answered,
     ended: bool,
@@ -115,9 +115,11 @@ impl Answer {
         sample_rate: Option<u32>,
         (transcript, recognition): (Option<f64>, f64),
     ) -> Self {
+        // The rest of an answer is no answer to the sound that interrupted it.
+        let last_sound = clock.last_sound.filter(|_| about.goes_on.is_none());
         let timings = TurnTimings {
             detection: clock.detection,
-            turn_end: (clock.decided - clock.last_sound).as_secs_f64(),
+            turn_end: last_sound.map(|sound| (clock.decided - sound).as_secs_f64()),
             transcript,
             recognition,
             ..TurnTimings::default()
@@ -219,8 +221,13 @@ impl Answer {
     }
 
     /// More sound; `writing` and `speaking` are how long it was waited for text and for the voice, of the first one.
-    pub fn audio(
+    pub fn audio(&self, samples: Vec<f32>, waits: (f64, f64), sink: &Sink) -> Result<()> {
+        self.audio_at(Instant::now(), samples, waits, sink)
+    }
+
+    fn audio_at(
         &self,
+        now: Instant,
         samples: Vec<f32>,
         (writing, speaking): (f64, f64),
         sink: &Sink,
@@ -229,18 +236,19 @@ impl Answer {
         if state.ended {
             return Err(Error::Cancelled);
         }
-        if state.first_audio.is_none() {
-            state.first_audio = Some(Instant::now());
+        if state.playing.is_none() {
             state.timings.first_audio = Some(self.elapsed());
             state.timings.writing = writing;
             state.timings.speaking = speaking;
         }
+        // All that came before was played: until now nothing was to be heard.
+        if self.played(&state, now) >= state.n_samples {
+            state.playing = Some((now, state.n_samples));
+        }
         state.n_samples += samples.len() as u64;
         if self.keeps_sound {
             state.unheard.extend(&samples);
-            let heard = state
-                .first_audio
-                .map_or(0, |first| self.samples(first.elapsed().as_millis() as u64));
+            let heard = self.samples(self.heard_ms(&state, now));
             let ahead = state.n_samples.saturating_sub(heard) as usize;
             let old = state.unheard.len().saturating_sub(ahead);
             state.unheard.drain(..old);
@@ -274,10 +282,10 @@ impl Answer {
             end => end,
         };
         let interrupted = matches!(end, AnswerEnd::Interrupted | AnswerEnd::Cancelled);
-        let mut audio_ms = self.milliseconds(state.n_samples);
-        if interrupted && let Some(first) = state.first_audio {
-            audio_ms = audio_ms.min(first.elapsed().as_millis() as u64);
-        }
+        let audio_ms = match interrupted {
+            true => self.heard_ms(&state, Instant::now()),
+            false => self.milliseconds(state.n_samples),
+        };
         let text = match interrupted {
             true => self.cut(&mut state, audio_ms),
             false => state.text.clone(),
@@ -313,7 +321,7 @@ impl Answer {
     pub fn is_begun(&self) -> bool {
         let state = self.lock();
         match self.sample_rate {
-            Some(_) => state.first_audio.is_some(),
+            Some(_) => state.playing.is_some(),
             None => state.timings.first_text.is_some(),
         }
     }
@@ -324,7 +332,7 @@ impl Answer {
         if state.cut.is_some() {
             return None;
         }
-        let heard = state.first_audio?.elapsed().as_millis() as u64;
+        let heard = self.heard_ms(&state, Instant::now());
         (heard < self.milliseconds(state.n_samples)).then_some(heard)
     }
 
@@ -421,6 +429,19 @@ impl Answer {
         state.text[..heard].trim_end().to_owned()
     }
 
+    /// Samples that can have been played by `now`: sound is played as it comes, and not while there is none.
+    fn played(&self, state: &State, now: Instant) -> u64 {
+        let Some((since, from)) = state.playing else {
+            return 0;
+        };
+        let played = now.saturating_duration_since(since).as_millis() as u64;
+        state.n_samples.min(from + self.samples(played))
+    }
+
+    fn heard_ms(&self, state: &State, now: Instant) -> u64 {
+        self.milliseconds(self.played(state, now))
+    }
+
     fn samples(&self, milliseconds: u64) -> u64 {
         let rate = u64::from(self.sample_rate.unwrap_or_default());
         milliseconds.saturating_mul(rate) / 1000
@@ -476,8 +497,37 @@ fn whole_words(text: &str, share: f64) -> usize {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+    use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn nothing_is_heard_while_no_sound_is_there() {
+        let sink = |_: VoiceEvent| {};
+        let about = About::default();
+        let answer =
+            Answer::new(1, TurnClock::now(), about, Some(1000), (None, 0.0)).keeping_sound(true);
+        answer.text("One two. Three four.", 0.0, &sink).unwrap();
+        let now = Instant::now();
+        let sound = |from: u32, to: u32| (from..to).map(|n| n as f32).collect();
+        // Two seconds of sound, a pause of three, and a burst of six, of which two have been played.
+        for (ago, end, samples) in [(7, 8, sound(0, 2000)), (2, 20, sound(2000, 8000))] {
+            answer.piece(end);
+            let then = now - Duration::from_secs(ago);
+            answer.audio_at(then, samples, (0.0, 0.0), &sink).unwrap();
+        }
+        answer.piece_done();
+        // However long the machine takes for the rest of this test.
+        let is_right = |heard_ms: u64| (4000..6500).contains(&heard_ms);
+        assert!(is_right(answer.still_heard().unwrap()));
+        let mut outcome = None;
+        answer.end((AnswerEnd::Interrupted, true), &sink, |left| {
+            outcome = Some(left);
+        });
+        assert!(!outcome.unwrap().text.contains("four"));
+        let sound = answer.rest().sound;
+        assert!(is_right(sound[0].0[0] as u64) && sound[0].0.last() == Some(&7999.0));
+    }
 
     #[test]
     fn an_answer_goes_on_at_the_sample_where_it_was_stopped() {

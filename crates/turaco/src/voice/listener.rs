@@ -256,14 +256,18 @@ impl Listener {
                 }
             }
             SpeechEvent::Sound(sound) => self.add(hearing, sound),
-            SpeechEvent::Ended { sample, cut } => {
+            SpeechEvent::Ended {
+                sample,
+                cut,
+                silent_until,
+            } => {
                 let at = base + sample;
                 let number = hearing.utterance.as_ref().map_or(0, |open| open.number);
                 self.shared.tell(VoiceEvent::SpeechStopped {
                     utterance: number,
                     at_ms: milliseconds(at),
                 });
-                let last_sound = hearing.came(at).filter(|_| committed.is_none());
+                let last_sound = silent_until.and_then(|_| hearing.came(at));
                 let answer = committed.unwrap_or(self.shared.options().turns.answer && !cut);
                 self.end_utterance(hearing, last_sound, answer);
             }
@@ -305,13 +309,13 @@ impl Listener {
         }
     }
 
-    /// The utterance is over; its last sound came at `last_sound`, now if that is not known.
+    /// The utterance is over; its last sound came at `last_sound`, if it was silence that ended it.
     fn end_utterance(&self, hearing: &mut Hearing, last_sound: Option<Instant>, answer: bool) {
         let Some(open) = hearing.utterance.take() else {
             return;
         };
         let mut clock = TurnClock::now();
-        clock.last_sound = last_sound.unwrap_or(clock.last_sound).min(clock.decided);
+        clock.last_sound = last_sound.map(|sound| sound.min(clock.decided));
         clock.detection = std::mem::take(&mut hearing.detecting).as_secs_f64();
         let sound: Arc<[f32]> = open.sound.into();
         let number = open.number;
@@ -387,6 +391,7 @@ impl Listener {
 
     fn clear(&self, hearing: &mut Hearing) -> Result<()> {
         self.restart_detector(hearing)?;
+        hearing.detecting = Duration::ZERO;
         if let Some(open) = hearing.utterance.take() {
             let unwritten = match self.ear_is_live {
                 true => 0,

@@ -63,18 +63,27 @@ pub(super) fn has_words(text: &str) -> bool {
     without_remarks(text).chars().any(char::is_alphanumeric)
 }
 
-/// A text without what stands in brackets or between asterisks.
+/// Marks around remarks.
+const REMARKS: &[(char, char)] = &[
+    ('[', ']'),
+    ('(', ')'),
+    ('*', '*'),
+    ('（', '）'),
+    ('［', '］'),
+    ('【', '】'),
+];
+
+/// A text without what stands in brackets or between asterisks. A mark that is never closed is no remark: what follows it may be
+/// all that the user says.
 fn without_remarks(text: &str) -> String {
-    let mut closing = None;
     let mut words = String::new();
-    for character in text.chars() {
-        match (closing, character) {
-            (Some(end), _) => closing = Some(end).filter(|_| character != end),
-            (None, '[') => closing = Some(']'),
-            (None, '(') => closing = Some(')'),
-            (None, '*') => closing = Some('*'),
-            (None, '♪') => {}
-            (None, _) => words.push(character),
+    let mut rest = text.chars();
+    while let Some(character) = rest.next() {
+        let remark = REMARKS.iter().find(|(open, _)| *open == character);
+        match remark.and_then(|(_, close)| rest.as_str().split_once(*close)) {
+            Some((_, behind)) => rest = behind.chars(),
+            None if character == '♪' => {}
+            None => words.push(character),
         }
     }
     words
@@ -104,11 +113,30 @@ mod tests {
             "*sighs*",
             "♪♪",
             " [BLANK_AUDIO]",
+            "（笑）",
+            "［音楽］【拍手】",
+            "[coughs] *",
         ] {
             assert!(!has_words(text), "{text}");
         }
-        for text in ["No.", "[coughs] Wait", "嗯", "7"] {
+        for text in ["No.", "[coughs] Wait", "嗯", "7", "（笑）待って"] {
             assert!(has_words(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_remark_that_is_never_closed_is_what_the_user_says() {
+        for (text, n_words) in [
+            ("*Wait, stop", 2),
+            ("(no, listen", 2),
+            ("[inaudible no stop it", 4),
+            ("2 * 3 please stop now", 5),
+            ("(no [coughs] listen", 2),
+            ("[coughs] (yes", 0),
+            ("【待って", 1),
+        ] {
+            assert!(has_words(text), "{text}");
+            assert_eq!(words_beside_signs(text), n_words, "{text}");
         }
     }
 

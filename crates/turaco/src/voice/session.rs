@@ -106,7 +106,10 @@ impl VoiceModels {
         let mut detector = SpeechDetector::new(&self.network, &turns.detector())?;
         let mut first = None;
         let mut heed = |event| {
-            if let SpeechEvent::Ended { sample, cut: false } = event {
+            if let SpeechEvent::Ended {
+                sample, cut: false, ..
+            } = event
+            {
                 first.get_or_insert(sample as usize);
             }
         };

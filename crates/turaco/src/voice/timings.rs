@@ -6,8 +6,9 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct TurnTimings {
-    /// Until it was decided that the turn is over: mostly the silence that it takes to know.
-    pub turn_end: f64,
+    /// Until it was decided that the turn is over: the silence that it takes to know, if it was silence that ended it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub turn_end: Option<f64>,
     /// From that decision until the question was there as text, if somebody wrote it down.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transcript: Option<f64>,
@@ -38,7 +39,7 @@ impl TurnTimings {
         let read = self.first_text.map(|_| self.thinking);
         let said = self.first_audio.map(|_| self.speaking);
         let all = [
-            ("turn_end", Some(self.turn_end)),
+            ("turn_end", self.turn_end),
             ("detection", Some(self.detection)),
             ("transcript", self.transcript),
             ("recognition", heard),
