@@ -261,19 +261,24 @@ fn a_client_of_vllm_s_dialect_may_send_its_sound_first() {
     let server = TestServer::start(|_| {});
     let name_model = json!({"type": "session.update", "model": "tiny.en"});
     let end = json!({"type": "input_audio_buffer.commit", "final": true});
-    let done = |socket: &mut Socket| loop {
-        // What came before may have been heard in the other dialect.
-        let event = socket.hear();
-        assert!(event["type"] != "error", "{event}");
-        if event["type"] == "transcription.done" {
-            return event;
+    // The text, and how many utterances were told of before.
+    let done = |socket: &mut Socket| {
+        let mut n_committed = 0;
+        loop {
+            // What came before may have been heard in the other dialect.
+            let event = socket.hear();
+            assert!(event["type"] != "error", "{event}");
+            n_committed += u64::from(event["type"] == "input_audio_buffer.committed");
+            if event["type"] == "transcription.done" {
+                return (event, n_committed);
+            }
         }
     };
     let mut usual = Socket::open(&server, "?protocol=vllm");
     usual.say(name_model.clone());
     usual.append(&speech());
     usual.say(end.clone());
-    let expected = done(&mut usual);
+    let (expected, _) = done(&mut usual);
     assert!(
         expected["text"]
             .as_str()
@@ -291,11 +296,14 @@ fn a_client_of_vllm_s_dialect_may_send_its_sound_first() {
     }
     late.say(name_model);
     late.say(end);
-    let event = done(&mut late);
+    let (event, n_committed) = done(&mut late);
     assert_eq!(
         (&event["text"], &event["usage"]),
         (&expected["text"], &expected["usage"])
     );
+    // What was told of in the other dialect does not count again.
+    let counts = server.get("/v1/stats", &[]).json()["counts"]["utterances"].clone();
+    assert_eq!(counts, 1 + n_committed.max(1));
     // Without a model it is told so in that dialect.
     let mut nameless = Socket::open(&server, "");
     nameless.append(&speech()[..64_000]);
