@@ -237,7 +237,8 @@ impl Engine {
             shared: Arc::clone(&self.shared),
             path: known.path.clone(),
         };
-        let loading = std::thread::spawn(move || {
+        let thread = std::thread::Builder::new().name("turaco-load".into());
+        let spawned = thread.spawn(move || {
             // Should loading panic, nobody waits for it for ever.
             let unfinished = unfinished;
             let loaded = engine.load_now(&known, &progress);
@@ -245,6 +246,11 @@ impl Engine {
             // Whoever asked may have gone.
             let _ = told.send(loaded);
         });
+        let loading = spawned.map_err(|source| Error::Io {
+            action: "start a thread",
+            path: "turaco-load".into(),
+            source,
+        })?;
         loop {
             match outcome.recv_timeout(LOOK) {
                 Ok(loaded) => return loaded,

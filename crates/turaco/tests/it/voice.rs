@@ -149,6 +149,14 @@ fn clip(seconds_of_silence: f64) -> Vec<f32> {
     samples
 }
 
+/// Four seconds of speech, and silence that ends them.
+fn a_few_words() -> Vec<f32> {
+    let mut words = clip(0.0);
+    words.truncate(4 * LISTENING_RATE as usize);
+    words.resize(6 * LISTENING_RATE as usize, 0.0);
+    words
+}
+
 fn push(session: &VoiceSession, samples: &[f32]) {
     for piece in samples.chunks(700) {
         assert!(session.push(piece));
@@ -303,10 +311,7 @@ fn an_answer_goes_on_after_what_is_no_interruption() {
         recorder.wait_for("sound", |event| {
             matches!(event, VoiceEvent::AnswerAudio { .. })
         });
-        let mut words = clip(0.0);
-        words.truncate(4 * LISTENING_RATE as usize);
-        words.resize(6 * LISTENING_RATE as usize, 0.0);
-        push(&session, &words);
+        push(&session, &a_few_words());
         recorder.wait_for("the verdict", |event| {
             matches!(event, VoiceEvent::Passed { utterance: 2 })
         });
@@ -341,7 +346,7 @@ fn an_answer_goes_on_after_what_is_no_interruption() {
 
         // With words enough it is an interruption.
         session.configure(|options| options.turns.interrupt_words = 2);
-        push(&session, &words);
+        push(&session, &a_few_words());
         recorder.wait_for("another answer", |event| {
             matches!(
                 event,
@@ -388,10 +393,7 @@ fn an_answer_goes_on_with_the_sound_that_was_stopped() {
         assert!(started.elapsed() < PATIENCE, "{}", said(1).len());
         std::thread::sleep(Duration::from_millis(5));
     }
-    let mut words = clip(0.0);
-    words.truncate(4 * LISTENING_RATE as usize);
-    words.resize(6 * LISTENING_RATE as usize, 0.0);
-    push(&session, &words);
+    push(&session, &a_few_words());
     recorder.wait_for("the verdict", |event| {
         matches!(event, VoiceEvent::Passed { utterance: 2 })
     });
