@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <algorithm>
+#include <vector>
 
 #define TURACO_EMULATOR 1
 
@@ -22,6 +23,38 @@ static inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 static inline float2 make_float2(float x, float y) { return {x, y}; }
 static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
+// What a thread copies to shared memory in the background, in the groups that it waits for.
+struct Copies {
+    struct Copy { void *to; const void *from; unsigned bytes; bool wanted; };
+    std::vector<Copy> asked;
+    std::vector<size_t> groups; // where each ends
+    size_t done = 0, done_groups = 0;
+
+    void clear() {
+        asked.clear();
+        groups.clear();
+        done = done_groups = 0;
+    }
+    // A copy may happen at any time until it is waited for.
+    void ask(Copy copy, bool at_once) {
+        // Something to read where it is asked for.
+        if (copy.wanted) (void)*(const volatile char *)copy.from;
+        asked.push_back(copy);
+        if (at_once) run(copy);
+    }
+    void wait(size_t pending, bool at_once) {
+        for (; done_groups + pending < groups.size(); done_groups++) {
+            for (; done < groups[done_groups]; done++)
+                if (!at_once) run(asked[done]);
+        }
+        if (done == asked.size()) clear();
+    }
+    static void run(const Copy &copy) {
+        if (copy.wanted) std::memcpy(copy.to, copy.from, copy.bytes);
+        else std::memset(copy.to, 0, copy.bytes);
+    }
+};
+
 // One thread of the running block.
 struct Fiber {
     dim3 thread, block, block_dim, grid_dim;
@@ -29,6 +62,7 @@ struct Fiber {
     unsigned turns;       // exchanges so far: lanes are never more than one apart
     bool waited;          // for the call before
     struct Warp *warp;
+    Copies copies;
 };
 
 // What the lanes of a warp show each other.
@@ -43,6 +77,8 @@ struct Hooks {
     void (*wait_block)();
     void (*wait_warp)();
     void (*wait_previous)();
+    void *dynamic_shared;
+    bool copies_at_once;
 };
 
 extern "C" { __attribute__((weak, visibility("default"))) Hooks *turaco_hooks; }
@@ -58,6 +94,7 @@ extern "C" { __attribute__((weak, visibility("default"))) Hooks *turaco_hooks; }
 #define __restrict__ __restrict
 #define __shared__ static
 #define __constant__ static const
+#define DYNAMIC_SHARED(type, name) type *const name = (type *)turaco_hooks->dynamic_shared
 #define __align__(n) alignas(n)
 #define __launch_bounds__(...)
 #define __grid_constant__
@@ -177,6 +214,7 @@ static inline unsigned add_bf16(unsigned a, unsigned b) {
     auto half = [](unsigned both, int odd) { return __uint_as_float(odd ? both & 0xffff0000u : both << 16); };
     return pack_bf16(half(a, 0) + half(b, 0), half(a, 1) + half(b, 1));
 }
+static inline unsigned bits_or(unsigned word, unsigned mask, unsigned others) { return (word & mask) | others; }
 static inline unsigned to_tf32(float value) {
     unsigned u = __float_as_uint(value);
     if ((u & 0x7f800000u) == 0x7f800000u) return u;
@@ -222,15 +260,28 @@ static inline void mma_tf32(float (&d)[4], const unsigned (&a)[4], const unsigne
         d[i] += sum;
     }
 }
-static inline uint4 load_once(const uint4 *from) { return *from; }
-static inline uint2 load_once(const uint2 *from) { return *from; }
-static inline unsigned load_once(const unsigned *from) { return *from; }
-static inline void copy_async(void *to, const void *from, bool wanted) {
-    if (wanted) std::memcpy(to, from, 16);
-    else std::memset(to, 0, 16);
+struct Place {
+    char *at;
+    Place operator+(unsigned bytes) const { return {at + bytes}; }
+};
+static inline Place place_of(const void *at) { return {(char *)at}; }
+template <unsigned COUNT> static inline void read_words(unsigned (&to)[COUNT], Place from) {
+    if ((uintptr_t)from.at % sizeof(to) != 0) __builtin_trap();
+    std::memcpy(to, from.at, sizeof(to));
 }
-static inline void copy_commit() {}
-template <unsigned pending> static inline void copy_wait() {}
+template <unsigned BYTES> static inline void copy_once(Place place, const void *from, bool wanted) {
+    static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "what the card copies at a time");
+    char *const to = place.at;
+    if (((uintptr_t)to | (wanted ? (uintptr_t)from : 0)) % BYTES != 0) __builtin_trap();
+    turaco_hooks->current->copies.ask({to, from, BYTES, wanted}, turaco_hooks->copies_at_once);
+}
+static inline void copy_async(void *to, const void *from, bool wanted) { copy_once<16>(place_of(to), from, wanted); }
+static inline void copy_commit() {
+    Copies &copies = turaco_hooks->current->copies;
+    copies.groups.push_back(copies.asked.size());
+}
+template <unsigned pending> static inline void copy_wait() { turaco_hooks->current->copies.wait(pending, turaco_hooks->copies_at_once); }
+static inline void bring_nearer(const void *at) { (void)*(const volatile char *)at; }
 static inline void let_next_begin() {}
 static inline void wait_for_previous() { turaco_hooks->wait_previous(); }
 static inline unsigned count_up(unsigned *at, unsigned last) { return atomicInc(at, last); }

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <csignal>
 #include <cstdlib>
+#include <deque>
 #include <dlfcn.h>
 #include <map>
 #include <memory>
@@ -112,7 +113,7 @@ struct Thread {
 
 static Hooks hooks;
 static Context scheduler;
-static std::vector<Thread> threads;
+static std::deque<Thread> threads;
 static std::vector<Warp> warps;
 static Thread *running;
 static void (*kernel)(const void *);
@@ -222,6 +223,7 @@ static bool run_block(dim3 block, dim3 grid_dim, dim3 block_dim) {
         thread.fiber.lane = i % 32;
         thread.fiber.turns = 0;
         thread.fiber.waited = false;
+        thread.fiber.copies.clear();
         thread.fiber.warp = &warps[i / 32];
     }
     static std::vector<unsigned> warp_order, lane_order;
@@ -287,6 +289,7 @@ struct Function {
     void (*call)(const void *);
     size_t bytes;
     unsigned threads;
+    unsigned most_shared = 48 << 10; // bytes that a call may ask for
     mutable unsigned watched = 0;
 };
 struct Module {
@@ -295,8 +298,21 @@ struct Module {
     std::map<std::string, std::unique_ptr<Function>> functions;
 };
 
+// Shared memory of the running block that its call has asked for: behind it is a page that nobody may touch.
+constexpr size_t MOST_SHARED = 256 << 10;
+static void *dynamic_shared(size_t bytes) {
+    static char *mapped = nullptr;
+    if (!mapped) {
+        mapped = (char *)mmap(nullptr, MOST_SHARED + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        mprotect(mapped + MOST_SHARED, 4096, PROT_NONE);
+    }
+    char *at = mapped + MOST_SHARED - (bytes + 15) / 16 * 16;
+    std::memset(at, 0xff, bytes); // not a number, for whoever reads what nobody wrote
+    return at;
+}
+
 // `early`: it may begin before the call before it has ended.
-static CUresult launch(const Function *function, dim3 grid, dim3 block, const void *params, bool early) {
+static CUresult launch(const Function *function, dim3 grid, dim3 block, unsigned shared, const void *params, bool early) {
     if (hanging) return SUCCESS;
     if (hang_in >= 0 && hang_in-- == 0) { hanging = true; return SUCCESS; }
     if (fail_launch_in >= 0 && fail_launch_in-- == 0) lost = true;
@@ -310,6 +326,9 @@ static CUresult launch(const Function *function, dim3 grid, dim3 block, const vo
     const bool watched = early && (function->watched++ < 16 || function->watched % 61 == 0);
     bool waited = true;
     for (unsigned i : blocks) {
+        hooks.dynamic_shared = dynamic_shared(shared);
+        // As late as may be, at once, or either of the two.
+        hooks.copies_at_once = order == BACKWARD || (order == SHUFFLED && random_below(2) == 1);
         if (watched && (i == blocks.front() || i == blocks.back())) watch();
         waited &= run_block({i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y}, grid, block);
         if (touched || (early && !waited)) {
@@ -355,6 +374,22 @@ EXPORT CUresult cuModuleGetFunction(Function **out, Module *module, const char *
     }
     *out = slot.get();
     return SUCCESS;
+}
+
+// Shared memory that a block may have at most, beside what the compiler has settled.
+static int most_shared() {
+    return capability < 80 ? 64 << 10 : capability == 80 ? 163 << 10 : capability / 10 == 8 || capability >= 120 ? 99 << 10 : 227 << 10;
+}
+EXPORT CUresult cuFuncSetAttribute(Function *function, int what, int value) {
+    LOCK;
+    switch (what) {
+        case 8: // bytes of shared memory that a call may ask for
+            if (value < 0 || value > most_shared()) return INVALID_VALUE;
+            function->most_shared = (unsigned)value;
+            return SUCCESS;
+        case 9: return value >= -1 && value <= 100 ? SUCCESS : INVALID_VALUE; // the share of the first cache that is to be shared memory
+        default: return INVALID_VALUE;
+    }
 }
 
 // ---- memory: every allocation ends where a page that nobody may touch begins
@@ -478,10 +513,10 @@ EXPORT CUresult cuLaunchKernelEx(const Launch *given, Function *function, void *
         if (early && !stream->after_kernel) return INVALID_VALUE;
     }
     if (gx == 0 || gy == 0 || gz == 0 || gy > 65535 || gz > 65535 || gx > 2147483647u) return INVALID_VALUE;
-    if (bx * by * bz == 0 || bx * by * bz > function->threads || shared || extra || !params) return INVALID_VALUE;
+    if (bx * by * bz == 0 || bx * by * bz > function->threads || shared > function->most_shared || extra || !params) return INVALID_VALUE;
     std::vector<char> copy((const char *)params[0], (const char *)params[0] + function->bytes);
     const dim3 grid = {gx, gy, gz}, block = {bx, by, bz};
-    return act(stream, [=]() { return launch(function, grid, block, copy.data(), early); }, true);
+    return act(stream, [=]() { return launch(function, grid, block, shared, copy.data(), early); }, true);
 }
 EXPORT CUresult cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, Stream *stream) {
     LOCK;
@@ -558,6 +593,7 @@ EXPORT CUresult cuDeviceGetAttribute(int *out, int what, int) {
     LOCK;
     switch (what) {
         case 16: *out = processors; return SUCCESS;
+        case 38: *out = 1 << 20; return SUCCESS;            // bytes of the second cache
         case 75: *out = capability / 10; return SUCCESS;    // capability, major and minor
         case 76: *out = capability % 10; return SUCCESS;
         default: *out = 0; return SUCCESS;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::compiler::{self, Program};
 use super::kernels::Module;
+use super::plan::grids::Card;
 use crate::error::Result;
 
 /// Processors of the cards that kernels are cut for: an H200's, a third more or less changes little.
@@ -33,9 +34,13 @@ pub fn compile_ahead(
     folder: &Path,
     done: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<usize> {
+    let card = Card {
+        processors: PROCESSORS,
+        capability,
+    };
     let modules = match set {
-        KernelSet::Common => Module::common(PROCESSORS),
-        KernelSet::Samples => Module::samples(),
+        KernelSet::Common => Module::common(card),
+        KernelSet::Samples => Module::samples(card),
     };
     let next = AtomicUsize::new(0);
     let finished = AtomicUsize::new(0);

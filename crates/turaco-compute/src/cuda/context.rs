@@ -11,6 +11,7 @@ use super::CudaOptions;
 use super::compiler::{self, Program};
 use super::driver::{Address, Driver, Handle, device_error};
 use super::kernels::Module;
+use super::plan::grids::Card;
 use crate::device::Activity;
 use crate::error::Result;
 
@@ -30,6 +31,12 @@ const EARLY_IN_GRAPHS: c_int = 12_030;
 pub(super) const MULTIPROCESSORS: c_int = 16;
 pub(super) const CAPABILITY_MAJOR: c_int = 75;
 pub(super) const CAPABILITY_MINOR: c_int = 76;
+const SECOND_CACHE: c_int = 38;
+
+/// What it calls the attributes of a kernel: shared memory that a call may ask for, and the share of the first cache that is to be
+/// shared memory.
+const MOST_SHARED: c_int = 8;
+const SHARED_SHARE: c_int = 9;
 
 /// A card that is open.
 pub(super) struct Context {
@@ -38,6 +45,8 @@ pub(super) struct Context {
     /// Compute capability: 90 for 9.0.
     pub capability: u32,
     pub multiprocessors: u32,
+    /// Bytes of the cache that all its processors share.
+    pub second_cache: usize,
     device: c_int,
     context: Handle,
     /// For weights, states and copies; runs have streams of their own.
@@ -196,11 +205,16 @@ impl Context {
         // SAFETY: the context is written; it is given back when this is dropped.
         let status = unsafe { (driver.functions.context_retain)(&raw mut context, device) };
         driver.check(status, &name, "opening it")?;
+        let mut second_cache = 0;
+        // SAFETY: the value is written. Without one nothing is brought there ahead.
+        unsafe { (driver.functions.device_attribute)(&raw mut second_cache, SECOND_CACHE, device) };
+        let second_cache = usize::try_from(second_cache).unwrap_or(0);
         let opened = Self {
             driver,
             name,
             capability: summary.capability,
             multiprocessors: summary.multiprocessors,
+            second_cache,
             device,
             context,
             stream: Mutex::new(Stream {
@@ -220,6 +234,14 @@ impl Context {
         // Without kernels the card is of no use: better said now than when weights have been loaded.
         opened.kernel(Module::Map, "map_activate")?;
         Ok(Arc::new(opened))
+    }
+
+    /// What decides how calls are cut.
+    pub fn card(&self) -> Card {
+        Card {
+            processors: self.multiprocessors as usize,
+            capability: self.capability,
+        }
     }
 
     /// Make this context the calling thread's.
@@ -398,6 +420,18 @@ impl Context {
             )
         };
         self.check(status, &format!("finding the kernel {name}"))?;
+        let set = |attribute, value: u32| {
+            // SAFETY: the function was found above.
+            unsafe {
+                (self.driver.functions.function_attribute)(function, attribute, value as c_int)
+            }
+        };
+        if module.shared_bytes() > 0 {
+            let status = set(MOST_SHARED, module.shared_bytes());
+            self.check(status, &format!("preparing the kernel {name}"))?;
+        }
+        // A kernel cannot begin on a processor while another one needs another share: all have the same. It is but a wish.
+        set(SHARED_SHARE, 100);
         loaded.functions.insert(name.into(), function);
         Ok(function)
     }

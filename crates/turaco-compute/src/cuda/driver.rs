@@ -74,6 +74,7 @@ functions! {
     module_load = b"cuModuleLoadData\0" (*mut Handle, *const c_void);
     module_unload = b"cuModuleUnload\0" (Handle);
     module_function = b"cuModuleGetFunction\0" (*mut Handle, Handle, *const c_char);
+    function_attribute = b"cuFuncSetAttribute\0" (Handle, c_int, c_int);
     launch = b"cuLaunchKernelEx\0" (*const Call, Handle, *mut *mut c_void, *mut *mut c_void);
     event_create = b"cuEventCreate\0" (*mut Handle, c_uint);
     event_destroy = b"cuEventDestroy_v2\0" (Handle);
@@ -161,12 +162,18 @@ static EARLY: Attribute = Attribute {
 };
 
 impl Call {
-    /// `early`: it may begin before the kernel that is called before it has ended.
-    pub fn new(stream: Handle, grid: [u32; 3], threads: u32, early: bool) -> Self {
+    /// Blocks of so many threads, with so many bytes of shared memory beside what the kernel has itself. `early`: it may begin
+    /// before the kernel that is called before it has ended.
+    pub fn new(
+        stream: Handle,
+        grid: [u32; 3],
+        (threads, shared_bytes): (u32, u32),
+        early: bool,
+    ) -> Self {
         Self {
             grid,
             block: [threads, 1, 1],
-            shared_bytes: 0,
+            shared_bytes,
             stream,
             attributes: &raw const EARLY,
             n_attributes: c_uint::from(early),

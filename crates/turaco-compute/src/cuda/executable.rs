@@ -158,7 +158,8 @@ impl CudaExecutable {
     /// Call a kernel; `follows`: what is before it in the stream is another call.
     fn launch(&self, launch: &Launch, follows: bool) -> Result<()> {
         let early = follows && self.context.overlaps();
-        let call = Call::new(self.stream.handle, launch.grid, launch.threads, early);
+        let block = (launch.threads, launch.shared_bytes);
+        let call = Call::new(self.stream.handle, launch.grid, block, early);
         let functions = &self.context.driver.functions;
         let mut params = [launch.params.as_ptr().cast_mut().cast::<c_void>()];
         // SAFETY: the kernel takes one struct, which the parameters hold; they are copied before the call returns.

@@ -1,6 +1,6 @@
 //! The kernels, by the module they are compiled in and their name there.
 
-use super::plan::grids::{has_tiles, matvec_cuts};
+use super::plan::grids::{Card, has_tiles, matvec_cut, matvec_cuts};
 use super::plan::{FEW_ROWS, FEW_ROWS_IN_TILES};
 use crate::device::WeightType;
 
@@ -27,12 +27,14 @@ pub(super) enum Module {
     Publish,
 }
 
-/// How `matvec.cu` cuts its work: rows and outputs of a block, and warps that share its inputs out.
+/// How `matvec.cu` cuts its work: rows and outputs of a block, warps that share its inputs out, and the bytes of weights that each
+/// of them asks for ahead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct MatvecCut {
     pub rows: u32,
     pub columns: u32,
     pub warps: u32,
+    pub ring: u32,
 }
 
 const PRELUDE: &str = include_str!("kernels/prelude.cuh");
@@ -104,6 +106,7 @@ impl Module {
                 format!("ROWS={}", cut.rows),
                 format!("COLUMNS={}", cut.columns),
                 format!("WARPS={}", cut.warps),
+                format!("RING={}", cut.ring),
             ],
             Self::Matmul(kind, rows) => vec![weights(kind), format!("TILE_ROWS={rows}")],
             Self::Lookup(kind) | Self::Lstm(kind) => vec![weights(kind)],
@@ -121,8 +124,16 @@ impl Module {
         }
     }
 
+    /// Shared memory that a block of its kernels has beside what they have themselves.
+    pub fn shared_bytes(self) -> u32 {
+        match self {
+            Self::Matvec(_, cut) => cut.warps * cut.ring,
+            _ => 0,
+        }
+    }
+
     /// Every file of kernels at least once, with every type of weights that it takes.
-    pub fn samples() -> Vec<Self> {
+    pub fn samples(card: Card) -> Vec<Self> {
         let mut all = vec![
             Self::Append,
             Self::Map,
@@ -137,23 +148,16 @@ impl Module {
             Self::Scores(64),
         ];
         for weights in WeightType::ALL {
-            let few = |rows, columns, warps| {
-                let cut = MatvecCut {
-                    rows,
-                    columns,
-                    warps,
-                };
-                Self::Matvec(weights, cut)
-            };
-            all.extend([few(1, 32, 8), few(8, 16, 8)]);
+            let few = |rows, panels| Self::Matvec(weights, matvec_cut(rows, weights, panels, card));
+            all.extend([few(1, card.processors + 1), few(8, card.processors / 2)]);
             all.push(Self::Matmul(weights, 128));
             all.extend([Self::Lookup(weights), Self::Lstm(weights)]);
         }
         all
     }
 
-    /// Those that models of common sizes call on a card of so many processors.
-    pub fn common(processors: usize) -> Vec<Self> {
+    /// Those that models of common sizes call on a card.
+    pub fn common(card: Card) -> Vec<Self> {
         let mut all = vec![
             Self::Append,
             Self::Map,
@@ -174,7 +178,7 @@ impl Module {
             for rows in std::iter::successors(Some(1), |rows| Some(2 * rows))
                 .take_while(|&rows| rows <= most)
             {
-                let cuts = matvec_cuts(rows, weights, processors);
+                let cuts = matvec_cuts(rows, weights, card);
                 all.extend(cuts.into_iter().map(|cut| Self::Matvec(weights, cut)));
             }
         }

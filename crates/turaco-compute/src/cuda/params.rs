@@ -34,6 +34,9 @@ params! {
         scale: f32, eps: f32,
         rows_in: u32, rows_out: u32, channels: u32, step: u32, padding: u32, dilation: u32,
         splits: u32,
+        next_panels: u32, next_lines: u32,
+        next_panel_bytes: u64,
+        next: Address,
     }
 
     /// `lookup.cu`

@@ -19,10 +19,12 @@ use crate::graph::{Graph, Ids, IdsSource, Op, SlotKind, Value, ValueSource};
 use crate::slots::{NewRows, SlotNeeds, slot_needs};
 
 use self::operations::is_gated;
+use self::read_ahead::ReadAhead;
 
 mod attention;
 pub(super) mod grids;
 mod operations;
+mod read_ahead;
 mod signal;
 
 /// Most rows of a linear map that reads its weights once for all of them and does a norm of its input itself.
@@ -64,6 +66,8 @@ pub(super) struct Launch {
     pub name: String,
     pub grid: [u32; 3],
     pub threads: u32,
+    /// Shared memory of a block, beside what the kernel has itself.
+    pub shared_bytes: u32,
     /// The struct that it takes, in words of 64 bits.
     pub params: Vec<u64>,
 }
@@ -144,6 +148,7 @@ struct Planner<'a> {
     kept: Vec<Option<Address>>,
     limits: Vec<Limit>,
     launches: Vec<Launch>,
+    read_ahead: ReadAhead,
     /// Counters that calls have to themselves, in words from the beginning of their memory.
     counter_words: usize,
     counters: Address,
@@ -177,6 +182,7 @@ impl Plan {
             kept: Vec::new(),
             limits: Vec::new(),
             launches: Vec::new(),
+            read_ahead: ReadAhead::default(),
             counter_words: 0,
             counters: 0,
             dry: true,
@@ -190,12 +196,14 @@ impl Plan {
             kept: Vec::new(),
             limits: Vec::new(),
             launches: Vec::new(),
+            read_ahead: ReadAhead::default(),
             counter_words: 0,
             counters: memory.address + counters_at as u64,
             dry: false,
             ..planner
         };
         let ends = planner.walk(&tasks, &new_rows)?;
+        planner.read_ahead_of_next_run();
         let outputs = planner.outputs();
         let Planner {
             limits, launches, ..
@@ -557,8 +565,18 @@ impl Launch {
             name: format!("{}/{name}", module.name()),
             grid,
             threads,
+            shared_bytes: module.shared_bytes(),
             params: words,
         })
+    }
+
+    /// The struct that it takes.
+    ///
+    /// # Safety
+    /// It was made of a `P`.
+    unsafe fn params_mut<P: Params>(&mut self) -> &mut P {
+        // SAFETY: a `P` was written there, which is aligned to 8 bytes at most, as the caller knows.
+        unsafe { &mut *self.params.as_mut_ptr().cast::<P>() }
     }
 }
 

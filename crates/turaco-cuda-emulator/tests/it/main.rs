@@ -7,7 +7,7 @@ use libloading::Library;
 type Handle = *mut c_void;
 
 /// A kernel that adds to memory which another kernel writes, three times: properly, without waiting for that one, and reading
-/// before it waits.
+/// before it waits. One that copies in the background and looks before it waits for the copy.
 const SOURCE: &str = r#"
 struct Params { unsigned *at; const unsigned *weights; };
 KERNEL(32, waits, Params) {
@@ -20,6 +20,14 @@ KERNEL(32, reads_early, Params) {
     const unsigned before = p.at[threadIdx.x];
     wait_for_previous();
     p.at[threadIdx.x] = before + p.weights[threadIdx.x];
+}
+KERNEL(32, looks_early, Params) {
+    DYNAMIC_SHARED(unsigned, room);
+    copy_once<4>(place_of(room + threadIdx.x), p.weights + threadIdx.x, true);
+    copy_commit();
+    const unsigned before = room[threadIdx.x];
+    copy_wait<0>();
+    p.at[threadIdx.x] = room[threadIdx.x] == 1 ? before : 2;
 }
 "#;
 
@@ -98,17 +106,27 @@ impl Card {
         })
     }
 
-    fn launch(&self, name: &str, early: bool) -> c_int {
+    fn function(&self, name: &str) -> Handle {
         let (mut function, name) = (std::ptr::null_mut(), CString::new(name).unwrap());
         let found = call!(self.library, "cuModuleGetFunction" (
             &raw mut function => *mut Handle, self.module => Handle, name.as_ptr() => *const c_char
         ));
         assert_eq!(found, 0);
+        function
+    }
+
+    fn launch(&self, name: &str, early: bool) -> c_int {
+        self.launch_with(name, early, 0)
+    }
+
+    /// With so many bytes of shared memory.
+    fn launch_with(&self, name: &str, early: bool, shared: c_uint) -> c_int {
+        let function = self.function(name);
         let mut value = [0; 17];
         value[1] = 1;
         let attribute = Attribute { id: 6, value };
         let call = Call {
-            sizes: [2, 1, 1, 32, 1, 1, 0],
+            sizes: [2, 1, 1, 32, 1, 1, shared],
             stream: self.stream,
             attributes: &raw const attribute,
             n_attributes: c_uint::from(early),
@@ -147,4 +165,42 @@ fn a_kernel_that_does_not_wait_for_the_one_before_is_found() {
     assert_eq!(card.launch("goes_on", true), LAUNCH_FAILED);
     assert_eq!(card.launch("reads_early", true), LAUNCH_FAILED);
     assert_eq!(card.launch("reads_early", false), 0);
+}
+
+#[test]
+fn a_copy_in_the_background_comes_late_or_at_once() {
+    let Some(card) = Card::new() else {
+        eprintln!("SKIPPED: no C++ compiler to imitate a card with");
+        return;
+    };
+    let order = |order: i64| call!(card.library, "turaco_emulator_set" (7 => c_int, order => i64));
+    assert_eq!(card.launch_with("looks_early", false, 128), 0);
+    // What shared memory holds at first.
+    assert_eq!(card.first(), u32::MAX);
+    // The last threads first: copies at once.
+    order(1);
+    assert_eq!(card.launch_with("looks_early", false, 128), 0);
+    assert_eq!(card.first(), 1);
+    order(0);
+}
+
+#[test]
+fn much_shared_memory_has_to_be_asked_for() {
+    const INVALID_VALUE: c_int = 1;
+    let Some(card) = Card::new() else {
+        eprintln!("SKIPPED: no C++ compiler to imitate a card with");
+        return;
+    };
+    let most = |bytes: c_int| {
+        call!(card.library, "cuFuncSetAttribute" (
+            card.function("looks_early") => Handle, 8 => c_int, bytes => c_int
+        ))
+    };
+    assert_eq!(
+        card.launch_with("looks_early", false, 64 << 10),
+        INVALID_VALUE
+    );
+    assert_eq!(most(1 << 20), INVALID_VALUE);
+    assert_eq!(most(64 << 10), 0);
+    assert_eq!(card.launch_with("looks_early", false, 64 << 10), 0);
 }

@@ -34,6 +34,10 @@ struct LinearParams {
     float scale, eps;      // result = activation(x W^T + bias) * scale + residual
     u32 rows_in, rows_out, channels, step, padding, dilation; // of a convolution
     u32 splits;            // parts that the inputs are cut into
+    // What the next call that reads its weights once will read first: so many lines of each of so many panels.
+    u32 next_panels, next_lines;
+    u64 next_panel_bytes;
+    const char *next;
 };
 
 // A step is 32 inputs of a panel: LEAD bytes of scales, then lines of 128 bytes.
@@ -68,17 +72,17 @@ __device__ __forceinline__ void unpack(const u32 (&words)[LOADS], u32 (&pairs)[4
     for (u32 i = 0; i < 4; i++) pairs[i] = words[i];
 #elif WEIGHTS == Q4
     // 16 + q: the number lies in the upper bits of the fraction.
-    pairs[0] = ((words[0] << 3) & 0x00780078u) | 0x41804180u;
-    pairs[1] = ((words[0] >> 5) & 0x00780078u) | 0x41804180u;
-    pairs[2] = ((words[0] >> 1) & 0x00780078u) | 0x41804180u;
-    pairs[3] = ((words[0] >> 9) & 0x00780078u) | 0x41804180u;
+    pairs[0] = bits_or(words[0] << 3, 0x00780078u, 0x41804180u);
+    pairs[1] = bits_or(words[0] >> 5, 0x00780078u, 0x41804180u);
+    pairs[2] = bits_or(words[0] >> 1, 0x00780078u, 0x41804180u);
+    pairs[3] = bits_or(words[0] >> 9, 0x00780078u, 0x41804180u);
 #else
     // 128 plus the lower seven bits, and minus 128 or 256: the highest bit is the lowest of an exponent.
     for (u32 i = 0; i < 2; i++) {
         for (u32 odd = 0; odd < 2; odd++) {
             const u32 word = words[i] >> (8 * odd);
             const u32 sign = WEIGHTS == Q8 ? ~word : word;
-            pairs[2 * i + odd] = add_bf16((word & 0x007f007fu) | 0x43004300u, (sign & 0x00800080u) | 0xc300c300u);
+            pairs[2 * i + odd] = add_bf16(bits_or(word, 0x007f007fu, 0x43004300u), bits_or(sign, 0x00800080u, 0xc300c300u));
         }
     }
 #endif

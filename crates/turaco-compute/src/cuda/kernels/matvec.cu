@@ -1,5 +1,7 @@
 // A few rows times COLUMNS of the 32 outputs of a panel. WARPS warps share the steps of 32 inputs out among them, and their
-// sums are added up at the end. Weights go from memory to registers, DEPTH steps ahead, and are read once for all rows.
+// sums are added up at the end. Weights are read once for all rows: they are copied in the background to a ring of RING bytes
+// for each warp, where every thread reads what it copied itself, so that nobody has to wait for others. (Registers would not do:
+// a thread cannot wait for some of its loads to registers and not for those after them.)
 //
 // Eight groups of four threads have COLUMNS / 8 neighbouring outputs each; the threads of a group have different inputs. In
 // tiles (see TILES) inputs are split into three bf16 that add up to them exactly, each a column of its own, so that sums are
@@ -9,19 +11,49 @@ constexpr u32 THREADS = WARPS * WARP;
 constexpr u32 WORDS = COLUMNS / 8;                     // of a line that a thread reads
 constexpr u32 SCALE_WORDS = (WORDS + 1) / 2;           // that hold the scales of its outputs
 constexpr u32 OUTPUTS = WEIGHTS == F16 ? 2 * WORDS : WORDS; // that a thread adds up
-constexpr u32 ROOM = 36 << 10;                         // bytes for inputs
+constexpr u32 ROOM = 24 << 10;                         // bytes for inputs
 
-template <u32 COUNT> __device__ __forceinline__ void load_words(u32 (&to)[COUNT], const char *from) {
-    if constexpr (COUNT == 4) {
-        const uint4 v = load_once((const uint4 *)from);
-        to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
-    } else if constexpr (COUNT == 2) {
-        const uint2 v = load_once((const uint2 *)from);
-        to[0] = v.x, to[1] = v.y;
-    } else {
-        to[0] = load_once((const u32 *)from);
+// A step of a warp in its ring: for each load the words of all threads, then their scales, then their minimums.
+constexpr u32 LOADED = WARP * WORDS * 4;
+constexpr u32 SCALED = LEAD ? WARP * SCALE_WORDS * 4 : 0;
+constexpr u32 STEP_COPY = LOADS * LOADED + (WEIGHTS == Q4 ? 2 : 1) * SCALED;
+
+// Where a thread's share of a step is in memory, and where it is copied to; of the latter there is one for each step on its way.
+struct Share {
+    const char *lines;
+    const char *scales;
+    u32 left; // of the panel from the lines on: what is beyond is zeros
+
+    __device__ __forceinline__ void begin(const char *panel, u32 panel_bytes, u32 step, u32 first, u32 lane) {
+        const u32 group = lane / 4, t = lane % 4;
+        // A line of f16 is two inputs: four groups of threads for each.
+        const u32 column = WEIGHTS == F16 ? group / 4 * 64 + first * 2 + group % 4 * WORDS * 4 : (first + group * WORDS) * 4;
+        const u32 at = step * STEP_BYTES + LEAD + line_of(0, t) * LINE + column;
+        lines = panel + at;
+        scales = panel + step * STEP_BYTES + (first + group * WORDS) * 2 / 4 * 4;
+        left = panel_bytes > at ? panel_bytes - at : 0;
     }
-}
+
+    // Asks for what is so many bytes further on.
+    __device__ __forceinline__ void ask(Place words_to, Place scales_to, u32 offset) const {
+#pragma unroll
+        for (u32 nth = 0; nth < LOADS; nth++) {
+            const u32 at = offset + (line_of(nth, 0) - line_of(0, 0)) * LINE;
+            // Those with scales have whole steps.
+            copy_once<WORDS * 4>(words_to + nth * LOADED, lines + at, LEAD != 0 || at < left);
+        }
+        if constexpr (LEAD != 0) {
+            copy_once<SCALE_WORDS * 4>(scales_to, scales + offset, true);
+            if (WEIGHTS == Q4) copy_once<SCALE_WORDS * 4>(scales_to + SCALED, scales + offset + 64, true);
+        }
+    }
+
+    __device__ __forceinline__ void go_on(u32 offset) {
+        lines += offset;
+        scales += offset;
+        left = left > offset ? left - offset : 0;
+    }
+};
 
 // What a thread has of a step.
 struct Step {
@@ -29,28 +61,13 @@ struct Step {
     u32 scales[LEAD ? SCALE_WORDS : 1];
     u32 minimums[LEAD ? SCALE_WORDS : 1];
 
-    // Zeros beyond the panel's end.
-    __device__ __forceinline__ void load(const char *panel, u32 panel_bytes, u32 step, u32 first, u32 group, u32 t) {
-        const u32 base = step * STEP_BYTES;
-        // A line of f16 is two inputs: four groups of threads for each.
-        const u32 column = WEIGHTS == F16 ? group / 4 * 64 + first * 2 + group % 4 * WORDS * 4 : (first + group * WORDS) * 4;
+    // What was asked for and has come.
+    __device__ __forceinline__ void take(Place words_at, Place scales_at) {
 #pragma unroll
-        for (u32 nth = 0; nth < LOADS; nth++) {
-            const u32 at = base + LEAD + line_of(nth, t) * LINE + column;
-            if (at < panel_bytes) {
-                load_words(words[nth], panel + at);
-            } else {
-#pragma unroll
-                for (u32 i = 0; i < WORDS; i++) words[nth][i] = 0;
-            }
-        }
+        for (u32 nth = 0; nth < LOADS; nth++) read_words(words[nth], words_at + nth * LOADED);
         if constexpr (LEAD != 0) {
-            const u32 at = base + (first + group * WORDS) * 2 / 4 * 4;
-            const bool inside = base < panel_bytes;
-#pragma unroll
-            for (u32 i = 0; i < SCALE_WORDS; i++) scales[i] = minimums[i] = 0;
-            if (inside) load_words(scales, panel + at);
-            if (WEIGHTS == Q4 && inside) load_words(minimums, panel + at + 64);
+            read_words(scales, scales_at);
+            if (WEIGHTS == Q4) read_words(minimums, scales_at + SCALED);
         }
     }
 };
@@ -68,35 +85,52 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
     static constexpr u32 SPLIT = HEIGHT * PARTS;
     static constexpr u32 TILE_COLUMNS = (SPLIT + 7) / 8;
     static constexpr u32 TILE_OUTPUTS = (WORDS + 1) / 2;
-    // Steps of inputs that are staged at a time, a whole number for each warp.
+    // Steps that a warp asks for ahead, and of how many the loop is unrolled.
+    static constexpr u32 SLOT = HALVES * STEP_COPY;
+    static constexpr u32 DEPTH = RING / SLOT;
     static constexpr u32 QUAD_BYTES = TILES ? SPLIT * 8 : HEIGHT * 16;
-    static constexpr u32 STAGED = ROOM / (QUAD_BYTES * QUADS) / WARPS * WARPS;
-    static constexpr u32 TURNS = STAGED / WARPS;
-    // Steps that a thread reads ahead: so many words of it are to be on their way.
-    static constexpr u32 FLYING = HEIGHT <= 4 ? 48 : 32;
-    static constexpr u32 AHEAD = FLYING / (LOADS * WORDS + (LEAD ? 2 * SCALE_WORDS : 0)) / HALVES;
-    static constexpr u32 DEPTH = AHEAD < 1 ? 1 : AHEAD > 6 ? 6 : AHEAD;
-    static_assert(STAGED >= WARPS, "no room for a step of each warp");
-    // Quads of inputs that a thread reads at once; one where that takes four loads.
-    template <bool WHOLE> static constexpr u32 BATCH = WHOLE ? 3 : 1;
+    static constexpr u32 MOST_TURNS = ROOM / (QUAD_BYTES * QUADS) / WARPS;
+    static constexpr u32 UNROLL = MOST_TURNS >= 4 && DEPTH % 4 == 0   ? 4
+                                  : MOST_TURNS >= 3 && DEPTH % 3 == 0 ? 3
+                                  : MOST_TURNS >= 2 && DEPTH % 2 == 0 ? 2
+                                                                      : 1;
+    // Steps of inputs that are staged at a time, a whole number of turns of all warps.
+    static constexpr u32 TURNS = MOST_TURNS / UNROLL * UNROLL;
+    static constexpr u32 STAGED = TURNS * WARPS;
+    // Of a step of inputs, and of a column of tiles among them.
+    static constexpr u32 INPUT_BYTES = TILES ? QUAD_BYTES * QUADS : BLOCK * 4;
+    static constexpr u32 COLUMN_BYTES = 64;
+    static_assert(DEPTH > 0, "no room for a step in the ring");
+    static_assert(TURNS > 0, "no room for a step of each warp");
+    // Rows that a thread puts in place in turn, and quads that it reads at once: one where that takes four loads.
+    static constexpr u32 TURN_ROWS = QUADS * HEIGHT > THREADS ? QUADS * HEIGHT / THREADS : 1;
+    template <bool WHOLE> static constexpr u32 BATCH = TURN_ROWS > 1 ? TURN_ROWS : WHOLE ? 3 : 1;
     // Rows that are added up over the warps at a time.
     static constexpr u32 GATHERED = HEIGHT < 16 ? HEIGHT : 16;
     static constexpr u32 RESULTS = (GATHERED * COLUMNS + THREADS - 1) / THREADS;
-    static_assert(WARPS * GATHERED * COLUMNS * 4 <= ROOM, "no room for sums");
+    static_assert(GATHERED * COLUMNS * 4 <= RING, "no room for sums");
+    // Rows of which a warp has squares at a time.
+    static constexpr u32 WARP_ROWS = HEIGHT < 4 ? HEIGHT : 4;
+    static constexpr u32 SQUARES = TURN_ROWS * WARPS * WARP_ROWS;
 
     const LinearParams &p;
     uint2 *staged;   // inputs: pairs, or f32 by rows
     float *sums;     // q4: inputs of a step and row added up
     float *means;
     float *factors;
+    float *squares;  // of rows, by turn and warp
+    char *ring;      // of this thread's warp
     u32 first_row;
-    Step ahead[DEPTH][HALVES];
+    float square[TURN_ROWS]; // of what this thread put in place
 #if TILES
     float total[HALVES][TILE_OUTPUTS][TILE_COLUMNS][4];
 #else
     float total[HALVES][HEIGHT][OUTPUTS];
 #endif
 
+    static __device__ __forceinline__ u32 last_column(u32 group) {
+        return min((TILE_COLUMNS - 1) * 8 + group, SPLIT - 1) - (TILE_COLUMNS - 1) * 8;
+    }
     __device__ __forceinline__ u32 clamped(u32 row) const { return min(first_row + row, p.rows - 1); }
     __device__ __forceinline__ const float *row_of(u32 row) const { return p.x + (u64)clamped(row) * p.x_stride; }
 
@@ -128,7 +162,7 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
         return sum;
     }
 
-    // Means and factors of the norm: some warps for each row.
+    // Means and factors of a layer norm: some warps for each row.
     template <bool WHOLE> __device__ __forceinline__ void measure(float *room) {
         constexpr u32 AT_ONCE = HEIGHT < WARPS ? HEIGHT : WARPS;
         constexpr u32 TEAM = WARPS / AT_ONCE, LANES = TEAM * WARP;
@@ -137,12 +171,11 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
         for (u32 first = 0; first < HEIGHT; first += AT_ONCE) {
             const u32 row = first + warp / TEAM;
             const float *from = row_of(row);
-            float mean = 0.0f;
-            if (p.norm == 1) mean = team_sum<TEAM>(gathered<WHOLE, LANES>(from, member, 0.0f, false), room) * share;
-            const float squares = team_sum<TEAM>(gathered<WHOLE, LANES>(from, member, mean, true), room);
+            const float mean = team_sum<TEAM>(gathered<WHOLE, LANES>(from, member, 0.0f, false), room) * share;
+            const float sum = team_sum<TEAM>(gathered<WHOLE, LANES>(from, member, mean, true), room);
             if (member == 0) {
                 means[row] = mean;
-                factors[row] = 1.0f / sqrtf(squares * share + p.eps);
+                factors[row] = 1.0f / sqrtf(sum * share + p.eps);
             }
         }
     }
@@ -167,18 +200,54 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
     }
     static __device__ __forceinline__ u32 row_number(u32 item) { return item / QUADS % HEIGHT; }
 
+    // An rms norm divides all of a row by the same number: the sums can be divided as well, and nothing has to wait until all
+    // squares of the row are known. This keeps those of what the thread puts in place.
+    template <bool WHOLE>
+    __device__ __forceinline__ void square_up(const float4 (&values)[BATCH<WHOLE>], u32 begin, u32 count) {
+#pragma unroll
+        for (u32 i = 0; i < BATCH<WHOLE>; i++) {
+            const float4 &v = values[i];
+            const bool mine = begin + i * THREADS + threadIdx.x < count;
+            if (mine) square[i % TURN_ROWS] += (v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w);
+        }
+    }
+
+    // The squares of this warp's rows.
+    __device__ __forceinline__ void share_squares() {
+        const u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+#pragma unroll
+        for (u32 turn = 0; turn < TURN_ROWS; turn++) {
+            float sum = square[turn];
+#pragma unroll
+            for (u32 other = 1; other < WARP; other *= 2) {
+                // Lanes of the same row: its quads, and those of the rows that come again.
+                if (other < QUADS || other >= QUADS * WARP_ROWS) sum += __shfl_xor_sync(0xffffffffu, sum, other);
+            }
+            if (lane % QUADS == 0 && lane / QUADS < WARP_ROWS) squares[(turn * WARPS + warp) * WARP_ROWS + lane / QUADS] = sum;
+        }
+    }
+
+    // What the sums of a row are multiplied with, once all squares are known.
+    __device__ __forceinline__ float rms_factor(u32 row) const {
+        float sum = 0.0f;
+#pragma unroll
+        for (u32 i = 0; i < SQUARES / HEIGHT; i++) sum += squares[i * HEIGHT + row];
+        return 1.0f / sqrtf(sum * (1.0f / (float)p.inputs) + p.eps);
+    }
+
     // What multiplies the norm, and what is added, in turn: all at once would take too many registers.
     template <bool WHOLE> __device__ __forceinline__ void norm(float4 (&values)[BATCH<WHOLE>], u32 first, u32 begin) const {
 #pragma unroll
         for (u32 i = 0; i < BATCH<WHOLE>; i++) {
             const u32 item = begin + i * THREADS + threadIdx.x, quad = quad_of(first, item);
             const float4 gamma = row_quad<WHOLE>(p.gamma, quad, p.inputs);
-            const float mean = means[row_number(item)], factor = factors[row_number(item)];
             float4 &v = values[i];
-            v.x = (v.x - mean) * factor * gamma.x;
-            v.y = (v.y - mean) * factor * gamma.y;
-            v.z = (v.z - mean) * factor * gamma.z;
-            v.w = (v.w - mean) * factor * gamma.w;
+            if (p.norm == 1) {
+                const float mean = means[row_number(item)], factor = factors[row_number(item)];
+                v.x = (v.x - mean) * factor, v.y = (v.y - mean) * factor;
+                v.z = (v.z - mean) * factor, v.w = (v.w - mean) * factor;
+            }
+            v.x *= gamma.x, v.y *= gamma.y, v.z *= gamma.z, v.w *= gamma.w;
             // Beyond the end of the row there is nothing, whatever the norm is.
             if (4 * quad >= p.inputs) v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         }
@@ -213,6 +282,7 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
                 // Quads beyond the last step are beyond the row's end as well.
                 values[i] = row_quad<WHOLE>(row_of(row_number(item)), quad_of(first, item), p.inputs);
             }
+            if (p.norm == 2) square_up<WHOLE>(values, begin, count);
             if (p.norm != 0) norm<WHOLE>(values, first, begin);
 #pragma unroll
             for (u32 i = 0; i < BATCH<WHOLE>; i++) {
@@ -255,20 +325,21 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
         }
     }
 
-    __device__ __forceinline__ void multiply(const Step (&weights)[HALVES], u32 step, u32 group, u32 t) {
-        const uint4 *inputs = (const uint4 *)staged + step * SPLIT * 4 + t;
+    // `inputs`: those of the step; `own`: which of them are the thread's; `added_up`: of q4, the sums of the step's inputs.
+    __device__ __forceinline__ void multiply(const Step (&weights)[HALVES], Place inputs, const u32 (&own)[2], Place added_up, u32 group,
+                                             u32 t) {
         u32 b[TILE_COLUMNS][4];
         float added[TILE_COLUMNS][2]; // q4: the inputs of the thread's columns
 #pragma unroll
         for (u32 n = 0; n < TILE_COLUMNS; n++) {
-            // Columns beyond the last are not looked at: they may be anything.
-            const uint4 v = inputs[min(n * 8 + group, SPLIT - 1) * 4];
-            b[n][0] = v.x, b[n][1] = v.y, b[n][2] = v.z, b[n][3] = v.w;
+            read_words(b[n], inputs + own[n + 1 == TILE_COLUMNS] + n * 8 * COLUMN_BYTES);
             if constexpr (WEIGHTS == Q4) {
 #pragma unroll
                 for (u32 i = 0; i < 2; i++) {
                     const u32 column = n * 8 + t * 2 + i;
-                    added[n][i] = column < HEIGHT ? sums[step * HEIGHT + column] : 0.0f;
+                    u32 word[1] = {0};
+                    if (n * 8 + i < HEIGHT && column < HEIGHT) read_words(word, added_up + column * 4);
+                    added[n][i] = __uint_as_float(word[0]);
                 }
             }
         }
@@ -297,7 +368,8 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
                     for (u32 i = 0; i < 2; i++) {
                         const u32 output = min(2 * m + i, WORDS - 1);
                         factor[i] = scale_of(weights[half].scales, output, group);
-                        least[i] = WEIGHTS == Q4 ? scale_of(weights[half].minimums, output, group) : 0.0f;
+                        // What all inputs are multiplied with: numbers are 16 too large.
+                        least[i] = WEIGHTS == Q4 ? scale_of(weights[half].minimums, output, group) - 16.0f * factor[i] : 0.0f;
                     }
                 }
 #pragma unroll
@@ -308,15 +380,13 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
                         mma_bf16(to, lower, first);
                         mma_bf16(to, upper, second);
                     } else {
-                        float sum[4];
-#pragma unroll
-                        for (u32 i = 0; i < 4; i++) sum[i] = WEIGHTS == Q4 ? -16.0f * added[n][i % 2] : 0.0f;
+                        float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
                         mma_bf16(sum, lower, first);
                         mma_bf16(sum, upper, second);
 #pragma unroll
                         for (u32 i = 0; i < 4; i++) {
                             to[i] += sum[i] * factor[i / 2];
-                            if (WEIGHTS == Q4 && n * 8 < HEIGHT) to[i] += added[n][i % 2] * least[i / 2];
+                            if (WEIGHTS == Q4 && n * 8 + i % 2 < HEIGHT) to[i] += added[n][i % 2] * least[i / 2];
                         }
                     }
                 }
@@ -358,9 +428,14 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
         if (wanted) ((float4 *)staged)[(row * STAGED + step) * QUADS + quad] = v;
     }
 
-    __device__ __forceinline__ void multiply(const Step (&weights)[HALVES], u32 step, u32 group, u32 t) {
+    __device__ __forceinline__ float input_at(Place inputs, u32 row, u32 input) const {
+        u32 word[1];
+        read_words(word, inputs + (row * STAGED * BLOCK + input) * 4);
+        return __uint_as_float(word[0]);
+    }
+
+    __device__ __forceinline__ void multiply(const Step (&weights)[HALVES], Place inputs, const u32 (&)[2], Place, u32 group, u32 t) {
         constexpr u32 INPUTS = BLOCK / LINES; // of a line
-        const float *inputs = (const float *)staged + step * BLOCK;
 #pragma unroll
         for (u32 half = 0; half < HALVES; half++) {
 #pragma unroll
@@ -373,7 +448,7 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
                     const float w[2] = {f16_low(word), f16_high(word)};
 #pragma unroll
                     for (u32 row = 0; row < HEIGHT; row++) {
-                        const float x = inputs[row * STAGED * BLOCK + line * 2 + group / 4];
+                        const float x = input_at(inputs, row, line * 2 + group / 4);
                         total[half][row][2 * i] += w[0] * x;
                         total[half][row][2 * i + 1] += w[1] * x;
                     }
@@ -398,7 +473,7 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
                     for (u32 row = 0; row < HEIGHT; row++) {
 #pragma unroll
                         for (u32 k = 0; k < INPUTS; k++)
-                            total[half][row][i] += w[k] * inputs[row * STAGED * BLOCK + line * INPUTS + k];
+                            total[half][row][i] += w[k] * input_at(inputs, row, line * INPUTS + k);
                     }
 #endif
                 }
@@ -422,8 +497,17 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
     }
 #endif
 
+    // Lets the weights that the next call will read first come nearer, when this one has asked for all of its own.
+    __device__ __forceinline__ void bring_next() const {
+        const u32 warps = gridDim.x * WARPS, me = blockIdx.x * WARPS + threadIdx.x / WARP;
+        for (u32 i = me * WARP + threadIdx.x % WARP; i < p.next_panels * p.next_lines; i += warps * WARP) {
+            const u32 panel = i / p.next_lines;
+            bring_nearer(p.next + panel * p.next_panel_bytes + (i - panel * p.next_lines) * LINE);
+        }
+    }
+
     __device__ __forceinline__ void run(float *room) {
-        const u32 warp = threadIdx.x / WARP, group = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
+        const u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, group = lane / 4, t = lane % 4;
         const u32 parts = (p.outputs + COLUMNS - 1) / COLUMNS;
         const u32 first_output = blockIdx.x % parts * COLUMNS;
         const u32 panel = first_output / PANEL, first = first_output % PANEL;
@@ -436,11 +520,32 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
 
         // Weights first: they come from far away, and neither the call before nor what follows has to do with them.
         let_next_begin();
+        const Place words_at = place_of(ring + lane * WORDS * 4), scales_at = place_of(ring + LOADS * LOADED + lane * SCALE_WORDS * 4);
+        Share share[HALVES];
 #pragma unroll
-        for (u32 d = 0; d < DEPTH; d++) {
+        for (u32 half = 0; half < HALVES; half++) share[half].begin(weights[half], panel_bytes, warp, first, lane);
+        u32 asked = warp;
+        // The step that is so many turns behind the one that is to be asked for.
+        const auto ask = [&](u32 slot, u32 turn) {
+            if (asked + turn * WARPS < steps) {
 #pragma unroll
-            for (u32 half = 0; half < HALVES; half++)
-                ahead[d][half].load(weights[half], panel_bytes, d * WARPS + warp, first, group, t);
+                for (u32 half = 0; half < HALVES; half++) {
+                    const u32 at = slot + half * STEP_COPY;
+                    share[half].ask(words_at + at, scales_at + at, turn * WARPS * STEP_BYTES);
+                }
+            }
+            copy_commit();
+        };
+        const auto go_on = [&]() {
+            asked += UNROLL * WARPS;
+#pragma unroll
+            for (u32 half = 0; half < HALVES; half++) share[half].go_on(UNROLL * WARPS * STEP_BYTES);
+        };
+#pragma unroll 1
+        for (u32 slot = 0; slot < DEPTH * SLOT; slot += UNROLL * SLOT) {
+#pragma unroll
+            for (u32 d = 0; d < UNROLL; d++) ask(slot + d * SLOT, d);
+            go_on();
         }
         float *flat = &total[0][0][0]
 #if TILES
@@ -449,44 +554,63 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
             ;
 #pragma unroll
         for (u32 i = 0; i < sizeof(total) / 4; i++) flat[i] = 0.0f;
+#pragma unroll
+        for (u32 i = 0; i < TURN_ROWS; i++) square[i] = 0.0f;
         const bool whole = all_whole();
         wait_for_previous();
-        if (p.norm != 0) {
+        if (p.norm == 1) {
             if (whole) measure<true>(room);
             else measure<false>(room);
         }
 
-        for (u32 begin = 0; begin * WARPS < steps; begin += DEPTH) {
+        // Columns beyond the last are not looked at: they may be anything.
+        const u32 own[2] = {group * COLUMN_BYTES + t * 16, last_column(group) * COLUMN_BYTES + t * 16};
+        const Place inputs = place_of((const char *)staged + warp * INPUT_BYTES), added_up = place_of(sums + warp * HEIGHT);
+        bool ends = false; // whether all has been asked for
+        u32 slot = 0, turn = 0;
+        for (u32 step = warp; step - warp < steps; step += UNROLL * WARPS) {
+            if (turn == 0) {
+                __syncthreads();
+                if (whole) stage<true>(step - warp, steps);
+                else stage<false>(step - warp, steps);
+                __syncthreads();
+            }
 #pragma unroll
-            for (u32 d = 0; d < DEPTH; d++) {
-                const u32 turn = begin + d;
-                // Only in places where a new part of the inputs can begin.
-                if (TURNS % DEPTH != 0 || d == 0) {
-                    if (turn % TURNS == 0 && turn * WARPS < steps) {
-                        __syncthreads();
-                        if (whole) stage<true>(turn * WARPS, steps);
-                        else stage<false>(turn * WARPS, steps);
-                        __syncthreads();
+            for (u32 d = 0; d < UNROLL; d++) {
+                copy_wait<DEPTH - 1>();
+                if (step + d * WARPS < steps) {
+                    Step now[HALVES];
+#pragma unroll
+                    for (u32 half = 0; half < HALVES; half++) {
+                        const u32 at = slot + d * SLOT + half * STEP_COPY;
+                        now[half].take(words_at + at, scales_at + at);
                     }
+                    const u32 at = (turn + d) * WARPS;
+                    multiply(now, inputs + at * INPUT_BYTES, own, added_up + at * HEIGHT * 4, group, t);
                 }
-                if (turn * WARPS + warp < steps) {
-                    multiply(ahead[d], turn % TURNS * WARPS + warp, group, t);
-#pragma unroll
-                    for (u32 half = 0; half < HALVES; half++)
-                        ahead[d][half].load(weights[half], panel_bytes, (turn + DEPTH) * WARPS + warp, first, group, t);
-                }
+                ask(slot + d * SLOT, d);
+            }
+            go_on();
+            slot = slot + UNROLL * SLOT == DEPTH * SLOT ? 0 : slot + UNROLL * SLOT;
+            turn = turn + UNROLL == TURNS ? 0 : turn + UNROLL;
+            if (!ends && asked >= steps) {
+                ends = true;
+                bring_next();
             }
         }
+        copy_wait<0>();
 
         // All warps' sums of an output, in order.
-        float *shared = (float *)staged;
+        float *const mine = (float *)ring, *const all = (float *)(ring - warp * RING);
+        if (p.norm == 2) share_squares();
 #pragma unroll
         for (u32 from = 0; from < HEIGHT; from += GATHERED) {
             float results[HALVES][RESULTS];
 #pragma unroll
             for (u32 half = 0; half < HALVES; half++) {
                 __syncthreads();
-                spread(shared + warp * GATHERED * COLUMNS, half, from, group, t);
+                spread(mine, half, from, group, t);
+                if (p.norm == 2 && from + half == 0 && threadIdx.x < HEIGHT) factors[threadIdx.x] = rms_factor(threadIdx.x);
                 __syncthreads();
 #pragma unroll
                 for (u32 i = 0; i < RESULTS; i++) {
@@ -494,8 +618,9 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
                     float sum = 0.0f;
                     if (item < GATHERED * COLUMNS) {
 #pragma unroll
-                        for (u32 other = 0; other < WARPS; other++) sum += shared[other * GATHERED * COLUMNS + item];
+                        for (u32 other = 0; other < WARPS; other++) sum += all[other * (RING / 4) + item];
                         const u32 output = first_output + item % COLUMNS;
+                        if (p.norm == 2) sum *= factors[from + item / COLUMNS];
                         if (WEIGHTS == INT8) sum *= p.scales[half * p.outputs + output];
                     }
                     results[half][i] = sum;
@@ -520,14 +645,17 @@ template <u32 HEIGHT, bool GATED> __device__ __forceinline__ void matvec(const L
     __shared__ float sums[WEIGHTS == Q4 ? Work::STAGED * HEIGHT : 1];
     __shared__ float means[HEIGHT];
     __shared__ float factors[HEIGHT];
+    __shared__ float squares[Work::SQUARES];
     __shared__ float room[WARPS];
+    DYNAMIC_SHARED(uint4, rings);
     const u32 parts = (p.outputs + COLUMNS - 1) / COLUMNS;
-    Work work{p, (uint2 *)staged, sums, means, factors, blockIdx.x / parts * HEIGHT};
+    char *const ring = (char *)rings + threadIdx.x / WARP * RING;
+    Work work{p, (uint2 *)staged, sums, means, factors, squares, ring, blockIdx.x / parts * HEIGHT};
     work.run(room);
 }
 
-// A multiprocessor holds 16 warps: what is on its way is in registers, and none may be moved to memory. Half as many for sums
-// of many rows.
+// A multiprocessor holds 16 warps, whose rings are what it takes to keep memory busy. Half as many for sums of many rows, which
+// take registers.
 #define RESIDENT(rows) (rows <= (TILES ? 16 : 4) || WARPS > 8 ? 16 / WARPS : 8 / WARPS)
 #define ENTRIES(rows)                                                                              \
     RESIDENT_KERNEL(THREADS, RESIDENT(rows), matvec_##rows, LinearParams) { matvec<rows, false>(p); } \

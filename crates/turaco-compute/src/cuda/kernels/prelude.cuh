@@ -21,6 +21,9 @@ constexpr u32 BLOCK = 32; // inputs that share a scale in q8 and q4
 #define RESIDENT_KERNEL(threads, blocks, name, Params) \
     extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Params p)
 
+// Shared memory of which the caller says how much there is.
+#define DYNAMIC_SHARED(type, name) extern __shared__ type name[]
+
 // f16 from and to f32; the latter rounds halves to even.
 __device__ __forceinline__ float from_f16(u16 bits) {
     float value;
@@ -47,6 +50,13 @@ __device__ __forceinline__ u32 add_bf16(u32 a, u32 b) {
     return sum;
 }
 
+// Some bits of a word, and others that are set: one instruction, which compilers do not find by themselves.
+__device__ __forceinline__ u32 bits_or(u32 word, u32 mask, u32 others) {
+    u32 result;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(word), "r"(mask), "r"(others));
+    return result;
+}
+
 // f32 rounded to tf32 (10 bits of mantissa), as a product of matrices takes it.
 __device__ __forceinline__ u32 to_tf32(float value) {
     u32 bits;
@@ -68,30 +78,24 @@ __device__ __forceinline__ void mma_tf32(float (&d)[4], const u32 (&a)[4], const
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// 16 bytes of weights, which are read once and need no place in the first cache.
-#if __CUDA_ARCH__ >= 800
-#define READ_ONCE "ld.global.nc.L1::no_allocate.L2::256B"
-#else
-#define READ_ONCE "ld.global.nc"
-#endif
-__device__ __forceinline__ uint4 load_once(const uint4 *from) {
-    uint4 v;
-    asm volatile(READ_ONCE ".v4.u32 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(from));
-    return v;
+// A place in shared memory, in a register: compilers would work it out again for every use.
+struct Place {
+    u32 at;
+    __device__ __forceinline__ Place operator+(u32 bytes) const { return {at + bytes}; }
+};
+__device__ __forceinline__ Place place_of(const void *at) {
+    Place place;
+    asm volatile("mov.u32 %0, %1;" : "=r"(place.at) : "r"((u32)__cvta_generic_to_shared(at)));
+    return place;
 }
-
-// The same of 8 and 4 bytes.
-__device__ __forceinline__ uint2 load_once(const uint2 *from) {
-    uint2 v;
-    asm volatile(READ_ONCE ".v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(from));
-    return v;
+__device__ __forceinline__ void read_words(u32 (&to)[4], Place from) {
+    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(from.at) : "memory");
 }
-__device__ __forceinline__ u32 load_once(const u32 *from) {
-    u32 v;
-    asm volatile(READ_ONCE ".u32 %0, [%1];" : "=r"(v) : "l"(from));
-    return v;
+__device__ __forceinline__ void read_words(u32 (&to)[2], Place from) {
+    asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(to[0]), "=r"(to[1]) : "r"(from.at) : "memory");
+}
+__device__ __forceinline__ void read_words(u32 (&to)[1], Place from) {
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(to[0]) : "r"(from.at) : "memory");
 }
 
 // 16 bytes to shared memory in the background; zeros unless `wanted`. Wait for all but the last `pending` groups.
@@ -100,10 +104,33 @@ __device__ __forceinline__ void copy_async(void *to, const void *from, bool want
     const u32 bytes = wanted ? 16 : 0;
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(from), "r"(bytes) : "memory");
 }
+
+// The same of 4, 8 or 16 bytes of weights, which are read once, all of them before long.
+template <u32 BYTES> __device__ __forceinline__ void copy_once(Place to, const void *from, bool wanted) {
+    static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "what the card copies at a time");
+#if __CUDA_ARCH__ >= 800
+    const u32 bytes = wanted ? BYTES : 0;
+    if constexpr (BYTES == 16) {
+        asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(to.at), "l"(from), "r"(bytes) : "memory");
+    } else {
+        asm volatile("cp.async.ca.shared.global.L2::256B [%0], [%1], %2, %3;" ::"r"(to.at), "l"(from), "n"(BYTES), "r"(bytes) : "memory");
+    }
+#else
+    // Older cards do it at once.
+#pragma unroll
+    for (u32 i = 0; i < BYTES; i += 4) {
+        const u32 word = wanted ? *(const u32 *)((const char *)from + i) : 0;
+        asm volatile("st.shared.u32 [%0], %1;" ::"r"(to.at + i), "r"(word) : "memory");
+    }
+#endif
+}
 __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <u32 pending> __device__ __forceinline__ void copy_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
+
+// Lets 128 bytes come from memory to the card's second cache.
+__device__ __forceinline__ void bring_nearer(const void *at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
 
 // The next call of the run may begin when all blocks of this one have said so, or have ended.
 __device__ __forceinline__ void let_next_begin() {

@@ -1,6 +1,7 @@
 //! Into how many blocks of how many threads calls are cut: what kernels expect, and what keeps a card busy.
 
 use super::super::kernels::MatvecCut;
+use crate::cpu::packed::PANEL;
 use crate::device::WeightType;
 use crate::graph::AttentionShape;
 
@@ -39,13 +40,53 @@ pub(super) const MOST_SPLITS: usize = 64;
 const MOST_DECODE_QUERIES: usize = 8;
 pub(super) const FEW_QUERIES: usize = 16;
 
+/// What of a card decides how calls are cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) struct Card {
+    pub processors: usize,
+    /// Compute capability: 90 for 9.0.
+    pub capability: u32,
+}
+
+impl Card {
+    /// Shared memory that a block may have, in KiB.
+    fn shared(self) -> usize {
+        match self.capability {
+            0..80 => 64,
+            80 | 87 => 163,
+            90..120 => 227,
+            _ => 99,
+        }
+    }
+
+    /// Bytes of weights that a warp of `matvec.cu` asks for ahead, in blocks of so many warps: as many as the blocks that are to be
+    /// on a processor at once have room for, and at least those of a step.
+    fn ring(self, weights: WeightType, warps: u32, blocks_each: usize) -> usize {
+        match (weights, warps) {
+            (WeightType::F32, _) => 8 << 10,
+            _ if self.shared() < 200 => 4 << 10,
+            (_, 4) if blocks_each > 3 => 6 << 10,
+            (_, 4) => 12 << 10,
+            // Something else can begin beside it.
+            _ => 8 << 10,
+        }
+    }
+}
+
+/// What `matvec.cu` has of shared memory beside its rings, in KiB, or less.
+const MATVEC_SHARED: usize = 28;
+
+/// Warps of it that a processor holds.
+const MATVEC_WARPS: usize = 16;
+
 /// How few rows times so many panels of outputs are cut: all blocks at once on the card, and each with many loads under way.
-pub(super) fn matvec_cut(
+pub(in super::super) fn matvec_cut(
     rows: usize,
     weights: WeightType,
     panels: usize,
-    processors: usize,
+    card: Card,
 ) -> MatvecCut {
+    let processors = card.processors;
     let rows_at_once = rows.next_power_of_two();
     let panels = panels * rows.div_ceil(rows_at_once);
     let (columns, warps) = match panels {
@@ -57,11 +98,33 @@ pub(super) fn matvec_cut(
     };
     // Rows take registers.
     let wide = rows_at_once >= 32 || (rows_at_once == 8 && !has_tiles(weights));
+    let mut warps: u32 = if wide { 8.min(warps) } else { warps };
+    let blocks_each = panels.div_ceil(processors);
+    let ring = |warps| card.ring(weights, warps, blocks_each);
+    while warps > 4 && warps as usize * ring(warps) > (card.shared() - MATVEC_SHARED) << 10 {
+        warps /= 2;
+    }
     MatvecCut {
         rows: rows_at_once as u32,
         columns,
-        warps: if wide { warps.min(8) } else { warps },
+        warps,
+        ring: ring(warps) as u32,
     }
+}
+
+/// Lines of 128 bytes of each of the first panels that blocks of a call of `matvec.cu` read first, and how many such panels there
+/// are: as much as `bytes` hold.
+pub(super) fn first_lines(
+    cut: MatvecCut,
+    (panels, panel_bytes): (usize, usize),
+    bytes: usize,
+    processors: usize,
+) -> (usize, usize) {
+    const LINE: usize = 128;
+    let blocks = processors * MATVEC_WARPS / cut.warps as usize;
+    let at_once = (blocks * cut.columns as usize / PANEL).clamp(1, panels.max(1));
+    let lines = (bytes / at_once).min(panel_bytes) / LINE;
+    (at_once, lines)
 }
 
 /// Whether products with such weights go through tensor cores of bf16, where the card has them.
@@ -226,19 +289,73 @@ pub(super) fn choice_words(kept: usize) -> usize {
 pub(in super::super) fn matvec_cuts(
     rows: usize,
     weights: WeightType,
-    processors: usize,
+    card: Card,
 ) -> Vec<MatvecCut> {
+    let processors = card.processors;
     let panels = [
         1,
         processors / 4 + 1,
         processors / 2 + 1,
         processors + 1,
         2 * processors + 1,
+        3 * processors + 1,
     ];
     let mut cuts: Vec<MatvecCut> = panels
         .iter()
-        .map(|&panels| matvec_cut(rows, weights, panels, processors))
+        .map(|&panels| matvec_cut(rows, weights, panels, card))
         .collect();
     cuts.dedup();
     cuts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rings_fit_on_every_card_and_hold_a_step() {
+        for capability in [75, 80, 86, 87, 89, 90, 100, 103, 120, 121] {
+            let card = Card {
+                processors: 132,
+                capability,
+            };
+            for weights in WeightType::ALL {
+                for rows in [1, 3, 8, 17, 32] {
+                    for cut in matvec_cuts(rows, weights, card) {
+                        let bytes = (cut.warps * cut.ring) as usize;
+                        let room = (card.shared() - MATVEC_SHARED) << 10;
+                        assert!(bytes <= room, "{capability} {weights:?} {cut:?}");
+                        // Of f32 most: 32 inputs of as many outputs as a block has, of both halves of a gate.
+                        let size = if weights == WeightType::F32 { 4 } else { 2 };
+                        assert!(cut.ring >= 2 * 32 * cut.columns * size, "{cut:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_of_a_call_that_are_on_the_card_at_once_have_their_first_lines_near() {
+        let card = Card {
+            processors: 132,
+            capability: 90,
+        };
+        let cut = |panels| matvec_cut(1, WeightType::Bf16, panels, card);
+        // All of it.
+        assert_eq!(
+            first_lines(cut(96), (96, 1 << 16), 12 << 20, 132),
+            (96, 512)
+        );
+        // The beginnings of all panels, as far as there is room.
+        let (panels, lines) = first_lines(cut(288), (576, 6144 * 32), 12 << 20, 132);
+        assert_eq!(panels, 528);
+        assert!(lines * 128 * panels <= 12 << 20 && (lines + 1) * 128 * panels > 12 << 20);
+        // Not those of blocks that come later.
+        assert_eq!(
+            first_lines(cut(4096), (4096, 1 << 16), 12 << 20, 132).0,
+            528
+        );
+        // No second cache.
+        assert_eq!(first_lines(cut(96), (96, 1 << 16), 0, 132).1, 0);
+    }
 }

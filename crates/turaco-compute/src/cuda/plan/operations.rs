@@ -325,18 +325,15 @@ impl Planner<'_> {
         if let Some(norm) = map.norm {
             self.norm_before(norm, &mut params)?;
         }
-        let processors = self.context.multiprocessors as usize;
+        let card = self.context.card();
+        let processors = card.processors;
         let most_rows = match has_tiles(weights.weight_type) && self.context.capability >= 80 {
             true => FEW_ROWS_IN_TILES,
             false => FEW_ROWS,
         };
         if map.windows.is_none() && map.rows <= most_rows && !self.graph.uniform {
-            let cut = matvec_cut(
-                map.rows,
-                weights.weight_type,
-                outputs.div_ceil(PANEL),
-                processors,
-            );
+            let panels = outputs.div_ceil(PANEL);
+            let cut = matvec_cut(map.rows, weights.weight_type, panels, card);
             let name = format!(
                 "matvec_{}{}",
                 cut.rows,
@@ -345,7 +342,12 @@ impl Planner<'_> {
             let blocks =
                 outputs.div_ceil(cut.columns as usize) * map.rows.div_ceil(cut.rows as usize);
             let module = Module::Matvec(weights.weight_type, cut);
-            return self.call((module, &name), [blocks, 1, 1], 32 * cut.warps, params);
+            let before = self.launches.len();
+            self.call((module, &name), [blocks, 1, 1], 32 * cut.warps, params)?;
+            if self.launches.len() > before {
+                self.read_ahead(cut, map.weight.rows().div_ceil(PANEL), &params);
+            }
+            return Ok(());
         }
         let cut = match self.graph.uniform {
             true => uniform_cut(map.rows, outputs, inputs, processors),
