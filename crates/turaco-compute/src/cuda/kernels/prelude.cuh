@@ -124,9 +124,15 @@ template <u32 BYTES> __device__ __forceinline__ void copy_once(Place to, const v
     }
 #endif
 }
-__device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void copy_commit() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
 template <u32 pending> __device__ __forceinline__ void copy_wait() {
+#if __CUDA_ARCH__ >= 800
     asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
+#endif
 }
 
 // Lets 128 bytes come from memory to the card's second cache.
