@@ -27,14 +27,15 @@ pub(super) enum Module {
     Publish,
 }
 
-/// How `matvec.cu` cuts its work: rows and outputs of a block, warps that share its inputs out, and the bytes of weights that each
-/// of them asks for ahead.
+/// How `matvec.cu` cuts its work: rows and outputs of a block, warps that share its inputs out, the bytes of weights that each of
+/// them asks for ahead, and the bytes that the block has for inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct MatvecCut {
     pub rows: u32,
     pub columns: u32,
     pub warps: u32,
     pub ring: u32,
+    pub room: u32,
 }
 
 const PRELUDE: &str = include_str!("kernels/prelude.cuh");
@@ -107,6 +108,7 @@ impl Module {
                 format!("COLUMNS={}", cut.columns),
                 format!("WARPS={}", cut.warps),
                 format!("RING={}", cut.ring),
+                format!("ROOM={}", cut.room),
             ],
             Self::Matmul(kind, rows) => vec![weights(kind), format!("TILE_ROWS={rows}")],
             Self::Lookup(kind) | Self::Lstm(kind) => vec![weights(kind)],
@@ -127,7 +129,7 @@ impl Module {
     /// Shared memory that a block of its kernels has beside what they have themselves.
     pub fn shared_bytes(self) -> u32 {
         match self {
-            Self::Matvec(_, cut) => cut.warps * cut.ring,
+            Self::Matvec(_, cut) => cut.warps * cut.ring + cut.room,
             _ => 0,
         }
     }

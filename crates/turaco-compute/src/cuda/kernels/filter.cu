@@ -22,6 +22,7 @@ struct Bins {
     u64 sums[FILTER_THREADS / WARP];
     u64 left; // of the target, below the digit that was found
     u32 digit;
+    bool all; // whether all logits with this digit are wanted
 };
 
 // All logits of a row, a thread's first ones from registers.
@@ -55,7 +56,8 @@ struct Row {
     }
 };
 
-// The highest number that logits of a weight of at least `target` together reach; 0 if all of them have less.
+// The highest number that logits of a weight of at least `target` together reach, or a lower one that no other logits reach; 0 if
+// all of them have less.
 template <class Weight> __device__ __forceinline__ u32 select(const Row &row, Bins &bins, u64 target, Weight weight) {
     const u32 thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP;
     u32 prefix = 0;
@@ -96,11 +98,14 @@ template <class Weight> __device__ __forceinline__ u32 select(const Row &row, Bi
             const bool is_upper = above + upper >= target;
             bins.digit = is_upper ? first : first - 1;
             bins.left = target - (is_upper ? above : above + upper);
+            bins.all = bins.left == (is_upper ? upper : both - upper);
         }
         if (thread == FILTER_THREADS - 1 && above + both < target) bins.digit = BINS;
         __syncthreads();
         if (bins.digit == BINS) return 0;
         prefix |= bins.digit << shift;
+        // As a rule two digits tell the last of the best from the others.
+        if (bins.all) break;
         target = bins.left;
     }
     return prefix;

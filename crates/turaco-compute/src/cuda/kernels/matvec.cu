@@ -1,5 +1,5 @@
 // A few rows times COLUMNS of the 32 outputs of a panel. WARPS warps share the steps of 32 inputs out among them, and their
-// sums are added up at the end. Weights are read once for all rows: they are copied in the background to a ring of RING bytes
+// sums are added up at the end. Inputs are put in ROOM bytes, as many steps at a time as it holds. Weights are read once for all rows: they are copied in the background to a ring of RING bytes
 // for each warp, where every thread reads what it copied itself, so that nobody has to wait for others. (Registers would not do:
 // a thread cannot wait for some of its loads to registers and not for those after them.)
 //
@@ -11,7 +11,6 @@ constexpr u32 THREADS = WARPS * WARP;
 constexpr u32 WORDS = COLUMNS / 8;                     // of a line that a thread reads
 constexpr u32 SCALE_WORDS = (WORDS + 1) / 2;           // that hold the scales of its outputs
 constexpr u32 OUTPUTS = WEIGHTS == F16 ? 2 * WORDS : WORDS; // that a thread adds up
-constexpr u32 ROOM = 24 << 10;                         // bytes for inputs
 
 // A step of a warp in its ring: for each load the words of all threads, then their scales, then their minimums.
 constexpr u32 LOADED = WARP * WORDS * 4;
@@ -104,7 +103,8 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
     static_assert(TURNS > 0, "no room for a step of each warp");
     // Rows that a thread puts in place in turn, and quads that it reads at once: one where that takes four loads.
     static constexpr u32 TURN_ROWS = QUADS * HEIGHT > THREADS ? QUADS * HEIGHT / THREADS : 1;
-    template <bool WHOLE> static constexpr u32 BATCH = TURN_ROWS > 1 ? TURN_ROWS : WHOLE ? 3 : 1;
+    // A row of common length is read at once: whoever waits for memory twice waits twice as long.
+    template <bool WHOLE> static constexpr u32 BATCH = TURN_ROWS > 1 ? TURN_ROWS : !WHOLE ? 1 : HEIGHT == 1 && WARPS != 8 ? 6 : 3;
     // Rows that are added up over the warps at a time.
     static constexpr u32 GATHERED = HEIGHT < 16 ? HEIGHT : 16;
     static constexpr u32 RESULTS = (GATHERED * COLUMNS + THREADS - 1) / THREADS;
@@ -641,13 +641,14 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
 
 template <u32 HEIGHT, bool GATED> __device__ __forceinline__ void matvec(const LinearParams &p) {
     using Work = Matvec<HEIGHT, GATED>;
-    __shared__ uint4 staged[ROOM / 16];
     __shared__ float sums[WEIGHTS == Q4 ? Work::STAGED * HEIGHT : 1];
     __shared__ float means[HEIGHT];
     __shared__ float factors[HEIGHT];
     __shared__ float squares[Work::SQUARES];
     __shared__ float room[WARPS];
+    // Rings, then inputs.
     DYNAMIC_SHARED(uint4, rings);
+    uint4 *const staged = rings + WARPS * RING / 16;
     const u32 parts = (p.outputs + COLUMNS - 1) / COLUMNS;
     char *const ring = (char *)rings + threadIdx.x / WARP * RING;
     Work work{p, (uint2 *)staged, sums, means, factors, squares, ring, blockIdx.x / parts * HEIGHT};

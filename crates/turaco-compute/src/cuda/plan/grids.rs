@@ -71,10 +71,18 @@ impl Card {
             _ => 8 << 10,
         }
     }
+
+    /// Bytes that such a block has for inputs: all of a row of most maps, where only one block is on a processor.
+    fn room(self, warps: u32) -> usize {
+        match warps {
+            16 if self.shared() > 200 => 56 << 10,
+            _ => 24 << 10,
+        }
+    }
 }
 
-/// What `matvec.cu` has of shared memory beside its rings, in KiB, or less.
-const MATVEC_SHARED: usize = 28;
+/// What `matvec.cu` has of shared memory beside its rings and its inputs, in KiB, or less.
+const MATVEC_SHARED: usize = 5;
 
 /// Warps of it that a processor holds.
 const MATVEC_WARPS: usize = 16;
@@ -101,7 +109,11 @@ pub(in super::super) fn matvec_cut(
     let mut warps: u32 = if wide { 8.min(warps) } else { warps };
     let blocks_each = panels.div_ceil(processors);
     let ring = |warps| card.ring(weights, warps, blocks_each);
-    while warps > 4 && warps as usize * ring(warps) > (card.shared() - MATVEC_SHARED) << 10 {
+    let fits = |warps: u32| {
+        let bytes = warps as usize * ring(warps) + card.room(warps);
+        bytes <= (card.shared() - MATVEC_SHARED) << 10
+    };
+    while warps > 4 && !fits(warps) {
         warps /= 2;
     }
     MatvecCut {
@@ -109,6 +121,7 @@ pub(in super::super) fn matvec_cut(
         columns,
         warps,
         ring: ring(warps) as u32,
+        room: card.room(warps) as u32,
     }
 }
 
@@ -322,7 +335,7 @@ mod tests {
             for weights in WeightType::ALL {
                 for rows in [1, 3, 8, 17, 32] {
                     for cut in matvec_cuts(rows, weights, card) {
-                        let bytes = (cut.warps * cut.ring) as usize;
+                        let bytes = (cut.warps * cut.ring + cut.room) as usize;
                         let room = (card.shared() - MATVEC_SHARED) << 10;
                         assert!(bytes <= room, "{capability} {weights:?} {cut:?}");
                         // Of f32 most: 32 inputs of as many outputs as a block has, of both halves of a gate.
