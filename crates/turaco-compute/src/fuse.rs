@@ -1,6 +1,6 @@
 //! Which neighbouring operations become one call: a norm and the linear maps that read it, a gated linear map and its
-//! SwiGLU, the norms of heads, rotary embedding and the append to a cache, the logits and the choice of tokens among them. Only
-//! steps of few rows gain by it, and only they are fused.
+//! SwiGLU, the norms of heads, rotary embedding, the append to a cache and the attention to it, the logits and the choice of
+//! tokens among them. Only steps of few rows gain by it, and only they are fused.
 
 use crate::device::Matrix;
 use crate::error::Result;
@@ -24,6 +24,8 @@ pub(crate) struct Task<'a> {
     pub rotations: Option<(Option<&'a Op>, &'a Op)>,
     /// Norms of the heads of queries and keys before their rotation.
     pub head_norms: (Option<&'a Op>, Option<&'a Op>),
+    /// The append to its cache that an attention does itself, with the rotations and norms above.
+    pub append: Option<&'a Op>,
 }
 
 impl<'a> Task<'a> {
@@ -36,6 +38,7 @@ impl<'a> Task<'a> {
             logits: None,
             rotations: None,
             head_norms: (None, None),
+            append: None,
         }
     }
 
@@ -48,6 +51,7 @@ impl<'a> Task<'a> {
             reads.extend(inputs);
             writes.extend(outputs);
         }
+        reads.extend(self.append.map_or(Vec::new(), |append| append.values().0));
         let (query, key) = self.rotations.map_or((None, None), |(q, k)| (q, Some(k)));
         let (query_norm, key_norm) = self.head_norms;
         let before = [self.norm, query, key, query_norm, key_norm];
@@ -56,7 +60,8 @@ impl<'a> Task<'a> {
             reads.retain(|value| !outputs.contains(value));
             reads.extend(inputs);
         }
-        if let Some(query) = query {
+        // What attention rotates itself is nowhere.
+        if let (Some(query), None) = (query, self.append) {
             writes.extend(query.values().1);
         }
         if let Some(swiglu) = self.swiglu {
@@ -74,6 +79,8 @@ pub(crate) struct Limits<'a> {
     pub most_choices: usize,
     /// Whether an append can norm heads before their rotation, and rotate queries and keys that lie side by side.
     pub heads: bool,
+    /// Whether this attention to one new position of each sequence can do the append that belongs to it.
+    pub appends: &'a dyn Fn(&Task<'_>) -> bool,
     /// Whether a matrix can give both halves of a SwiGLU in one call.
     pub is_gated: &'a dyn Fn(&Matrix) -> Result<bool>,
 }
@@ -139,6 +146,14 @@ pub(crate) fn tasks<'a>(graph: &'a Graph, limits: &Limits<'_>) -> Result<Vec<Tas
                 {
                     tasks.pop();
                     task.rotations = Some((Some(both), both));
+                }
+            }
+            Op::CachedAttention { .. } => {
+                if let Some(whole) = readers.append_before(tasks.last(), index)
+                    && (limits.appends)(&whole)
+                {
+                    tasks.pop();
+                    task = whole;
                 }
             }
             _ => {}
@@ -316,6 +331,54 @@ impl<'a, 'b> Readers<'a, 'b> {
             && !self.output[owner]
             && self.of[owner].iter().all(elsewhere);
         fits.then_some(rotation)
+    }
+
+    /// Attention number `index` with the append before it, if that adds one position to each sequence of the same cache, and if
+    /// nobody else sees the queries that are rotated with it.
+    fn append_before(&self, last: Option<&Task<'a>>, index: usize) -> Option<Task<'a>> {
+        let op = &self.graph.ops[index];
+        let Op::CachedAttention {
+            q,
+            slot,
+            layer,
+            n_sequences,
+            scores: None,
+            ..
+        } = op
+        else {
+            return None;
+        };
+        let append = last.filter(|task| task.index + 1 == index)?;
+        let Op::CacheAppend {
+            slot: to,
+            layer: at,
+            k,
+            v,
+        } = append.op
+        else {
+            return None;
+        };
+        let is_hidden = match append.rotations {
+            None => true,
+            Some((None, _)) => false,
+            Some((Some(rotation), _)) => rotation.values().1.iter().all(|out| {
+                let id = out.id as usize;
+                let here = |reader: &usize| [append.index, index].contains(reader);
+                self.root(*q) == (id, 0)
+                    && self.root(*v).0 != id
+                    && !self.output[id]
+                    && self.of[id].iter().all(here)
+            }),
+        };
+        let fits = (to, at) == (slot, layer)
+            && (k.rows(), q.rows()) == (*n_sequences, *n_sequences)
+            && is_hidden;
+        fits.then(|| Task {
+            append: Some(append.op),
+            rotations: append.rotations,
+            head_norms: append.head_norms,
+            ..Task::new(index, op)
+        })
     }
 
     /// Of the two operations before an append of `k`: the rotations of queries and keys, and how many there are.

@@ -15,6 +15,8 @@ pub(super) enum Module {
     Append,
     /// Attention of few queries; columns of a head, and queries of a block.
     Decode(u32, u32),
+    /// The same where it appends one new position of each sequence itself.
+    DecodeAppend(u32, u32),
     /// Attention of several queries; columns of a head, and whether all products are in f32.
     Attention(u32, bool),
     Scores(u32),
@@ -42,6 +44,9 @@ const PRELUDE: &str = include_str!("kernels/prelude.cuh");
 const STATES: &str = include_str!("kernels/states.cuh");
 const LINEAR: &str = include_str!("kernels/linear.cuh");
 const ATTENTION: &str = include_str!("kernels/attention.cuh");
+const APPEND: &str = include_str!("kernels/append.cuh");
+const DECODE_APPEND: &str = include_str!("kernels/decode_append.cuh");
+const DECODE: &str = include_str!("kernels/decode.cu");
 const CHOICE: &str = include_str!("kernels/choose.cuh");
 
 impl Module {
@@ -61,6 +66,7 @@ impl Module {
             Self::Lookup(weights) => format!("lookup-{}", weights.name()),
             Self::Append => "append".into(),
             Self::Decode(columns, queries) => format!("decode-{columns}-{queries}"),
+            Self::DecodeAppend(columns, queries) => format!("decode-append-{columns}-{queries}"),
             Self::Attention(columns, true) => format!("attention-{columns}-exact"),
             Self::Attention(columns, false) => format!("attention-{columns}"),
             Self::Scores(columns) => format!("scores-{columns}"),
@@ -80,8 +86,9 @@ impl Module {
             Self::Matvec(..) => &[LINEAR, include_str!("kernels/matvec.cu")],
             Self::Matmul(..) => &[LINEAR, include_str!("kernels/matmul.cu")],
             Self::Lookup(_) => &[LINEAR, include_str!("kernels/lookup.cu")],
-            Self::Append => &[STATES, ATTENTION, include_str!("kernels/append.cu")],
-            Self::Decode(..) => &[STATES, ATTENTION, include_str!("kernels/decode.cu")],
+            Self::Append => &[STATES, ATTENTION, APPEND, include_str!("kernels/append.cu")],
+            Self::Decode(..) => &[STATES, ATTENTION, DECODE],
+            Self::DecodeAppend(..) => &[STATES, ATTENTION, APPEND, DECODE_APPEND, DECODE],
             Self::Attention(..) => &[STATES, ATTENTION, include_str!("kernels/attention.cu")],
             Self::Scores(_) => &[STATES, ATTENTION, include_str!("kernels/scores.cu")],
             Self::Map => &[include_str!("kernels/map.cu")],
@@ -115,6 +122,11 @@ impl Module {
             Self::Decode(columns, queries) => {
                 vec![format!("COLUMNS={columns}"), format!("QUERIES={queries}")]
             }
+            Self::DecodeAppend(columns, queries) => vec![
+                format!("COLUMNS={columns}"),
+                format!("QUERIES={queries}"),
+                "APPENDS=1".into(),
+            ],
             Self::Attention(columns, exact) => {
                 vec![
                     format!("COLUMNS={columns}"),
@@ -147,6 +159,7 @@ impl Module {
             Self::Attention(128, false),
             Self::Attention(64, true),
             Self::Decode(128, 4),
+            Self::DecodeAppend(128, 4),
             Self::Scores(64),
         ];
         for weights in WeightType::ALL {
@@ -187,7 +200,10 @@ impl Module {
         // Heads of test-size models are narrow.
         for columns in [32, 64, 128] {
             all.extend([true, false].map(|exact| Self::Attention(columns, exact)));
-            all.extend([1, 2, 4, 8].map(|queries| Self::Decode(columns, queries)));
+            for queries in [1, 2, 4, 8] {
+                all.push(Self::Decode(columns, queries));
+                all.push(Self::DecodeAppend(columns, queries));
+            }
             all.push(Self::Scores(columns));
         }
         all

@@ -58,7 +58,7 @@ params! {
         head: u32, out_row: u32, capacity: u32,
     }
 
-    /// `attention.cuh`
+    /// `append.cuh`
     struct AppendParams {
         slot: Address, k: Address, v: Address, q: Address, q_out: Address, table: Address,
         k_gamma: Address, q_gamma: Address,
@@ -67,6 +67,9 @@ params! {
         head_dim: u32, interleaved: u32, before: u32, total: u32,
         k_eps: f32, q_eps: f32,
     }
+
+    /// `decode_append.cuh`
+    struct DecodeParams { attention: AttentionParams, append: AppendParams, }
 
     /// `map.cu`
     struct MapParams {

@@ -161,11 +161,13 @@ impl Plan {
     pub fn new(context: &Arc<Context>, graph: &Graph) -> Result<Self> {
         let (needs, new_rows) = slot_needs(graph)?;
         let layout = Layout::new(graph, &needs)?;
+        let roots = graph.roots();
         let limits = Limits {
             // One kernel for any number of rows, where they may not make a difference.
             few_rows: if graph.uniform { 0 } else { FEW_ROWS + 1 },
             most_choices: 0,
             heads: true,
+            appends: &|task| attention::appends(task, &roots),
             is_gated: &is_gated,
         };
         let tasks = fuse::tasks(graph, &limits)?;

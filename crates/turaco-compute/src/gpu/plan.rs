@@ -303,6 +303,7 @@ impl Plan {
             few_rows: MATMUL_ROWS,
             most_choices: CHOICES_IN_PANELS,
             heads: false,
+            appends: &|_| false,
             is_gated: &is_whole,
         };
         let tasks = fuse::tasks(graph, &limits)?;

@@ -9,7 +9,7 @@ fn compiles(set: KernelSet, capability: u32) {
         eprintln!("SKIPPED: TURACO_NVRTC names no compiler");
         return;
     }
-    let name = format!("turaco-nvrtc-{}-{capability}", std::process::id());
+    let name = format!("turaco-nvrtc-{}-{set:?}-{capability}", std::process::id());
     let folder = std::env::temp_dir().join(name);
     let count = cuda::compile_ahead(set, capability, &folder, &|_, _| ()).unwrap();
     let files: Vec<_> = std::fs::read_dir(&folder)

@@ -1,46 +1,14 @@
 // Keys and values of rows to the caches of a slot. Heads of keys and queries may be normed and rotated on the way; queries go where
-// the attention will find them. Blocks of a row are side by side in y, and the rows of all sequences in x.
+// the attention will find them. Blocks of a row are side by side in y, and the rows of all sequences in x. Attention to one new
+// position of each sequence does all of it itself where it can (`decode_append.cuh`).
 
 constexpr u32 APPEND_THREADS = 128;
-constexpr u32 UNIT = 8; // columns of a thread that moves whole vectors
 
-enum Kind { KEY, VALUE, QUERY };
-
-// As a cache of bf16 holds it: the nearest, halves to even.
-__device__ __forceinline__ u32 to_bf16(float value) {
-    const u32 bits = __float_as_uint(value);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) return (bits >> 16) | 0x40u;
-    return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-}
-
-// What turns the numbers of a head, of which the largest has these bits, into bytes; 0 if none of them is any.
-__device__ __forceinline__ float byte_factor(u32 largest) {
-    const float factor = 127.0f / __uint_as_float(largest);
-    return fabsf(factor) <= -LOWEST ? factor : 0.0f;
-}
-
-// The nearest byte, halves to even, 128 above what it stands for: it appears in the low bits of a large sum.
-__device__ __forceinline__ u32 to_byte(float value, float factor) {
-    return (__float_as_uint(__fadd_rn(__fmul_rn(value, factor), 12582912.0f)) & 255) ^ 128;
-}
-
+// One number of a row of a cache.
 __device__ __forceinline__ void store_number(char *row, u32 column, u32 format, float x, float factor) {
     if (format == 0) ((float *)row)[column] = x;
     else if (format == BYTES) ((u8 *)row)[column] = (u8)to_byte(x, factor);
     else ((u16 *)row)[column] = format == 1 ? to_f16(x) : (u16)to_bf16(x);
-}
-
-__device__ __forceinline__ void store_four(char *row, u32 column, u32 format, float4 x, float factor) {
-    if (format == 0) {
-        *(float4 *)(row + 4 * column) = x;
-    } else if (format == 1) {
-        *(uint2 *)(row + 2 * column) = make_uint2(to_f16(x.x) | (u32)to_f16(x.y) << 16, to_f16(x.z) | (u32)to_f16(x.w) << 16);
-    } else if (format == BYTES) {
-        *(u32 *)(row + column) =
-            to_byte(x.x, factor) | to_byte(x.y, factor) << 8 | to_byte(x.z, factor) << 16 | to_byte(x.w, factor) << 24;
-    } else {
-        *(uint2 *)(row + 2 * column) = make_uint2(to_bf16(x.x) | to_bf16(x.y) << 16, to_bf16(x.z) | to_bf16(x.w) << 16);
-    }
 }
 
 // Where a row goes: its place among the keys and among the values; nothing stays of rows that newer ones replace.
@@ -53,7 +21,7 @@ struct Target {
 
     // The scale of a head, which turns bytes back into numbers.
     __device__ __forceinline__ void store_scale(const AppendParams &p, char *row, u32 head, u32 largest) const {
-        ((float *)(row + scales_at(p.columns)))[head] = __uint_as_float(largest) / 127.0f;
+        ((float *)(row + scales_at(p.columns)))[head] = byte_scale(largest);
     }
 };
 
@@ -90,70 +58,6 @@ struct Source {
     __device__ __forceinline__ const float *of(Kind kind) const { return kind == KEY ? k : kind == VALUE ? v : q; }
 };
 
-__device__ __forceinline__ const float *gamma_of(const AppendParams &p, Kind kind) {
-    return kind == KEY ? p.k_gamma : kind == QUERY ? p.q_gamma : nullptr;
-}
-
-// What a norm multiplies a head of these squares with.
-__device__ __forceinline__ float norm_factor(const AppendParams &p, Kind kind, float squares) {
-    return rsqrtf(squares * (1.0f / (float)p.head_dim) + (kind == KEY ? p.k_eps : p.q_eps));
-}
-
-// Eight columns of a row: two times four neighbours, which begin at `first` and `second`, and their rotations.
-struct Eight {
-    float4 a, b, cosines, sines, gamma_a, gamma_b;
-    u32 first, second;
-
-    __device__ __forceinline__ void load(const AppendParams &p, const float *x, const float *table, const float *gamma,
-                                         u32 column) {
-        first = column;
-        second = column + 4;
-        cosines = sines = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        gamma_a = gamma_b = make_float4(1.0f, 1.0f, 1.0f, 1.0f);
-        if (table || gamma) {
-            const u32 half = p.head_dim / 2, head = column / p.head_dim * p.head_dim, pair = (column - head) / 2;
-            if (table) {
-                if (!p.interleaved) {
-                    first = head + pair;
-                    second = first + half;
-                }
-                cosines = *(const float4 *)(table + pair);
-                sines = *(const float4 *)(table + half + pair);
-            }
-            if (gamma) {
-                gamma_a = *(const float4 *)(gamma + first - head);
-                gamma_b = *(const float4 *)(gamma + second - head);
-            }
-        }
-        a = *(const float4 *)(x + first);
-        b = *(const float4 *)(x + second);
-    }
-    __device__ __forceinline__ float squares() const {
-        return (a.x * a.x + a.y * a.y) + (a.z * a.z + a.w * a.w) + ((b.x * b.x + b.y * b.y) + (b.z * b.z + b.w * b.w));
-    }
-    __device__ __forceinline__ u32 largest() const {
-        const float each[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
-        u32 most = 0;
-#pragma unroll
-        for (u32 i = 0; i < 8; i++) most = max(most, __float_as_uint(each[i]) & 0x7fffffffu);
-        return most;
-    }
-    __device__ __forceinline__ void norm(float factor) {
-        a = make_float4(a.x * factor * gamma_a.x, a.y * factor * gamma_a.y, a.z * factor * gamma_a.z, a.w * factor * gamma_a.w);
-        b = make_float4(b.x * factor * gamma_b.x, b.y * factor * gamma_b.y, b.z * factor * gamma_b.z, b.w * factor * gamma_b.w);
-    }
-    __device__ __forceinline__ void rotate(u32 interleaved) {
-        const float4 x = a, y = b, c = cosines, s = sines;
-        if (interleaved) {
-            a = make_float4(x.x * c.x - x.y * s.x, x.y * c.x + x.x * s.x, x.z * c.y - x.w * s.y, x.w * c.y + x.z * s.y);
-            b = make_float4(y.x * c.z - y.y * s.z, y.y * c.z + y.x * s.z, y.z * c.w - y.w * s.w, y.w * c.w + y.z * s.w);
-        } else {
-            a = make_float4(x.x * c.x - y.x * s.x, x.y * c.y - y.y * s.y, x.z * c.z - y.z * s.z, x.w * c.w - y.w * s.w);
-            b = make_float4(y.x * c.x + x.x * s.x, y.y * c.y + x.y * s.y, y.z * c.z + x.z * s.z, y.w * c.w + x.w * s.w);
-        }
-    }
-};
-
 // Whether neighbouring threads of a warp, eight columns each, have whole heads of that many columns.
 __device__ __forceinline__ bool fits_a_warp(u32 head_dim) {
     const u32 threads = head_dim / UNIT;
@@ -170,32 +74,27 @@ struct Unit {
         const u32 at = min(i, units - 1) * UNIT;
         kind = at < p.columns ? KEY : at < 2 * p.columns ? VALUE : QUERY;
         column = at - kind * p.columns;
-        x.load(p, from.of(kind), kind == VALUE ? nullptr : from.table, gamma_of(p, kind), column);
+        const float *table = kind == VALUE ? nullptr : from.table, *gamma = gamma_of(p, kind);
+        const u32 head = table || gamma ? column / p.head_dim * p.head_dim : column;
+        x.choose(p, table, head, column);
+        x.load_gamma(gamma, head);
+        x.load(p, from.of(kind), table);
     }
 };
 
 // In vectors. All threads of a warp stay together: they share what their heads add up to.
 __device__ __forceinline__ void move_eights(const AppendParams &p, const Source &from, const Target &target, Unit unit, u32 units,
                                             u32 start, u32 stride) {
-    const bool is_normed = p.k_gamma || p.q_gamma;
     for (u32 i = start; i - i % WARP < units; i += stride) {
         if (i != start) unit = Unit(p, from, i, units);
         Eight &x = unit.x;
         const Kind kind = unit.kind;
         const u32 column = unit.column;
-        if (is_normed) {
-            float squares = x.squares();
-            for (u32 step = p.head_dim / UNIT / 2; step > 0; step /= 2) squares += __shfl_xor_sync(0xffffffffu, squares, step);
-            if (gamma_of(p, kind)) x.norm(norm_factor(p, kind, squares));
-        }
-        if (from.table && kind != VALUE) x.rotate(p.interleaved);
+        x.turn(p, kind);
         float factor = 1.0f;
         char *to = kind == VALUE ? target.value : target.key;
         if (target.format == BYTES) {
-            u32 largest = x.largest();
-            const u32 threads = target.head_dim / UNIT;
-            for (u32 step = threads / 2; step > 0; step /= 2)
-                largest = max(largest, __shfl_xor_sync(0xffffffffu, largest, step));
+            const u32 largest = x.largest_of_head(target.head_dim);
             factor = byte_factor(largest);
             if (i < units && kind != QUERY && target.stays && column % target.head_dim == 0)
                 target.store_scale(p, to, column / target.head_dim, largest);
@@ -205,8 +104,7 @@ __device__ __forceinline__ void move_eights(const AppendParams &p, const Source 
             *(float4 *)(from.q_out + x.first) = x.a;
             *(float4 *)(from.q_out + x.second) = x.b;
         } else if (target.stays) {
-            store_four(to, x.first, target.format, x.a, factor);
-            store_four(to, x.second, target.format, x.b, factor);
+            x.store(to, target.format, factor);
         }
     }
 }

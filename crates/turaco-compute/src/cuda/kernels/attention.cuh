@@ -26,20 +26,6 @@ struct AttentionParams {
     u32 head, out_row, capacity; // scores: the head, where its rows begin in the result, numbers of a row of it
 };
 
-struct AppendParams {
-    const Slot *slot;
-    const float *k;
-    const float *v;
-    const float *q; // or null: nothing to rotate besides the keys
-    float *q_out;
-    const float *table; // for each row half a head of cosines, then as many sines; null: no rotation
-    const float *k_gamma; // of norms of heads; null for none
-    const float *q_gamma;
-    u32 layer, rows, columns, q_columns; // rows of all sequences of this append
-    u32 k_stride, v_stride, q_stride, q_out_stride, head_dim, interleaved, before, total;
-    float k_eps, q_eps;
-};
-
 // Times this, powers of e are powers of two.
 constexpr float LOG2_E = 1.4426950408889634f;
 

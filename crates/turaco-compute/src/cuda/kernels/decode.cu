@@ -1,9 +1,16 @@
 // Attention of few queries per sequence, usually one: a block takes up to QUERIES queries (rows times query heads) of one key
 // head and one part of the keys. Some lanes of a warp, a team, share the columns of a key, and every team sums up for itself
-// what its keys give; blocks put their teams together, and the last block of a head to end puts the parts together.
+// what its keys give; blocks put their teams together, and the last block of a head to end puts the parts together. Where each
+// sequence has one new position, the call also appends it to the cache.
 
 #ifndef QUERIES
 #define QUERIES 8 // a power of two up to 8
+#endif
+
+// Whether it does (`decode_append.cuh`). All queries of a key head are of one block then.
+#ifndef APPENDS
+#define APPENDS 0
+using DecodeParams = AttentionParams;
 #endif
 
 constexpr u32 DECODE_THREADS = 128;
@@ -48,7 +55,7 @@ struct Queries {
     u32 kv_head;
 
     __device__ __forceinline__ u32 row(const AttentionParams &p, u32 i) const {
-        return p.rows == 1 ? 0 : quotient(first + i, p.group);
+        return APPENDS || p.rows == 1 ? 0 : quotient(first + i, p.group);
     }
     __device__ __forceinline__ u32 head(const AttentionParams &p, u32 i) const {
         return kv_head * p.group + first + i - row(p, i) * p.group;
@@ -68,10 +75,10 @@ __device__ __forceinline__ Vector<FORMAT> load_vector(const char *row, u32 colum
     }
 }
 
-// Of the keys from `begin` on; all queries see those in `common`.
+// Of the keys from `begin` on; all queries see those in `common`. Queries that were made ready are in shared memory.
 template <u32 FORMAT, bool PLAIN>
 __device__ __forceinline__ void sum_up(const AttentionParams &p, const Keys &keys, const Queries &queries, u32 index, u32 begin,
-                                       u32 end, Sight common, Sums &sums) {
+                                       u32 end, Sight common, const float (*ready)[COLUMNS], Sums &sums) {
     using T = Team<FORMAT, PLAIN>;
     // From one lane, so that the compiler knows that a warp stays together.
     const u32 lane = threadIdx.x % WARP, warp = __shfl_sync(0xffffffffu, threadIdx.x / WARP, 0);
@@ -79,7 +86,10 @@ __device__ __forceinline__ void sum_up(const AttentionParams &p, const Keys &key
     float q[QUERIES][T::EACH][T::WIDTH], mixed[QUERIES][T::EACH][T::WIDTH], most[QUERIES], sum[QUERIES];
     const float scale = p.scale * LOG2_E;
     const float *from[QUERIES];
-    if (p.rows == 1) {
+    if (APPENDS) {
+#pragma unroll
+        for (u32 i = 0; i < QUERIES; i++) from[i] = ready[i];
+    } else if (p.rows == 1) {
         const float *first = p.q + (u64)index * p.q_stride + queries.head(p, 0) * p.head_dim;
 #pragma unroll
         for (u32 i = 0; i < QUERIES; i++) from[i] = first + i * p.head_dim;
@@ -89,7 +99,7 @@ __device__ __forceinline__ void sum_up(const AttentionParams &p, const Keys &key
             from[i] = p.q + (u64)(index * p.rows + queries.row(p, i)) * p.q_stride + queries.head(p, i) * p.head_dim;
         }
     }
-    const bool aligned = (u64)p.q % 16 == 0 && p.q_stride % 4 == 0 && p.head_dim % 4 == 0;
+    const bool aligned = APPENDS || ((u64)p.q % 16 == 0 && p.q_stride % 4 == 0 && p.head_dim % 4 == 0);
 #pragma unroll
     for (u32 i = 0; i < QUERIES; i++) {
         most[i] = LOWEST;
@@ -185,7 +195,7 @@ __device__ __forceinline__ void sum_up(const AttentionParams &p, const Keys &key
 #pragma unroll
             for (u32 i = 0; i < QUERIES; i++) {
                 Sight sight = common;
-                if (p.rows > 1) sight = sight_of(p, keys, keys.position + queries.row(p, i));
+                if (!APPENDS && p.rows > 1) sight = sight_of(p, keys, keys.position + queries.row(p, i));
 #pragma unroll
                 for (u32 n = 0; n < T::KEYS; n++) {
                     const u32 position = base + n * T::TEAMS + team;
@@ -321,13 +331,23 @@ __device__ __forceinline__ void merge(const AttentionParams &p, const Queries &q
     }
 }
 
-KERNEL(DECODE_THREADS, decode, AttentionParams) {
-    follow();
+KERNEL(DECODE_THREADS, decode, DecodeParams) {
     __align__(16) __shared__ Sums sums;
     __shared__ u32 is_last;
     const u32 index = blockIdx.x;
-    const u32 of_head = p.rows * p.group;
-    const u32 blocks = of_head <= QUERIES ? 1 : (of_head + QUERIES - 1) / QUERIES;
+#if APPENDS
+    __align__(16) __shared__ float ready[QUERIES][COLUMNS];
+    let_next_begin();
+    Piece piece(p, threadIdx.x);
+    wait_for_previous();
+    // Also where it turns out not to be needed: it comes while the block finds out where the keys are.
+    piece.load(p, index, blockIdx.y);
+#else
+    const float (*const ready)[COLUMNS] = nullptr;
+    follow();
+#endif
+    const u32 of_head = APPENDS ? p.group : p.rows * p.group;
+    const u32 blocks = APPENDS || of_head <= QUERIES ? 1 : (of_head + QUERIES - 1) / QUERIES;
     Queries queries;
     queries.kv_head = quotient(blockIdx.y, blocks);
     queries.first = (blockIdx.y - queries.kv_head * blocks) * QUERIES;
@@ -349,13 +369,20 @@ KERNEL(DECODE_THREADS, decode, AttentionParams) {
     const u32 begin = first.begin + part * part_keys;
     const u32 end = first.begin + min(count, (part + 1) * part_keys);
 
+#if APPENDS
+    bring_all<DECODE_THREADS>(p, piece, keys, index, queries.kv_head, part == parts - 1, ready);
+    __syncthreads();
+#endif
+
+    // What is appended comes in vectors, and so do the caches that it goes to.
+    const bool aligned = APPENDS || keys.aligned;
     const Sight common = {last.begin, min(first.end, end)};
-    if (!keys.aligned) sum_up<0, true>(p, keys, queries, index, begin, end, common, sums);
-    else if (keys.format == 0) sum_up<0, false>(p, keys, queries, index, begin, end, common, sums);
-    else if (keys.format == 1) sum_up<1, false>(p, keys, queries, index, begin, end, common, sums);
-    else if (keys.format == BYTES) sum_up<BYTES, false>(p, keys, queries, index, begin, end, common, sums);
-    else sum_up<2, false>(p, keys, queries, index, begin, end, common, sums);
-    const u32 states = WARPS * (keys.aligned && keys.format != 0 ? Team<1>::TEAMS : Team<0>::TEAMS);
+    if (!aligned) sum_up<0, true>(p, keys, queries, index, begin, end, common, ready, sums);
+    else if (keys.format == 0) sum_up<0, false>(p, keys, queries, index, begin, end, common, ready, sums);
+    else if (keys.format == 1) sum_up<1, false>(p, keys, queries, index, begin, end, common, ready, sums);
+    else if (keys.format == BYTES) sum_up<BYTES, false>(p, keys, queries, index, begin, end, common, ready, sums);
+    else sum_up<2, false>(p, keys, queries, index, begin, end, common, ready, sums);
+    const u32 states = WARPS * (aligned && keys.format != 0 ? Team<1>::TEAMS : Team<0>::TEAMS);
     __syncthreads();
 
     const u32 place = index * gridDim.y + blockIdx.y;

@@ -1,16 +1,16 @@
 //! The calls of attention and of what it does with caches.
 
 use super::super::kernels::Module;
-use super::super::params::{AppendParams, AttentionParams};
+use super::super::params::{AppendParams, AttentionParams, DecodeParams};
 use super::Planner;
 use super::grids::{
-    APPEND_THREADS, ATTENTION_THREADS, DECODE_THREADS, FEW_QUERIES, SCORES_THREADS, append_grid,
-    attention_queries, decode_cut, head_columns, scores_grid,
+    APPEND_THREADS, ATTENTION_THREADS, DECODE_THREADS, FEW_QUERIES, MOST_DECODE_QUERIES,
+    SCORES_THREADS, append_grid, attention_queries, decode_cut, head_columns, scores_grid,
 };
 use super::operations::vector;
 use crate::error::{Error, Result};
 use crate::fuse::Task;
-use crate::graph::{AttentionShape, Mask, Op, Slot, SlotKind, Value};
+use crate::graph::{AttentionShape, Mask, Op, Root, Slot, SlotKind, Value};
 use crate::slots::NewRows;
 
 /// Widest heads.
@@ -38,16 +38,17 @@ impl Planner<'_> {
             keys: (k.rows() / n_sequences) as u32,
             ..attention_params(shape, rows, n_sequences)
         };
-        self.queries(rows, n_sequences, shape, params)
+        self.queries(rows, n_sequences, shape, params, None)
     }
 
-    /// Attention of so many queries of each sequence.
+    /// Attention of so many queries of each sequence, with what it appends to their caches itself.
     fn queries(
         &mut self,
         rows: usize,
         n_sequences: usize,
         shape: &AttentionShape,
         params: AttentionParams,
+        append: Option<AppendParams>,
     ) -> Result<()> {
         let columns = head_columns(shape);
         let of_head = rows * (shape.n_heads / shape.n_kv_heads);
@@ -77,12 +78,18 @@ impl Planner<'_> {
             ..params
         };
         let grid = [n_sequences, cut.blocks, cut.splits];
-        self.call(
-            (Module::Decode(columns, cut.queries), "decode"),
-            grid,
-            DECODE_THREADS,
-            params,
-        )?;
+        match append {
+            None => {
+                let module = Module::Decode(columns, cut.queries);
+                self.call((module, "decode"), grid, DECODE_THREADS, params)?;
+            }
+            Some(append) => {
+                let module = Module::DecodeAppend(columns, cut.queries);
+                let attention = params;
+                let params = DecodeParams { attention, append };
+                self.call((module, "decode"), grid, DECODE_THREADS, params)?;
+            }
+        }
         self.places.give(room);
         Ok(())
     }
@@ -90,11 +97,24 @@ impl Planner<'_> {
     /// Append keys and values to caches, keys and perhaps queries after a norm of their heads and their rotation.
     pub(super) fn append(
         &mut self,
-        (slot, layer): (Slot, usize),
+        place: (Slot, usize),
         (k, v): (Value, Value),
         task: &Task<'_>,
         new_rows: NewRows,
     ) -> Result<()> {
+        let params = self.append_params(place, (k, v), task, new_rows)?;
+        let grid = append_grid(k.rows(), 2 * k.cols() + params.q_columns as usize);
+        self.call((Module::Append, "append"), grid, APPEND_THREADS, params)
+    }
+
+    /// What an append is told, or an attention that does it itself, which leaves rotated queries nowhere.
+    fn append_params(
+        &self,
+        (slot, layer): (Slot, usize),
+        (k, v): (Value, Value),
+        task: &Task<'_>,
+        new_rows: NewRows,
+    ) -> Result<AppendParams> {
         let values = self.view(v);
         let mut params = AppendParams {
             slot: self.slot(slot),
@@ -152,22 +172,37 @@ impl Planner<'_> {
         }
         params.k = keys.address;
         params.k_stride = keys.stride as u32;
-        let grid = append_grid(k.rows(), 2 * k.cols() + params.q_columns as usize);
-        self.call((Module::Append, "append"), grid, APPEND_THREADS, params)
+        Ok(params)
     }
 
-    /// Attention over caches; `captured`: heads whose scores are kept, and where.
-    pub(super) fn cached_attention(
-        &mut self,
-        (q, out): (Value, Value),
-        (slot, layer): (Slot, usize),
-        n_sequences: usize,
-        shape: &AttentionShape,
-        new_rows: NewRows,
-        captured: Option<(&[usize], Value)>,
-    ) -> Result<()> {
+    /// Attention over caches, with the append before it where it does that itself.
+    pub(super) fn cached_attention(&mut self, task: &Task<'_>, new_rows: NewRows) -> Result<()> {
+        let &Op::CachedAttention {
+            q,
+            slot,
+            layer,
+            n_sequences,
+            ref shape,
+            ref scores,
+            out,
+        } = task.op
+        else {
+            return Ok(());
+        };
         check_heads(shape)?;
         let rows = q.rows() / n_sequences;
+        let append = match task.append {
+            Some(&Op::CacheAppend { k, v, .. }) => {
+                let mut params = self.append_params((slot, layer), (k, v), task, new_rows)?;
+                if task.rotations.is_none() {
+                    let queries = self.view(q);
+                    params.q = queries.address;
+                    params.q_stride = queries.stride as u32;
+                }
+                Some(params)
+            }
+            _ => None,
+        };
         let mask = match self.graph.slots[slot.0] {
             SlotKind::CacheRead => Mask::Full,
             _ => shape.mask,
@@ -185,11 +220,11 @@ impl Planner<'_> {
             total: new_rows.total as u32,
             ..attention_params(shape, rows, n_sequences)
         };
-        self.queries(rows, n_sequences, shape, params)?;
-        if let Some((heads, value)) = captured {
+        self.queries(rows, n_sequences, shape, params, append)?;
+        if let Some((heads, value)) = scores {
             for (nth, &head) in heads.iter().enumerate() {
                 let params = AttentionParams {
-                    out: self.view(value).address,
+                    out: self.view(*value).address,
                     head: head as u32,
                     out_row: (nth * q.rows()) as u32,
                     capacity: value.cols() as u32,
@@ -206,6 +241,31 @@ impl Planner<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether an attention can do the append that belongs to it: `decode.cu` takes all queries of a key head in one block, and moves what is
+/// new in vectors, of which a warp has whole heads.
+pub(super) fn appends(task: &Task<'_>, roots: &[Root]) -> bool {
+    /// Columns of a vector, and of a head those that a warp moves.
+    const VECTOR: usize = 4;
+    const WARP_COLUMNS: usize = 256;
+    let Op::CachedAttention { shape, .. } = task.op else {
+        return false;
+    };
+    let width = shape.head_dim;
+    let rotates_heads = match task.rotations {
+        Some((_, Op::Rope { head_dim, .. })) => *head_dim == width,
+        _ => true,
+    };
+    let comes_in_vectors = |value: &Value| {
+        let root = roots[value.id as usize];
+        root.column.is_multiple_of(VECTOR) && root.stride.is_multiple_of(VECTOR)
+    };
+    shape.n_heads / shape.n_kv_heads <= MOST_DECODE_QUERIES
+        && width.is_power_of_two()
+        && (2 * VECTOR..=WARP_COLUMNS).contains(&width)
+        && rotates_heads
+        && task.values().0.iter().all(comes_in_vectors)
 }
 
 fn check_heads(shape: &AttentionShape) -> Result<()> {

@@ -37,7 +37,7 @@ const SCORES_ROWS: usize = 8;
 pub(super) const MOST_SPLITS: usize = 64;
 
 /// Most queries of a block of `decode.cu`, and of a key head of a sequence for it to be used.
-const MOST_DECODE_QUERIES: usize = 8;
+pub(super) const MOST_DECODE_QUERIES: usize = 8;
 pub(super) const FEW_QUERIES: usize = 16;
 
 /// What of a card decides how calls are cut.

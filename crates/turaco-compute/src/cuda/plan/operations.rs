@@ -150,19 +150,7 @@ impl Planner<'_> {
             Op::CacheAppend { slot, layer, k, v } => {
                 self.append((*slot, *layer), (*k, *v), task, new_rows)
             }
-            Op::CachedAttention {
-                q,
-                slot,
-                layer,
-                n_sequences,
-                shape,
-                scores,
-                out,
-            } => {
-                let place = (*slot, *layer);
-                let captured = scores.as_ref().map(|(heads, scores)| (&heads[..], *scores));
-                self.cached_attention((*q, *out), place, *n_sequences, shape, new_rows, captured)
-            }
+            Op::CachedAttention { .. } => self.cached_attention(task, new_rows),
             Op::SwiGlu { gate, up, out } => {
                 let params = self.binary(self.view(*gate), (self.view(*up), up.rows()), *out);
                 self.map("map_swiglu", *out, params)
