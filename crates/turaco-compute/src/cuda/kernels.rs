@@ -1,6 +1,6 @@
 //! The kernels, by the module they are compiled in and their name there.
 
-use super::plan::grids::{Card, has_tiles, matvec_cut, matvec_cuts};
+use super::plan::grids::{Card, FewRows, has_tiles, matvec_cut, matvec_cuts};
 use super::plan::{FEW_ROWS, FEW_ROWS_IN_TILES};
 use crate::device::WeightType;
 
@@ -30,7 +30,7 @@ pub(super) enum Module {
 }
 
 /// How `matvec.cu` cuts its work: rows and outputs of a block, warps that share its inputs out, the bytes of weights that each of
-/// them asks for ahead, and the bytes that the block has for inputs.
+/// them asks for ahead, the bytes that the block has for inputs, and whether weights have two halves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct MatvecCut {
     pub rows: u32,
@@ -38,6 +38,7 @@ pub(super) struct MatvecCut {
     pub warps: u32,
     pub ring: u32,
     pub room: u32,
+    pub gated: bool,
 }
 
 const PRELUDE: &str = include_str!("kernels/prelude.cuh");
@@ -55,11 +56,12 @@ impl Module {
         match self {
             Self::Matvec(weights, cut) => {
                 format!(
-                    "matvec-{}-{}-{}-{}",
+                    "matvec-{}-{}-{}-{}{}",
                     weights.name(),
                     cut.rows,
                     cut.columns,
-                    cut.warps
+                    cut.warps,
+                    if cut.gated { "-gated" } else { "" }
                 )
             }
             Self::Matmul(weights, rows) => format!("matmul-{}-{rows}", weights.name()),
@@ -114,6 +116,7 @@ impl Module {
                 format!("ROWS={}", cut.rows),
                 format!("COLUMNS={}", cut.columns),
                 format!("WARPS={}", cut.warps),
+                format!("GATED={}", u8::from(cut.gated)),
                 format!("RING={}", cut.ring),
                 format!("ROOM={}", cut.room),
             ],
@@ -163,8 +166,20 @@ impl Module {
             Self::Scores(64),
         ];
         for weights in WeightType::ALL {
-            let few = |rows, panels| Self::Matvec(weights, matvec_cut(rows, weights, panels, card));
-            all.extend([few(1, card.processors + 1), few(8, card.processors / 2)]);
+            let few = |rows, panels, gated| {
+                let map = FewRows {
+                    rows,
+                    weights,
+                    panels,
+                    inputs: 1024,
+                    gated,
+                };
+                Self::Matvec(weights, matvec_cut(&map, card))
+            };
+            all.extend([
+                few(1, card.processors + 1, true),
+                few(8, card.processors / 2, false),
+            ]);
             all.push(Self::Matmul(weights, 128));
             all.extend([Self::Lookup(weights), Self::Lstm(weights)]);
         }

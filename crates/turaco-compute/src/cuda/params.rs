@@ -24,6 +24,13 @@ macro_rules! params {
 
 params! {
     /// `linear.cuh`
+    struct Ahead {
+        at: Address,
+        panel_bytes: u64,
+        panels: u32, bytes: u32,
+    }
+
+    /// `linear.cuh`
     struct LinearParams {
         weights: Address, scales: Address, x: Address, out: Address, bias: Address, residual: Address,
         gamma: Address, beta: Address, gain: Address, partial: Address, counters: Address,
@@ -34,9 +41,7 @@ params! {
         scale: f32, eps: f32,
         rows_in: u32, rows_out: u32, channels: u32, step: u32, padding: u32, dilation: u32,
         splits: u32,
-        next_panels: u32, next_lines: u32,
-        next_panel_bytes: u64,
-        next: Address,
+        ahead: [Ahead; 4],
     }
 
     /// `lookup.cu`

@@ -19,7 +19,6 @@ use crate::graph::{Graph, Ids, IdsSource, Op, SlotKind, Value, ValueSource};
 use crate::slots::{NewRows, SlotNeeds, slot_needs};
 
 use self::operations::is_gated;
-use self::read_ahead::ReadAhead;
 
 mod attention;
 pub(super) mod grids;
@@ -148,7 +147,8 @@ struct Planner<'a> {
     kept: Vec<Option<Address>>,
     limits: Vec<Limit>,
     launches: Vec<Launch>,
-    read_ahead: ReadAhead,
+    /// Those of them that read weights once.
+    read_ahead: Vec<read_ahead::Call>,
     /// Counters that calls have to themselves, in words from the beginning of their memory.
     counter_words: usize,
     counters: Address,
@@ -184,7 +184,7 @@ impl Plan {
             kept: Vec::new(),
             limits: Vec::new(),
             launches: Vec::new(),
-            read_ahead: ReadAhead::default(),
+            read_ahead: Vec::new(),
             counter_words: 0,
             counters: 0,
             dry: true,
@@ -198,14 +198,14 @@ impl Plan {
             kept: Vec::new(),
             limits: Vec::new(),
             launches: Vec::new(),
-            read_ahead: ReadAhead::default(),
+            read_ahead: Vec::new(),
             counter_words: 0,
             counters: memory.address + counters_at as u64,
             dry: false,
             ..planner
         };
         let ends = planner.walk(&tasks, &new_rows)?;
-        planner.read_ahead_of_next_run();
+        planner.settle_read_ahead();
         let outputs = planner.outputs();
         let Planner {
             limits, launches, ..

@@ -15,6 +15,13 @@
 #define TILES 0
 #endif
 
+// So many bytes of each of so many panels.
+struct Ahead {
+    const char *at;
+    u64 panel_bytes;
+    u32 panels, bytes;
+};
+
 struct LinearParams {
     const uint4 *weights;  // panels of 32 outputs, panel_bytes apart
     const float *scales;   // int8: one for each row, padded to whole panels
@@ -34,10 +41,8 @@ struct LinearParams {
     float scale, eps;      // result = activation(x W^T + bias) * scale + residual
     u32 rows_in, rows_out, channels, step, padding, dilation; // of a convolution
     u32 splits;            // parts that the inputs are cut into
-    // What the next call that reads its weights once will read first: so many lines of each of so many panels.
-    u32 next_panels, next_lines;
-    u64 next_panel_bytes;
-    const char *next;
+    // Weights that calls to come will read, for this one to bring nearer.
+    Ahead ahead[4];
 };
 
 // A step is 32 inputs of a panel: LEAD bytes of scales, then lines of 128 bytes.

@@ -1,12 +1,15 @@
-// A few rows times COLUMNS of the 32 outputs of a panel. WARPS warps share the steps of 32 inputs out among them, and their
-// sums are added up at the end. Inputs are put in ROOM bytes, as many steps at a time as it holds. Weights are read once for all rows: they are copied in the background to a ring of RING bytes
-// for each warp, where every thread reads what it copied itself, so that nobody has to wait for others. (Registers would not do:
-// a thread cannot wait for some of its loads to registers and not for those after them.)
+// ROWS rows times COLUMNS of the 32 outputs of a panel; if GATED, of those of two halves of the weights. WARPS warps share the
+// steps of 32 inputs out among them, and their sums are added up at the end. Inputs are put in ROOM bytes, as many steps at a
+// time as it holds. Weights are read once for all rows: they are copied in the background to a ring of RING bytes for each warp,
+// where every thread reads what it copied itself, so that nobody has to wait for others. (Registers would not do: a thread
+// cannot wait for some of its loads to registers and not for those after them.)
 //
 // Eight groups of four threads have COLUMNS / 8 neighbouring outputs each; the threads of a group have different inputs. In
 // tiles (see TILES) inputs are split into three bf16 that add up to them exactly, each a column of its own, so that sums are
 // those of f32; from 16 rows on they are rounded to bf16, as `matmul` does.
 
+constexpr u32 HEIGHT = ROWS;
+constexpr u32 HALVES = GATED ? 2 : 1;                  // of the weights
 constexpr u32 THREADS = WARPS * WARP;
 constexpr u32 WORDS = COLUMNS / 8;                     // of a line that a thread reads
 constexpr u32 SCALE_WORDS = (WORDS + 1) / 2;           // that hold the scales of its outputs
@@ -77,8 +80,7 @@ __device__ __forceinline__ float scale_of(const u32 (&scales)[LEAD ? SCALE_WORDS
     return high ? f16_high(scales[output / 2]) : f16_low(scales[output / 2]);
 }
 
-template <u32 HEIGHT, bool GATED> struct Matvec {
-    static constexpr u32 HALVES = GATED ? 2 : 1;
+struct Matvec {
     // Columns of tiles: all first parts of the rows' inputs, then all second ones.
     static constexpr u32 PARTS = HEIGHT <= 8 ? 3 : 1;
     static constexpr u32 SPLIT = HEIGHT * PARTS;
@@ -93,6 +95,8 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
                                   : MOST_TURNS >= 3 && DEPTH % 3 == 0 ? 3
                                   : MOST_TURNS >= 2 && DEPTH % 2 == 0 ? 2
                                                                       : 1;
+    // More rows take the registers that this would take.
+    static constexpr bool OVERLAP = HEIGHT <= 2;
     // Steps of inputs that are staged at a time, a whole number of turns of all warps.
     static constexpr u32 TURNS = MOST_TURNS / UNROLL * UNROLL;
     static constexpr u32 STAGED = TURNS * WARPS;
@@ -103,8 +107,7 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
     static_assert(TURNS > 0, "no room for a step of each warp");
     // Rows that a thread puts in place in turn, and quads that it reads at once: one where that takes four loads.
     static constexpr u32 TURN_ROWS = QUADS * HEIGHT > THREADS ? QUADS * HEIGHT / THREADS : 1;
-    // A row of common length is read at once: whoever waits for memory twice waits twice as long.
-    template <bool WHOLE> static constexpr u32 BATCH = TURN_ROWS > 1 ? TURN_ROWS : !WHOLE ? 1 : HEIGHT == 1 && WARPS != 8 ? 6 : 3;
+    template <bool WHOLE> static constexpr u32 BATCH = TURN_ROWS > 1 ? TURN_ROWS : !WHOLE ? 1 : HEIGHT <= 2 ? 3 : 2;
     // Rows that are added up over the warps at a time.
     static constexpr u32 GATHERED = HEIGHT < 16 ? HEIGHT : 16;
     static constexpr u32 RESULTS = (GATHERED * COLUMNS + THREADS - 1) / THREADS;
@@ -232,15 +235,17 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
         float sum = 0.0f;
 #pragma unroll
         for (u32 i = 0; i < SQUARES / HEIGHT; i++) sum += squares[i * HEIGHT + row];
-        return 1.0f / sqrtf(sum * (1.0f / (float)p.inputs) + p.eps);
+        return rsqrtf(sum * (1.0f / (float)p.inputs) + p.eps);
     }
 
-    // What multiplies the norm, and what is added, in turn: all at once would take too many registers.
-    template <bool WHOLE> __device__ __forceinline__ void norm(float4 (&values)[BATCH<WHOLE>], u32 first, u32 begin) const {
+    // The norm of quads that were read with their gammas and gains. What is added comes later: not many norms have it.
+    template <bool WHOLE>
+    __device__ __forceinline__ void norm(float4 (&values)[BATCH<WHOLE>], const float4 (&gammas)[BATCH<WHOLE>],
+                                         const float4 (&gains)[BATCH<WHOLE>], u32 first, u32 begin) const {
 #pragma unroll
         for (u32 i = 0; i < BATCH<WHOLE>; i++) {
-            const u32 item = begin + i * THREADS + threadIdx.x, quad = quad_of(first, item);
-            const float4 gamma = row_quad<WHOLE>(p.gamma, quad, p.inputs);
+            const u32 item = begin + i * THREADS + threadIdx.x;
+            const float4 &gamma = gammas[i];
             float4 &v = values[i];
             if (p.norm == 1) {
                 const float mean = means[row_number(item)], factor = factors[row_number(item)];
@@ -249,7 +254,7 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
             }
             v.x *= gamma.x, v.y *= gamma.y, v.z *= gamma.z, v.w *= gamma.w;
             // Beyond the end of the row there is nothing, whatever the norm is.
-            if (4 * quad >= p.inputs) v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            if (4 * quad_of(first, item) >= p.inputs) v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         }
         if (p.norm == 1 && p.beta) {
 #pragma unroll
@@ -262,9 +267,7 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
         if (p.gain) {
 #pragma unroll
             for (u32 i = 0; i < BATCH<WHOLE>; i++) {
-                const u32 item = begin + i * THREADS + threadIdx.x;
-                const float *from = p.gain + (u64)(clamped(row_number(item)) / p.gain_each) * p.gain_stride;
-                const float4 gain = row_quad<WHOLE>(from, quad_of(first, item), p.inputs);
+                const float4 &gain = gains[i];
                 float4 &v = values[i];
                 v.x *= gain.x, v.y *= gain.y, v.z *= gain.z, v.w *= gain.w;
             }
@@ -275,15 +278,29 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
     template <bool WHOLE> __device__ __forceinline__ void stage(u32 first, u32 steps) {
         const u32 count = min(STAGED, steps - first) * QUADS * HEIGHT;
         for (u32 begin = 0; begin < count; begin += BATCH<WHOLE> * THREADS) {
-            float4 values[BATCH<WHOLE>];
+            float4 values[BATCH<WHOLE>], gammas[BATCH<WHOLE>], gains[BATCH<WHOLE>];
 #pragma unroll
             for (u32 i = 0; i < BATCH<WHOLE>; i++) {
                 const u32 item = begin + i * THREADS + threadIdx.x;
                 // Quads beyond the last step are beyond the row's end as well.
                 values[i] = row_quad<WHOLE>(row_of(row_number(item)), quad_of(first, item), p.inputs);
             }
-            if (p.norm == 2) square_up<WHOLE>(values, begin, count);
-            if (p.norm != 0) norm<WHOLE>(values, first, begin);
+            if (p.norm != 0) {
+                // Everything at once, before any of it is looked at.
+#pragma unroll
+                for (u32 i = 0; i < BATCH<WHOLE>; i++)
+                    gammas[i] = row_quad<WHOLE>(p.gamma, quad_of(first, begin + i * THREADS + threadIdx.x), p.inputs);
+                if (p.gain) {
+#pragma unroll
+                    for (u32 i = 0; i < BATCH<WHOLE>; i++) {
+                        const u32 item = begin + i * THREADS + threadIdx.x, row = clamped(row_number(item));
+                        const float *from = p.gain + (u64)(p.gain_each == 1 ? row : row / p.gain_each) * p.gain_stride;
+                        gains[i] = row_quad<WHOLE>(from, quad_of(first, item), p.inputs);
+                    }
+                }
+                if (p.norm == 2) square_up<WHOLE>(values, begin, count);
+                norm<WHOLE>(values, gammas, gains, first, begin);
+            }
 #pragma unroll
             for (u32 i = 0; i < BATCH<WHOLE>; i++) {
                 const u32 item = begin + i * THREADS + threadIdx.x;
@@ -497,12 +514,13 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
     }
 #endif
 
-    // Lets the weights that the next call will read first come nearer, when this one has asked for all of its own.
+    // Lets weights that calls to come will read come nearer, when this one has asked for all of its own.
     __device__ __forceinline__ void bring_next() const {
         const u32 warps = gridDim.x * WARPS, me = blockIdx.x * WARPS + threadIdx.x / WARP;
-        for (u32 i = me * WARP + threadIdx.x % WARP; i < p.next_panels * p.next_lines; i += warps * WARP) {
-            const u32 panel = i / p.next_lines;
-            bring_nearer(p.next + panel * p.next_panel_bytes + (i - panel * p.next_lines) * LINE);
+#pragma unroll
+        for (u32 i = 0; i < sizeof(p.ahead) / sizeof(Ahead); i++) {
+            const Ahead &ahead = p.ahead[i];
+            for (u32 panel = me; panel < ahead.panels; panel += warps) bring_nearer(ahead.at + panel * ahead.panel_bytes, ahead.bytes);
         }
     }
 
@@ -526,14 +544,15 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
         for (u32 half = 0; half < HALVES; half++) share[half].begin(weights[half], panel_bytes, warp, first, lane);
         u32 asked = warp;
         // The step that is so many turns behind the one that is to be asked for.
-        const auto ask = [&](u32 slot, u32 turn) {
-            if (asked + turn * WARPS < steps) {
+        const auto ask_for = [&](u32 slot, u32 turn) {
 #pragma unroll
-                for (u32 half = 0; half < HALVES; half++) {
-                    const u32 at = slot + half * STEP_COPY;
-                    share[half].ask(words_at + at, scales_at + at, turn * WARPS * STEP_BYTES);
-                }
+            for (u32 half = 0; half < HALVES; half++) {
+                const u32 at = slot + half * STEP_COPY;
+                share[half].ask(words_at + at, scales_at + at, turn * WARPS * STEP_BYTES);
             }
+        };
+        const auto ask = [&](u32 slot, u32 turn) {
+            if (asked + turn * WARPS < steps) ask_for(slot, turn);
             copy_commit();
         };
         const auto go_on = [&]() {
@@ -556,7 +575,16 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
         for (u32 i = 0; i < sizeof(total) / 4; i++) flat[i] = 0.0f;
 #pragma unroll
         for (u32 i = 0; i < TURN_ROWS; i++) square[i] = 0.0f;
+        // What does not change from run to run comes now as well: nobody shall wait for it later.
+        const u32 output = first_output + threadIdx.x % COLUMNS;
+        float factor[HALVES];
+#pragma unroll
+        for (u32 half = 0; half < HALVES; half++) factor[half] = WEIGHTS == INT8 ? p.scales[half * p.outputs + output] : 1.0f;
+        const float bias = p.bias && output < p.outputs ? p.bias[output] : 0.0f;
+        if (p.gamma && blockIdx.x == 0 && warp == 0) bring_nearer((const char *)p.gamma, p.inputs / 4 * 16);
         const bool whole = all_whole();
+        bool ends = asked >= steps; // whether all has been asked for
+        if (ends) bring_next();
         wait_for_previous();
         if (p.norm == 1) {
             if (whole) measure<true>(room);
@@ -566,29 +594,49 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
         // Columns beyond the last are not looked at: they may be anything.
         const u32 own[2] = {group * COLUMN_BYTES + t * 16, last_column(group) * COLUMN_BYTES + t * 16};
         const Place inputs = place_of((const char *)staged + warp * INPUT_BYTES), added_up = place_of(sums + warp * HEIGHT);
-        bool ends = false; // whether all has been asked for
         u32 slot = 0, turn = 0;
         for (u32 step = warp; step - warp < steps; step += UNROLL * WARPS) {
             if (turn == 0) {
-                __syncthreads();
+                if (step != warp || p.norm == 1) __syncthreads();
                 if (whole) stage<true>(step - warp, steps);
                 else stage<false>(step - warp, steps);
                 __syncthreads();
             }
+            const Place words_slot = words_at + slot, scales_slot = scales_at + slot;
+            const Place inputs_at = inputs + turn * WARPS * INPUT_BYTES, added_at = added_up + turn * WARPS * HEIGHT * 4;
+            // The sums of a step that has come.
+            const auto sum_up = [&](u32 d) {
+                Step now[HALVES];
 #pragma unroll
-            for (u32 d = 0; d < UNROLL; d++) {
-                copy_wait<DEPTH - 1>();
-                if (step + d * WARPS < steps) {
-                    Step now[HALVES];
-#pragma unroll
-                    for (u32 half = 0; half < HALVES; half++) {
-                        const u32 at = slot + d * SLOT + half * STEP_COPY;
-                        now[half].take(words_at + at, scales_at + at);
-                    }
-                    const u32 at = (turn + d) * WARPS;
-                    multiply(now, inputs + at * INPUT_BYTES, own, added_up + at * HEIGHT * 4, group, t);
+                for (u32 half = 0; half < HALVES; half++) {
+                    const u32 at = d * SLOT + half * STEP_COPY;
+                    now[half].take(words_slot + at, scales_slot + at);
                 }
-                ask(slot + d * SLOT, d);
+                multiply(now, inputs_at + d * WARPS * INPUT_BYTES, own, added_at + d * WARPS * HEIGHT * 4, group, t);
+            };
+            // Where every step is there and every one is followed by another, or none, steps need not be told apart: they overlap.
+            if (OVERLAP && asked + (UNROLL - 1) * WARPS < steps) {
+#pragma unroll
+                for (u32 d = 0; d < UNROLL; d++) {
+                    copy_wait<DEPTH - 1>();
+                    sum_up(d);
+                    ask_for(slot + d * SLOT, d);
+                    copy_commit();
+                }
+            } else if (OVERLAP && asked >= steps && step + (UNROLL - 1) * WARPS < steps) {
+#pragma unroll
+                for (u32 d = 0; d < UNROLL; d++) {
+                    copy_wait<DEPTH - 1>();
+                    sum_up(d);
+                    copy_commit();
+                }
+            } else {
+#pragma unroll
+                for (u32 d = 0; d < UNROLL; d++) {
+                    copy_wait<DEPTH - 1>();
+                    if (step + d * WARPS < steps) sum_up(d);
+                    ask(slot + d * SLOT, d);
+                }
             }
             go_on();
             slot = slot + UNROLL * SLOT == DEPTH * SLOT ? 0 : slot + UNROLL * SLOT;
@@ -605,7 +653,17 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
         if (p.norm == 2) share_squares();
 #pragma unroll
         for (u32 from = 0; from < HEIGHT; from += GATHERED) {
-            float results[HALVES][RESULTS];
+            float results[HALVES][RESULTS], residual[RESULTS];
+            // A thread has the same output of all its rows.
+            const auto row_of_result = [&](u32 i) { return from + (i * THREADS + threadIdx.x) / COLUMNS; };
+            const auto is_result = [&](u32 i) {
+                return row_of_result(i) < from + GATHERED && first_row + row_of_result(i) < p.rows && output < p.outputs;
+            };
+#pragma unroll
+            for (u32 i = 0; i < RESULTS; i++) {
+                residual[i] = 0.0f;
+                if (p.residual && is_result(i)) residual[i] = p.residual[(u64)(first_row + row_of_result(i)) * p.residual_stride + output];
+            }
 #pragma unroll
             for (u32 half = 0; half < HALVES; half++) {
                 __syncthreads();
@@ -619,60 +677,36 @@ template <u32 HEIGHT, bool GATED> struct Matvec {
                     if (item < GATHERED * COLUMNS) {
 #pragma unroll
                         for (u32 other = 0; other < WARPS; other++) sum += all[other * (RING / 4) + item];
-                        const u32 output = first_output + item % COLUMNS;
-                        if (p.norm == 2) sum *= factors[from + item / COLUMNS];
-                        if (WEIGHTS == INT8) sum *= p.scales[half * p.outputs + output];
+                        if (p.norm == 2) sum *= factors[row_of_result(i)];
                     }
-                    results[half][i] = sum;
+                    results[half][i] = sum * factor[half];
                 }
             }
 #pragma unroll
             for (u32 i = 0; i < RESULTS; i++) {
-                const u32 item = i * THREADS + threadIdx.x;
-                const u32 row = first_row + from + item / COLUMNS, output = first_output + item % COLUMNS;
-                if (item >= GATHERED * COLUMNS || row >= p.rows || output >= p.outputs) continue;
+                if (!is_result(i)) continue;
                 float sum = results[0][i];
                 if (GATED) sum = sum * sigmoid(sum) * results[HALVES - 1][i];
-                p.out[(u64)row * p.out_stride + output] = finished(p, row, output, sum);
+                sum = activate(sum + bias, p.activation) * p.scale + residual[i];
+                p.out[(u64)(first_row + row_of_result(i)) * p.out_stride + output] = sum;
             }
         }
     }
 };
 
-template <u32 HEIGHT, bool GATED> __device__ __forceinline__ void matvec(const LinearParams &p) {
-    using Work = Matvec<HEIGHT, GATED>;
-    __shared__ float sums[WEIGHTS == Q4 ? Work::STAGED * HEIGHT : 1];
+// A multiprocessor holds 16 warps, whose rings are what it takes to keep memory busy. Half as many for sums of many rows, which
+// take registers.
+RESIDENT_KERNEL(THREADS, (HEIGHT <= (TILES ? 16 : 4) ? 16 : 8) / WARPS, matvec, LinearParams) {
+    __shared__ float sums[WEIGHTS == Q4 ? Matvec::STAGED * HEIGHT : 1];
     __shared__ float means[HEIGHT];
     __shared__ float factors[HEIGHT];
-    __shared__ float squares[Work::SQUARES];
+    __shared__ float squares[Matvec::SQUARES];
     __shared__ float room[WARPS];
     // Rings, then inputs.
     DYNAMIC_SHARED(uint4, rings);
     uint4 *const staged = rings + WARPS * RING / 16;
     const u32 parts = (p.outputs + COLUMNS - 1) / COLUMNS;
     char *const ring = (char *)rings + threadIdx.x / WARP * RING;
-    Work work{p, (uint2 *)staged, sums, means, factors, squares, ring, blockIdx.x / parts * HEIGHT};
+    Matvec work{p, (uint2 *)staged, sums, means, factors, squares, ring, blockIdx.x / parts * HEIGHT};
     work.run(room);
 }
-
-// A multiprocessor holds 16 warps, whose rings are what it takes to keep memory busy. Half as many for sums of many rows, which
-// take registers.
-#define RESIDENT(rows) (rows <= (TILES ? 16 : 4) || WARPS > 8 ? 16 / WARPS : 8 / WARPS)
-#define ENTRIES(rows)                                                                              \
-    RESIDENT_KERNEL(THREADS, RESIDENT(rows), matvec_##rows, LinearParams) { matvec<rows, false>(p); } \
-    RESIDENT_KERNEL(THREADS, RESIDENT(rows), matvec_##rows##_gated, LinearParams) { matvec<rows, true>(p); }
-// With ROWS only the entries for so many rows.
-#define ENTRIES_OF(rows) ENTRIES(rows)
-
-#ifdef ROWS
-ENTRIES_OF(ROWS)
-#else
-ENTRIES(1)
-ENTRIES(2)
-ENTRIES(4)
-ENTRIES(8)
-#if TILES
-ENTRIES(16)
-ENTRIES(32)
-#endif
-#endif

@@ -135,8 +135,14 @@ template <u32 pending> __device__ __forceinline__ void copy_wait() {
 #endif
 }
 
-// Lets 128 bytes come from memory to the card's second cache.
-__device__ __forceinline__ void bring_nearer(const void *at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
+// Lets bytes, whole units of 16, come from memory to the card's second cache: all threads of a warp ask for the same.
+__device__ __forceinline__ void bring_nearer(const char *at, u32 bytes) {
+#if __CUDA_ARCH__ >= 900
+    if (threadIdx.x % WARP == 0) asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(at), "r"(bytes) : "memory");
+#else
+    for (u32 i = threadIdx.x % WARP * 128; i < bytes; i += WARP * 128) asm volatile("prefetch.global.L2 [%0];" ::"l"(at + i));
+#endif
+}
 
 // The next call of the run may begin when all blocks of this one have said so, or have ended.
 __device__ __forceinline__ void let_next_begin() {
@@ -210,6 +216,7 @@ __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-
 
 // Numbered as `Activation` is in Rust.
 __device__ __forceinline__ float activate(float x, u32 kind) {
+    if (kind == 0) return x;
     switch (kind) {
         case 1: return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
         case 2: return x * sigmoid(x);

@@ -59,27 +59,39 @@ impl Card {
         }
     }
 
-    /// Bytes of weights that a warp of `matvec.cu` asks for ahead, in blocks of so many warps: as many as the blocks that are to be
-    /// on a processor at once have room for, and at least those of a step.
-    fn ring(self, weights: WeightType, warps: u32, blocks_each: usize) -> usize {
-        match (weights, warps) {
-            (WeightType::F32, _) => 8 << 10,
-            _ if self.shared() < 200 => 4 << 10,
-            (_, 4) if blocks_each > 3 => 6 << 10,
-            (_, 4) => 12 << 10,
-            // Something else can begin beside it.
+    /// Bytes of weights that a warp of `matvec.cu` asks for ahead: as many as the blocks that are to be on a processor at once have
+    /// room for, and at least those of a step.
+    fn ring(self, map: &FewRows, warps: u32, blocks_each: usize) -> usize {
+        let is_wide = map.weights == WeightType::F32;
+        // Steps of a warp are 4 KiB.
+        let is_large = map.gated && matches!(map.weights, WeightType::F16 | WeightType::Bf16);
+        match warps {
+            _ if is_wide => 8 << 10,
+            _ if self.shared() < 200 => {
+                if is_large {
+                    8 << 10
+                } else {
+                    4 << 10
+                }
+            }
+            4 if blocks_each <= 3 || is_large => 12 << 10,
+            4 => 6 << 10,
+            // Two blocks of one call, or of two, that begin one beside the other.
             _ => 8 << 10,
         }
     }
 
-    /// Bytes that such a block has for inputs: all of a row of most maps, where only one block is on a processor.
-    fn room(self, warps: u32) -> usize {
-        match warps {
-            16 if self.shared() > 200 => 56 << 10,
+    /// Bytes that a block of it has for inputs: all of a long row, where no other block of the call is on the processor.
+    fn room(self, map: &FewRows, blocks_each: usize) -> usize {
+        match blocks_each {
+            0 | 1 if self.shared() > 200 && map.inputs > LONG_ROW => 60 << 10,
             _ => 24 << 10,
         }
     }
 }
+
+/// Inputs of which the smaller room holds all.
+const LONG_ROW: usize = 4096;
 
 /// What `matvec.cu` has of shared memory beside its rings and its inputs, in KiB, or less.
 const MATVEC_SHARED: usize = 5;
@@ -87,32 +99,37 @@ const MATVEC_SHARED: usize = 5;
 /// Warps of it that a processor holds.
 const MATVEC_WARPS: usize = 16;
 
+/// Bytes of a line of weights.
+pub(super) const LINE: usize = 128;
+
+/// A map of few rows.
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) struct FewRows {
+    pub rows: usize,
+    pub weights: WeightType,
+    /// Panels of outputs.
+    pub panels: usize,
+    pub inputs: usize,
+    /// Whether it has as many panels once more, of another half.
+    pub gated: bool,
+}
+
 /// How few rows times so many panels of outputs are cut: all blocks at once on the card, and each with many loads under way.
-pub(in super::super) fn matvec_cut(
-    rows: usize,
-    weights: WeightType,
-    panels: usize,
-    card: Card,
-) -> MatvecCut {
+pub(in super::super) fn matvec_cut(map: &FewRows, card: Card) -> MatvecCut {
     let processors = card.processors;
-    let rows_at_once = rows.next_power_of_two();
-    let panels = panels * rows.div_ceil(rows_at_once);
-    let (columns, warps) = match panels {
+    let rows_at_once = map.rows.next_power_of_two();
+    let panels = map.panels * map.rows.div_ceil(rows_at_once);
+    let (columns, mut warps) = match panels {
         _ if panels > 2 * processors => (32, 4),
-        _ if panels > processors => (32, 8),
-        _ if 2 * panels > processors => (32, 16),
-        _ if 4 * panels > processors => (16, 16),
-        _ => (8, 16),
+        _ if 2 * panels > processors => (32, 8),
+        _ if 4 * panels > processors => (16, 8),
+        _ => (8, 8),
     };
-    // Rows take registers.
-    let wide = rows_at_once >= 32 || (rows_at_once == 8 && !has_tiles(weights));
-    let mut warps: u32 = if wide { 8.min(warps) } else { warps };
     let blocks_each = panels.div_ceil(processors);
-    let ring = |warps| card.ring(weights, warps, blocks_each);
-    let fits = |warps: u32| {
-        let bytes = warps as usize * ring(warps) + card.room(warps);
-        bytes <= (card.shared() - MATVEC_SHARED) << 10
-    };
+    let room = card.room(map, blocks_each);
+    let ring = |warps| card.ring(map, warps, blocks_each);
+    let fits =
+        |warps: u32| warps as usize * ring(warps) + room <= (card.shared() - MATVEC_SHARED) << 10;
     while warps > 4 && !fits(warps) {
         warps /= 2;
     }
@@ -121,23 +138,15 @@ pub(in super::super) fn matvec_cut(
         columns,
         warps,
         ring: ring(warps) as u32,
-        room: card.room(warps) as u32,
+        room: room as u32,
+        gated: map.gated,
     }
 }
 
-/// Lines of 128 bytes of each of the first panels that blocks of a call of `matvec.cu` read first, and how many such panels there
-/// are: as much as `bytes` hold.
-pub(super) fn first_lines(
-    cut: MatvecCut,
-    (panels, panel_bytes): (usize, usize),
-    bytes: usize,
-    processors: usize,
-) -> (usize, usize) {
-    const LINE: usize = 128;
+/// How many of a call's panels its first blocks read, those that are on the card at once.
+pub(super) fn panels_at_once(cut: MatvecCut, panels: usize, processors: usize) -> usize {
     let blocks = processors * MATVEC_WARPS / cut.warps as usize;
-    let at_once = (blocks * cut.columns as usize / PANEL).clamp(1, panels.max(1));
-    let lines = (bytes / at_once).min(panel_bytes) / LINE;
-    (at_once, lines)
+    (blocks * cut.columns as usize / PANEL).min(panels)
 }
 
 /// Whether products with such weights go through tensor cores of bf16, where the card has them.
@@ -313,11 +322,23 @@ pub(in super::super) fn matvec_cuts(
         2 * processors + 1,
         3 * processors + 1,
     ];
-    let mut cuts: Vec<MatvecCut> = panels
-        .iter()
-        .map(|&panels| matvec_cut(rows, weights, panels, card))
-        .collect();
-    cuts.dedup();
+    let mut cuts: Vec<MatvecCut> = Vec::new();
+    for (panels, inputs, gated) in panels.into_iter().flat_map(|panels| {
+        [(LONG_ROW, false), (LONG_ROW, true), (LONG_ROW + 1, false)]
+            .map(|(inputs, gated)| (panels, inputs, gated))
+    }) {
+        let map = FewRows {
+            rows,
+            weights,
+            panels,
+            inputs,
+            gated,
+        };
+        let cut = matvec_cut(&map, card);
+        if !cuts.contains(&cut) {
+            cuts.push(cut);
+        }
+    }
     cuts
 }
 
@@ -338,37 +359,13 @@ mod tests {
                         let bytes = (cut.warps * cut.ring + cut.room) as usize;
                         let room = (card.shared() - MATVEC_SHARED) << 10;
                         assert!(bytes <= room, "{capability} {weights:?} {cut:?}");
-                        // Of f32 most: 32 inputs of as many outputs as a block has, of both halves of a gate.
+                        // 32 inputs of as many outputs as a block has, of both halves of a gate.
                         let size = if weights == WeightType::F32 { 4 } else { 2 };
-                        assert!(cut.ring >= 2 * 32 * cut.columns * size, "{cut:?}");
+                        let halves = if cut.gated { 2 } else { 1 };
+                        assert!(cut.ring >= halves * 32 * cut.columns * size, "{cut:?}");
                     }
                 }
             }
         }
-    }
-
-    #[test]
-    fn blocks_of_a_call_that_are_on_the_card_at_once_have_their_first_lines_near() {
-        let card = Card {
-            processors: 132,
-            capability: 90,
-        };
-        let cut = |panels| matvec_cut(1, WeightType::Bf16, panels, card);
-        // All of it.
-        assert_eq!(
-            first_lines(cut(96), (96, 1 << 16), 12 << 20, 132),
-            (96, 512)
-        );
-        // The beginnings of all panels, as far as there is room.
-        let (panels, lines) = first_lines(cut(288), (576, 6144 * 32), 12 << 20, 132);
-        assert_eq!(panels, 528);
-        assert!(lines * 128 * panels <= 12 << 20 && (lines + 1) * 128 * panels > 12 << 20);
-        // Not those of blocks that come later.
-        assert_eq!(
-            first_lines(cut(4096), (4096, 1 << 16), 12 << 20, 132).0,
-            528
-        );
-        // No second cache.
-        assert_eq!(first_lines(cut(96), (96, 1 << 16), 0, 132).1, 0);
     }
 }

@@ -11,9 +11,9 @@ use super::super::params::{
 };
 use super::super::weights::{CudaMatrix, CudaVector};
 use super::grids::{
-    CHOICE_SLICE, CHOICE_THREADS, FILTER_THREADS, GROUPS_AT_ONCE, LOOKUP_THREADS, LSTM_THREADS,
-    MAP_THREADS, MOST_GROUP_COLUMNS, ROW_THREADS, choice_slices, choice_words, has_tiles,
-    map_blocks, matmul_cut, matvec_cut, uniform_cut,
+    CHOICE_SLICE, CHOICE_THREADS, FILTER_THREADS, FewRows, GROUPS_AT_ONCE, LOOKUP_THREADS,
+    LSTM_THREADS, MAP_THREADS, MOST_GROUP_COLUMNS, ROW_THREADS, choice_slices, choice_words,
+    has_tiles, map_blocks, matmul_cut, matvec_cut, uniform_cut,
 };
 use super::{FEW_ROWS, FEW_ROWS_IN_TILES, Planner};
 use crate::cpu::packed::PANEL;
@@ -321,19 +321,21 @@ impl Planner<'_> {
         };
         if map.windows.is_none() && map.rows <= most_rows && !self.graph.uniform {
             let panels = outputs.div_ceil(PANEL);
-            let cut = matvec_cut(map.rows, weights.weight_type, panels, card);
-            let name = format!(
-                "matvec_{}{}",
-                cut.rows,
-                if map.gated { "_gated" } else { "" }
-            );
+            let few = FewRows {
+                rows: map.rows,
+                weights: weights.weight_type,
+                panels,
+                inputs,
+                gated: map.gated,
+            };
+            let cut = matvec_cut(&few, card);
             let blocks =
                 outputs.div_ceil(cut.columns as usize) * map.rows.div_ceil(cut.rows as usize);
             let module = Module::Matvec(weights.weight_type, cut);
             let before = self.launches.len();
-            self.call((module, &name), [blocks, 1, 1], 32 * cut.warps, params)?;
+            self.call((module, "matvec"), [blocks, 1, 1], 32 * cut.warps, params)?;
             if self.launches.len() > before {
-                self.read_ahead(cut, map.weight.rows().div_ceil(PANEL), &params);
+                self.read_ahead(cut, panels, &params);
             }
             return Ok(());
         }
