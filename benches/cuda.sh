@@ -4,7 +4,7 @@
 #   benches/cuda.sh prepare DIR [CAPABILITY]    here: the program, its kernels and small models to DIR (under 64 MB)
 #   DIR/cuda.sh run OUT [PART...]               there: checks and benchmarks; OUT/results.tgz has everything as JSON
 #
-# Parts: checks, realtime, live, speak, chat, windows; all of them unless some are named. WORK (a folder, else a temporary one) holds models
+# Parts: checks, realtime, live, speak, chat, windows; all of them unless some are named, as where a command may take ten minutes. WORK (a folder, else a temporary one) holds models
 # of full size with random weights, which are made there; LIMIT is the seconds that one measurement may take (240).
 set -uo pipefail
 
@@ -95,7 +95,7 @@ model() {
 
 checks() {
     say "every operation beside the processor"
-    "$here/turaco" doctor --json >"$all/doctor.json" 2>"$all/doctor.err" || echo '{"failed": "doctor"}' | tee -a "$all/failed.jsonl"
+    timeout "$limit" "$here/turaco" doctor --json >"$all/doctor.json" 2>"$all/doctor.err" || echo '{"failed": "doctor"}' | tee -a "$all/failed.jsonl"
     keep
     say "models beside the processor"
     local models=$here/models
