@@ -134,7 +134,7 @@ static void wait_block() { wait_in(AT_BLOCK); }
 static void wait_warp() { wait_in(AT_WARP); }
 
 // A call may begin before the one before it has ended: until its threads have waited for that one, what kernels write is out of
-// their reach in blocks that are watched. Weights are the rest: memory that was not filled with zeros when it was new.
+// their reach in blocks that are watched. Weights and what the host gives are the rest: memory that was not filled when it was new.
 static bool watching = false, touched = false;
 static void reach(bool allowed);
 static void wait_previous() {
@@ -206,8 +206,9 @@ static void arrange(std::vector<unsigned> &numbers, unsigned count) {
         for (unsigned i = count; i > 1; i--) std::swap(numbers[i - 1], numbers[random_below(i)]);
 }
 
-// Whether all threads waited for the call before.
-static bool run_block(dim3 block, dim3 grid_dim, dim3 block_dim) {
+// How many threads of a block waited for the call before. Blocks that find nothing to do may leave without.
+enum Waited { NONE, SOME, ALL };
+static Waited run_block(dim3 block, dim3 grid_dim, dim3 block_dim) {
     unsigned count = block_dim.x * block_dim.y * block_dim.z;
     if (threads.size() < count) threads.resize(count);
     if (warps.size() < (count + 31) / 32) warps.resize((count + 31) / 32);
@@ -277,9 +278,9 @@ static bool run_block(dim3 block, dim3 grid_dim, dim3 block_dim) {
         }
     }
     if (watching) watch_no_more();
-    for (unsigned i = 0; i < count; i++)
-        if (!threads[i].fiber.waited) return false;
-    return true;
+    unsigned waited = 0;
+    for (unsigned i = 0; i < count; i++) waited += threads[i].fiber.waited;
+    return waited == 0 ? NONE : waited == count ? ALL : SOME;
 }
 
 // ---- modules and launches
@@ -324,13 +325,15 @@ static CUresult launch(const Function *function, dim3 grid, dim3 block, unsigned
     arrange(blocks, grid.x * grid.y * grid.z);
     // Watching takes time: the first calls of a kernel, then some; their first blocks and their last.
     const bool watched = early && (function->watched++ < 16 || function->watched % 61 == 0);
-    bool waited = true;
+    bool waited = true, any_waited = false;
     for (unsigned i : blocks) {
         hooks.dynamic_shared = dynamic_shared(shared);
         // As late as may be, at once, or either of the two.
         hooks.copies_at_once = order == BACKWARD || (order == SHUFFLED && random_below(2) == 1);
         if (watched && (i == blocks.front() || i == blocks.back())) watch();
-        waited &= run_block({i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y}, grid, block);
+        const Waited of_block = run_block({i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y}, grid, block);
+        any_waited |= of_block == ALL;
+        waited = of_block != SOME && (any_waited || i != blocks.back());
         if (touched || (early && !waited)) {
             fprintf(stderr, "%s %s the call before it\n", function->name.c_str(),
                     touched ? "reaches for memory that kernels write before it waits for" : "does not wait for");

@@ -314,6 +314,13 @@ impl Context {
         Ok(memory)
     }
 
+    /// Memory of zeros that only the host will write: a kernel may read it before the kernels before it have ended.
+    pub fn zeros_of_host(self: &Arc<Self>, bytes: usize, what: &str) -> Result<Memory> {
+        let memory = self.allocate(bytes, what)?;
+        self.write(memory.address, &vec![0; bytes])?;
+        Ok(memory)
+    }
+
     /// Do something in the stream that is not a run's, and wait for it.
     pub fn with_stream(
         &self,

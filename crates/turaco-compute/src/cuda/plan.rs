@@ -172,7 +172,7 @@ impl Plan {
         };
         let tasks = fuse::tasks(graph, &limits)?;
         let results = Results::new(graph);
-        let inputs = context.zeros(4 * layout.words, "inputs of a step")?;
+        let inputs = context.zeros_of_host(4 * layout.words, "inputs of a step")?;
         // Once to see how much memory it takes, then with the addresses.
         let mut planner = Planner {
             context,

@@ -78,7 +78,8 @@ struct Unit {
         const u32 head = table || gamma ? column / p.head_dim * p.head_dim : column;
         x.choose(p, table, head, column);
         x.load_gamma(gamma, head);
-        x.load(p, from.of(kind), table);
+        x.load_angles(p, table);
+        x.load(from.of(kind));
     }
 };
 

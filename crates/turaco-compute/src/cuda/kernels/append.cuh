@@ -87,13 +87,15 @@ struct Eight {
             gamma_b = *(const float4 *)(gamma + second - head);
         }
     }
-    // Of a row, and the angles of its position; null without a rotation.
-    __device__ __forceinline__ void load(const AppendParams &p, const float *x, const float *table) {
+    // The angles of a position; null without a rotation. The host gives them.
+    __device__ __forceinline__ void load_angles(const AppendParams &p, const float *table) {
         cosines = sines = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         if (table) {
             cosines = *(const float4 *)(table + pair);
             sines = *(const float4 *)(table + p.head_dim / 2 + pair);
         }
+    }
+    __device__ __forceinline__ void load(const float *x) {
         a = *(const float4 *)(x + first);
         b = *(const float4 *)(x + second);
     }

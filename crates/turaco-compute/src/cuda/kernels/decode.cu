@@ -335,16 +335,12 @@ KERNEL(DECODE_THREADS, decode, DecodeParams) {
     __align__(16) __shared__ Sums sums;
     __shared__ u32 is_last;
     const u32 index = blockIdx.x;
+    let_next_begin();
 #if APPENDS
     __align__(16) __shared__ float ready[QUERIES][COLUMNS];
-    let_next_begin();
-    Piece piece(p, threadIdx.x);
-    wait_for_previous();
-    // Also where it turns out not to be needed: it comes while the block finds out where the keys are.
-    piece.load(p, index, blockIdx.y);
+    Piece piece(p, index, threadIdx.x);
 #else
     const float (*const ready)[COLUMNS] = nullptr;
-    follow();
 #endif
     const u32 of_head = APPENDS ? p.group : p.rows * p.group;
     const u32 blocks = APPENDS || of_head <= QUERIES ? 1 : (of_head + QUERIES - 1) / QUERIES;
@@ -352,6 +348,7 @@ KERNEL(DECODE_THREADS, decode, DecodeParams) {
     queries.kv_head = quotient(blockIdx.y, blocks);
     queries.first = (blockIdx.y - queries.kv_head * blocks) * QUERIES;
     queries.count = min((u32)QUERIES, of_head - queries.first);
+    // The host has said where keys are and how many: that can be read before the call before has ended.
     const Keys keys = keys_of(p, index, queries.kv_head, quotient(gridDim.y, blocks));
 
     // What the queries of the block see together, cut into equal parts.
@@ -365,7 +362,12 @@ KERNEL(DECODE_THREADS, decode, DecodeParams) {
         parts = (count + part_keys - 1) / part_keys;
     }
     const u32 part = blockIdx.z;
+    // Those that are not needed leave room for the next call at once; the others wait for the call before.
     if (part >= parts) return;
+    wait_for_previous();
+#if APPENDS
+    piece.load(p, index, queries.kv_head);
+#endif
     const u32 begin = first.begin + part * part_keys;
     const u32 end = first.begin + min(count, (part + 1) * part_keys);
 

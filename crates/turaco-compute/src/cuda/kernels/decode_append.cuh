@@ -13,22 +13,23 @@ struct Piece {
     u32 head, column; // which of the queries it is of, and where it begins in its head
     Eight x;
 
-    // That of a thread, of which the weights are asked for; beyond the end one of the value again.
-    __device__ __forceinline__ Piece(const DecodeParams &p, u32 i) {
+    // That of a thread, of which the weights and the angles are asked for; beyond the end one of the value again.
+    __device__ __forceinline__ Piece(const DecodeParams &p, u32 index, u32 i) {
         const u32 threads = p.head_dim / UNIT;
         head = min(i / threads, p.group + 1);
         column = i % threads * UNIT;
         kind = head < p.group ? QUERY : head == p.group ? KEY : VALUE;
-        x.choose(p.append, p.append.table && kind != VALUE, 0, column);
+        const bool is_rotated = p.append.table && kind != VALUE;
+        x.choose(p.append, is_rotated, 0, column);
         x.load_gamma(gamma_of(p.append, kind), 0);
+        x.load_angles(p.append, is_rotated ? p.append.table + (u64)index * p.head_dim : nullptr);
     }
     __device__ __forceinline__ void load(const DecodeParams &p, u32 index, u32 kv_head) {
         const AppendParams &from = p.append;
         const float *rows = kind == QUERY ? from.q : kind == KEY ? from.k : from.v;
         const u32 stride = kind == QUERY ? from.q_stride : kind == KEY ? from.k_stride : from.v_stride;
         const u32 nth = kind == QUERY ? kv_head * p.group + head : kv_head;
-        const float *table = from.table && kind != VALUE ? from.table + (u64)index * p.head_dim : nullptr;
-        x.load(from, rows + (u64)index * stride + nth * p.head_dim, table);
+        x.load(rows + (u64)index * stride + nth * p.head_dim);
     }
     // To where the attention will find it: a query to shared memory, and what is new to the cache if this block `appends` it. All
     // threads of a warp stay together, as they share what their heads add up to.
@@ -57,7 +58,7 @@ __device__ __forceinline__ void bring_all(const DecodeParams &p, Piece piece, co
     const u32 pieces = (p.group + (is_last ? 2 : 0)) * (p.head_dim / UNIT);
     for (u32 i = threadIdx.x; i - i % WARP < pieces; i += THREADS) {
         if (i != threadIdx.x) {
-            piece = Piece(p, i);
+            piece = Piece(p, index, i);
             piece.load(p, index, kv_head);
         }
         piece.bring(p, keys, is_last && i < pieces, queries);

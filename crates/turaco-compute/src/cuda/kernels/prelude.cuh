@@ -151,8 +151,9 @@ __device__ __forceinline__ void let_next_begin() {
 #endif
 }
 
-// Waits until the call before has ended and all that it wrote can be seen. Every thread of every kernel does so, which is why all
-// calls before that one have ended too. Until then only weights may be read, and nothing may be written.
+// Waits until the call before has ended and all that it wrote can be seen. Every kernel does so, and of each every block that has
+// something to do, which is why all calls before that one have ended too. Until then only weights and what the host gave to the run
+// may be read, and nothing may be written.
 __device__ __forceinline__ void wait_for_previous() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
