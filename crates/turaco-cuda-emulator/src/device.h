@@ -35,9 +35,14 @@ struct Copies {
         groups.clear();
         done = done_groups = 0;
     }
+    bool is_under_way() const {
+        for (size_t i = done; i < asked.size(); i++)
+            if (asked[i].wanted) return true;
+        return false;
+    }
     // A copy may happen at any time until it is waited for.
     void ask(Copy copy, bool at_once) {
-        // Something to read where it is asked for.
+        // Something to read where it is asked for; what is copied at a time lies in one page.
         if (copy.wanted) (void)*(const volatile char *)copy.from;
         asked.push_back(copy);
         if (at_once) run(copy);
@@ -280,7 +285,9 @@ static inline void copy_commit() {
     Copies &copies = turaco_hooks->current->copies;
     copies.groups.push_back(copies.asked.size());
 }
-template <unsigned pending> static inline void copy_wait() { turaco_hooks->current->copies.wait(pending, turaco_hooks->copies_at_once); }
+template <unsigned pending> static inline void copy_wait() {
+    turaco_hooks->current->copies.wait(pending, turaco_hooks->copies_at_once);
+}
 // Whoever asks for what is not there is found.
 static inline void bring_nearer(const char *at, unsigned bytes) {
     if ((uintptr_t)at % 16 != 0 || bytes % 16 != 0) __builtin_trap();

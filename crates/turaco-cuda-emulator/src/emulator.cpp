@@ -134,8 +134,9 @@ static void wait_block() { wait_in(AT_BLOCK); }
 static void wait_warp() { wait_in(AT_WARP); }
 
 // A call may begin before the one before it has ended: until its threads have waited for that one, what kernels write is out of
-// their reach in blocks that are watched. Weights and what the host gives are the rest: memory that was not filled when it was new.
-static bool watching = false, touched = false;
+// their reach in blocks that are watched. Weights and what the host gives are the rest: memory that the card did not fill when it
+// was new.
+static bool watching = false, touched = false, unfinished = false;
 static void reach(bool allowed);
 static void wait_previous() {
     running->fiber.waited = true;
@@ -279,7 +280,10 @@ static Waited run_block(dim3 block, dim3 grid_dim, dim3 block_dim) {
     }
     if (watching) watch_no_more();
     unsigned waited = 0;
-    for (unsigned i = 0; i < count; i++) waited += threads[i].fiber.waited;
+    for (unsigned i = 0; i < count; i++) {
+        waited += threads[i].fiber.waited;
+        unfinished |= threads[i].fiber.copies.is_under_way();
+    }
     return waited == 0 ? NONE : waited == count ? ALL : SOME;
 }
 
@@ -323,17 +327,23 @@ static CUresult launch(const Function *function, dim3 grid, dim3 block, unsigned
     kernel_params = params;
     static std::vector<unsigned> blocks;
     arrange(blocks, grid.x * grid.y * grid.z);
-    // Watching takes time: the first calls of a kernel, then some; their first blocks and their last.
+    // Watching takes time: the first calls of a kernel, then some; their first blocks, their last, and any one of the others.
+    const unsigned middle = random_below((unsigned)blocks.size());
     const bool watched = early && (function->watched++ < 16 || function->watched % 61 == 0);
     bool waited = true, any_waited = false;
     for (unsigned i : blocks) {
         hooks.dynamic_shared = dynamic_shared(shared);
         // As late as may be, at once, or either of the two.
         hooks.copies_at_once = order == BACKWARD || (order == SHUFFLED && random_below(2) == 1);
-        if (watched && (i == blocks.front() || i == blocks.back())) watch();
+        if (watched && (i == blocks.front() || i == blocks.back() || i == blocks[middle])) watch();
         const Waited of_block = run_block({i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y}, grid, block);
         any_waited |= of_block == ALL;
         waited = of_block != SOME && (any_waited || i != blocks.back());
+        if (unfinished) {
+            fprintf(stderr, "%s ends before what it copies in the background has come\n", function->name.c_str());
+            unfinished = false;
+            return LAUNCH_FAILED;
+        }
         if (touched || (early && !waited)) {
             fprintf(stderr, "%s %s the call before it\n", function->name.c_str(),
                     touched ? "reaches for memory that kernels write before it waits for" : "does not wait for");
@@ -381,7 +391,9 @@ EXPORT CUresult cuModuleGetFunction(Function **out, Module *module, const char *
 
 // Shared memory that a block may have at most, beside what the compiler has settled.
 static int most_shared() {
-    return capability < 80 ? 64 << 10 : capability == 80 ? 163 << 10 : capability / 10 == 8 || capability >= 120 ? 99 << 10 : 227 << 10;
+    if (capability < 80) return 64 << 10;
+    if (capability == 80 || capability == 87) return 163 << 10;
+    return capability >= 90 && capability < 120 ? 227 << 10 : 99 << 10;
 }
 EXPORT CUresult cuFuncSetAttribute(Function *function, int what, int value) {
     LOCK;
@@ -638,6 +650,7 @@ EXPORT int nvrtcCompileProgram(Program *program, int n_options, const char *cons
     std::string defines;
     for (int i = 0; i < n_options; i++)
         if (std::strncmp(options[i], "-D", 2) == 0) defines += std::string(" '") + options[i] + "'";
+        else if (std::strncmp(options[i], "--gpu-architecture=sm_", 22) == 0) defines += std::string(" -D__CUDA_ARCH__=") + (options[i] + 22) + "0";
     Dl_info info;
     dladdr((void *)&nvrtcVersion, &info);
     std::string here = info.dli_fname;

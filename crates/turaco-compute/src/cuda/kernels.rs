@@ -56,12 +56,14 @@ impl Module {
         match self {
             Self::Matvec(weights, cut) => {
                 format!(
-                    "matvec-{}-{}-{}-{}{}",
+                    "matvec-{}-{}-{}-{}{}-{}-{}",
                     weights.name(),
                     cut.rows,
                     cut.columns,
                     cut.warps,
-                    if cut.gated { "-gated" } else { "" }
+                    if cut.gated { "-gated" } else { "" },
+                    cut.ring,
+                    cut.room
                 )
             }
             Self::Matmul(weights, rows) => format!("matmul-{}-{rows}", weights.name()),

@@ -148,7 +148,7 @@ struct Planner<'a> {
     limits: Vec<Limit>,
     launches: Vec<Launch>,
     /// Those of them that read weights once.
-    read_ahead: Vec<read_ahead::Call>,
+    read_ahead: Vec<read_ahead::Reading>,
     /// Counters that calls have to themselves, in words from the beginning of their memory.
     counter_words: usize,
     counters: Address,

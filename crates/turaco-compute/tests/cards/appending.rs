@@ -43,10 +43,11 @@ const CASE: Case = Case {
     margin: 0,
 };
 
-/// Positions that a query sees, and those that a ring and another cache have room for.
-const WINDOW: usize = 500;
-const RING: usize = 512;
-const CAPACITY: usize = 600;
+/// Positions that a query sees, and those that a ring and another cache have room for: what a ring gives up is the first one out of
+/// sight.
+const WINDOW: usize = 900;
+const RING: usize = 900;
+const CAPACITY: usize = 1000;
 
 /// Runs that follow each other.
 const STEPS: usize = 3;
@@ -259,7 +260,7 @@ fn attention_appends_what_is_new_itself() {
                 rotations,
                 heads,
                 margin,
-                lengths: &[550],
+                lengths: &[950],
                 ..CASE
             };
             case.check(&card, 1);

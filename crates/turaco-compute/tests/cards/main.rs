@@ -13,6 +13,7 @@ use turaco_compute::{
 use turaco_cuda_emulator::{Behaviour, Counts, Emulator, Order};
 
 mod appending;
+mod maps;
 
 const WIDTH: usize = 64;
 const VOCABULARY: usize = 3000;
@@ -70,8 +71,20 @@ fn open() -> Device {
 }
 
 fn matrix(device: &Device, rows: usize, cols: usize) -> Result<Arc<Matrix>> {
-    let bytes: Vec<u8> = (0..rows * cols)
-        .flat_map(|i| ((i * 37 % 101) as f32 * 0.01 - 0.5).to_le_bytes())
+    let value = |i| (i * 37 % 101) as f32 * 0.01 - 0.5;
+    let values: Vec<f32> = (0..rows * cols).map(value).collect();
+    matrix_of(device, (rows, cols), &values, WeightType::Bf16)
+}
+
+fn matrix_of(
+    device: &Device,
+    (rows, cols): (usize, usize),
+    values: &[f32],
+    weight_type: WeightType,
+) -> Result<Arc<Matrix>> {
+    let bytes: Vec<u8> = values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
         .collect();
     let source = HostMatrix {
         dtype: DType::F32,
@@ -81,7 +94,7 @@ fn matrix(device: &Device, rows: usize, cols: usize) -> Result<Arc<Matrix>> {
         row_scales: None,
         storage: None,
     };
-    device.matrix(&[source], WeightType::Bf16)
+    device.matrix(&[source], weight_type)
 }
 
 /// A decoder of two layers for `n` sequences: tokens to the next tokens.

@@ -7,7 +7,7 @@ use libloading::Library;
 type Handle = *mut c_void;
 
 /// A kernel that adds to memory which another kernel writes, three times: properly, without waiting for that one, and reading
-/// before it waits. One that copies in the background and looks before it waits for the copy.
+/// before it waits. One that copies in the background and looks before it waits for the copy, and one that does not wait at all.
 const SOURCE: &str = r#"
 struct Params { unsigned *at; const unsigned *weights; };
 KERNEL(32, waits, Params) {
@@ -29,7 +29,14 @@ KERNEL(32, looks_early, Params) {
     copy_wait<0>();
     p.at[threadIdx.x] = room[threadIdx.x] == 1 ? before : 2;
 }
+KERNEL(32, ends_early, Params) {
+    DYNAMIC_SHARED(unsigned, room);
+    copy_once<4>(place_of(room + threadIdx.x), p.weights + threadIdx.x, true);
+    copy_commit();
+}
 "#;
+
+const LAUNCH_FAILED: c_int = 719;
 
 /// `CUlaunchConfig` and `CUlaunchAttribute`.
 #[repr(C)]
@@ -150,7 +157,6 @@ impl Card {
 
 #[test]
 fn a_kernel_that_does_not_wait_for_the_one_before_is_found() {
-    const LAUNCH_FAILED: c_int = 719;
     let Some(card) = Card::new() else {
         eprintln!("SKIPPED: no C++ compiler to imitate a card with");
         return;
@@ -182,6 +188,8 @@ fn a_copy_in_the_background_comes_late_or_at_once() {
     assert_eq!(card.launch_with("looks_early", false, 128), 0);
     assert_eq!(card.first(), 1);
     order(0);
+    // What comes when its place may be somebody else's.
+    assert_eq!(card.launch_with("ends_early", false, 128), LAUNCH_FAILED);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 #ifndef EXACT
 #define EXACT 1
 #endif
-#if !EXACT && COLUMNS <= 128 && (defined(TURACO_EMULATOR) || !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800)
+#if !EXACT && COLUMNS <= 128 && (!defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800)
 #define MATRIX 1
 #else
 #define MATRIX 0

@@ -56,8 +56,8 @@ struct Row {
     }
 };
 
-// The highest number that logits of a weight of at least `target` together reach, or a lower one that no other logits reach; 0 if
-// all of them have less.
+// The highest number that logits of a weight of at least `target` together reach, or a lower one that no others with a weight
+// reach; 0 if all of them have less.
 template <class Weight> __device__ __forceinline__ u32 select(const Row &row, Bins &bins, u64 target, Weight weight) {
     const u32 thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP;
     u32 prefix = 0;

@@ -9,7 +9,7 @@
 #define Q4 5
 
 // Whether products go through tiles of bf16 that a warp holds together; else they are plain ones.
-#if WEIGHTS >= BF16 && (defined(TURACO_EMULATOR) || __CUDA_ARCH__ >= 800) && !defined(PLAIN)
+#if WEIGHTS >= BF16 && __CUDA_ARCH__ >= 800
 #define TILES 1
 #else
 #define TILES 0
@@ -153,12 +153,4 @@ template <bool WHOLE> __device__ __forceinline__ float4 row_quad(const float *ro
         if (at + 3 < count) v.w = row[at + 3];
     }
     return v;
-}
-
-// A sum of products to the result.
-__device__ __forceinline__ float finished(const LinearParams &p, u32 row, u32 output, float sum) {
-    if (p.bias) sum += p.bias[output];
-    sum = activate(sum, p.activation) * p.scale;
-    if (p.residual) sum += p.residual[(u64)row * p.residual_stride + output];
-    return sum;
 }

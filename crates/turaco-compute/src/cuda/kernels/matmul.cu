@@ -89,6 +89,14 @@ template <u32 COUNT> __device__ __forceinline__ bool joined(const LinearParams &
     return true;
 }
 
+// A sum of products to the result.
+__device__ __forceinline__ float finished(const LinearParams &p, u32 row, u32 output, float sum) {
+    if (p.bias) sum += p.bias[output];
+    sum = activate(sum, p.activation) * p.scale;
+    if (p.residual) sum += p.residual[(u64)row * p.residual_stride + output];
+    return sum;
+}
+
 // Four neighbouring outputs of a row.
 __device__ __forceinline__ void write_quad(const LinearParams &p, u32 row, u32 output, float4 v, bool whole) {
     if (row >= p.rows) return;
@@ -109,7 +117,7 @@ __device__ __forceinline__ void write_quad(const LinearParams &p, u32 row, u32 o
     }
 }
 
-#if TILES || (WEIGHTS == F16 && (defined(TURACO_EMULATOR) || __CUDA_ARCH__ >= 800) && !defined(PLAIN))
+#if TILES || (WEIGHTS == F16 && __CUDA_ARCH__ >= 800)
 // Products of tiles. Each warp has a panel of outputs and half of the rows: tiles of 16 outputs by 8 rows.
 constexpr u32 ROWS_OF_WARP = TILE / 2;
 constexpr u32 TILE_COLUMNS = ROWS_OF_WARP / 8;

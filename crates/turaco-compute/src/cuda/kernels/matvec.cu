@@ -13,7 +13,9 @@ constexpr u32 HALVES = GATED ? 2 : 1;                  // of the weights
 constexpr u32 THREADS = WARPS * WARP;
 constexpr u32 WORDS = COLUMNS / 8;                     // of a line that a thread reads
 constexpr u32 SCALE_WORDS = (WORDS + 1) / 2;           // that hold the scales of its outputs
+#if !TILES
 constexpr u32 OUTPUTS = WEIGHTS == F16 ? 2 * WORDS : WORDS; // that a thread adds up
+#endif
 
 // A step of a warp in its ring: for each load the words of all threads, then their scales, then their minimums.
 constexpr u32 LOADED = WARP * WORDS * 4;
@@ -105,7 +107,8 @@ struct Matvec {
     static constexpr u32 COLUMN_BYTES = 64;
     static_assert(DEPTH > 0, "no room for a step in the ring");
     static_assert(TURNS > 0, "no room for a step of each warp");
-    // Rows that a thread puts in place in turn, and quads that it reads at once: one where that takes four loads.
+    // Rows that a thread puts in place in turn, and quads that it reads at once: one of each of them, or one where that takes four
+    // loads. (Norms come with up to eight rows, of which a thread has one; this holds for more.)
     static constexpr u32 TURN_ROWS = QUADS * HEIGHT > THREADS ? QUADS * HEIGHT / THREADS : 1;
     template <bool WHOLE> static constexpr u32 BATCH = TURN_ROWS > 1 ? TURN_ROWS : !WHOLE ? 1 : HEIGHT <= 2 ? 3 : 2;
     // Rows that are added up over the warps at a time.
@@ -115,6 +118,9 @@ struct Matvec {
     // Rows of which a warp has squares at a time.
     static constexpr u32 WARP_ROWS = HEIGHT < 4 ? HEIGHT : 4;
     static constexpr u32 SQUARES = TURN_ROWS * WARPS * WARP_ROWS;
+    // The host counts on it that there is no more shared memory than this beside rings and inputs.
+    static constexpr u32 OTHERS = (WEIGHTS == Q4 ? STAGED * HEIGHT : 1) + 2 * HEIGHT + SQUARES + WARPS;
+    static_assert(OTHERS * 4 <= 5 << 10, "more shared memory than the host knows of");
 
     const LinearParams &p;
     uint2 *staged;   // inputs: pairs, or f32 by rows
@@ -343,8 +349,8 @@ struct Matvec {
     }
 
     // `inputs`: those of the step; `own`: which of them are the thread's; `added_up`: of q4, the sums of the step's inputs.
-    __device__ __forceinline__ void multiply(const Step (&weights)[HALVES], Place inputs, const u32 (&own)[2], Place added_up, u32 group,
-                                             u32 t) {
+    __device__ __forceinline__ void multiply(const Step (&weights)[HALVES], Place inputs, const u32 (&own)[2], Place added_up,
+                                             u32 group, u32 t) {
         u32 b[TILE_COLUMNS][4];
         float added[TILE_COLUMNS][2]; // q4: the inputs of the thread's columns
 #pragma unroll
@@ -451,7 +457,8 @@ struct Matvec {
         return __uint_as_float(word[0]);
     }
 
-    __device__ __forceinline__ void multiply(const Step (&weights)[HALVES], Place inputs, const u32 (&)[2], Place, u32 group, u32 t) {
+    __device__ __forceinline__ void multiply(const Step (&weights)[HALVES], Place inputs, const u32 (&)[2], Place, u32 group,
+                                             u32 t) {
         constexpr u32 INPUTS = BLOCK / LINES; // of a line
 #pragma unroll
         for (u32 half = 0; half < HALVES; half++) {
@@ -520,7 +527,8 @@ struct Matvec {
 #pragma unroll
         for (u32 i = 0; i < sizeof(p.ahead) / sizeof(Ahead); i++) {
             const Ahead &ahead = p.ahead[i];
-            for (u32 panel = me; panel < ahead.panels; panel += warps) bring_nearer(ahead.at + panel * ahead.panel_bytes, ahead.bytes);
+            for (u32 panel = me; panel < ahead.panels; panel += warps)
+                bring_nearer(ahead.at + panel * ahead.panel_bytes, ahead.bytes);
         }
     }
 
@@ -538,7 +546,8 @@ struct Matvec {
 
         // Weights first: they come from far away, and neither the call before nor what follows has to do with them.
         let_next_begin();
-        const Place words_at = place_of(ring + lane * WORDS * 4), scales_at = place_of(ring + LOADS * LOADED + lane * SCALE_WORDS * 4);
+        const Place words_at = place_of(ring + lane * WORDS * 4);
+        const Place scales_at = place_of(ring + LOADS * LOADED + lane * SCALE_WORDS * 4);
         Share share[HALVES];
 #pragma unroll
         for (u32 half = 0; half < HALVES; half++) share[half].begin(weights[half], panel_bytes, warp, first, lane);
@@ -662,7 +671,8 @@ struct Matvec {
 #pragma unroll
             for (u32 i = 0; i < RESULTS; i++) {
                 residual[i] = 0.0f;
-                if (p.residual && is_result(i)) residual[i] = p.residual[(u64)(first_row + row_of_result(i)) * p.residual_stride + output];
+                if (p.residual && is_result(i))
+                    residual[i] = p.residual[(u64)(first_row + row_of_result(i)) * p.residual_stride + output];
             }
 #pragma unroll
             for (u32 half = 0; half < HALVES; half++) {

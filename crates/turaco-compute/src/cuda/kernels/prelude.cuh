@@ -89,7 +89,10 @@ __device__ __forceinline__ Place place_of(const void *at) {
     return place;
 }
 __device__ __forceinline__ void read_words(u32 (&to)[4], Place from) {
-    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(from.at) : "memory");
+    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(from.at)
+                 : "memory");
 }
 __device__ __forceinline__ void read_words(u32 (&to)[2], Place from) {
     asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(to[0]), "=r"(to[1]) : "r"(from.at) : "memory");
@@ -98,7 +101,7 @@ __device__ __forceinline__ void read_words(u32 (&to)[1], Place from) {
     asm volatile("ld.shared.u32 %0, [%1];" : "=r"(to[0]) : "r"(from.at) : "memory");
 }
 
-// 16 bytes to shared memory in the background; zeros unless `wanted`. Wait for all but the last `pending` groups.
+// 16 bytes to shared memory in the background; zeros unless `wanted`.
 __device__ __forceinline__ void copy_async(void *to, const void *from, bool wanted) {
     const u32 shared = (u32)__cvta_generic_to_shared(to);
     const u32 bytes = wanted ? 16 : 0;
@@ -113,7 +116,8 @@ template <u32 BYTES> __device__ __forceinline__ void copy_once(Place to, const v
     if constexpr (BYTES == 16) {
         asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(to.at), "l"(from), "r"(bytes) : "memory");
     } else {
-        asm volatile("cp.async.ca.shared.global.L2::256B [%0], [%1], %2, %3;" ::"r"(to.at), "l"(from), "n"(BYTES), "r"(bytes) : "memory");
+        asm volatile("cp.async.ca.shared.global.L2::256B [%0], [%1], %2, %3;" ::"r"(to.at), "l"(from), "n"(BYTES), "r"(bytes)
+                     : "memory");
     }
 #else
     // Older cards do it at once.
@@ -124,6 +128,8 @@ template <u32 BYTES> __device__ __forceinline__ void copy_once(Place to, const v
     }
 #endif
 }
+
+// What was asked for since the last of these is a group. Wait for all but the last `pending` groups.
 __device__ __forceinline__ void copy_commit() {
 #if __CUDA_ARCH__ >= 800
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -137,6 +143,7 @@ template <u32 pending> __device__ __forceinline__ void copy_wait() {
 
 // Lets bytes, whole units of 16, come from memory to the card's second cache: all threads of a warp ask for the same.
 __device__ __forceinline__ void bring_nearer(const char *at, u32 bytes) {
+    if (bytes == 0) return;
 #if __CUDA_ARCH__ >= 900
     if (threadIdx.x % WARP == 0) asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(at), "r"(bytes) : "memory");
 #else

@@ -52,7 +52,7 @@ impl Planner<'_> {
     ) -> Result<()> {
         let columns = head_columns(shape);
         let of_head = rows * (shape.n_heads / shape.n_kv_heads);
-        if of_head > FEW_QUERIES {
+        if of_head > FEW_QUERIES && append.is_none() {
             // Split into parts, products of tf32 lose nothing that counts; older cards have none.
             let exact = self.context.capability < 80 || columns > 128;
             let grid = [
@@ -243,8 +243,8 @@ impl Planner<'_> {
     }
 }
 
-/// Whether an attention can do the append that belongs to it: `decode.cu` takes all queries of a key head in one block, and moves what is
-/// new in vectors, of which a warp has whole heads.
+/// Whether an attention can do the append that belongs to it: `decode.cu` takes all queries of a key head in one block, and moves
+/// what is new in vectors, of which a warp has whole heads.
 pub(super) fn appends(task: &Task<'_>, roots: &[Root]) -> bool {
     /// Columns of a vector, and of a head those that a warp moves.
     const VECTOR: usize = 4;

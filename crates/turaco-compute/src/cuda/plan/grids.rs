@@ -81,10 +81,12 @@ impl Card {
         }
     }
 
-    /// Bytes that a block of it has for inputs: all of a long row, where no other block of the call is on the processor.
+    /// Bytes that a block of it has for inputs: all of a long row, where no other block of the call is on the processor; little,
+    /// where shared memory is.
     fn room(self, map: &FewRows, blocks_each: usize) -> usize {
         match blocks_each {
             0 | 1 if self.shared() > 200 && map.inputs > LONG_ROW => 60 << 10,
+            _ if self.shared() < 200 && map.rows <= 2 => 8 << 10,
             _ => 24 << 10,
         }
     }
@@ -96,7 +98,7 @@ const LONG_ROW: usize = 4096;
 /// What `matvec.cu` has of shared memory beside its rings and its inputs, in KiB, or less.
 const MATVEC_SHARED: usize = 5;
 
-/// Warps of it that a processor holds.
+/// Warps of it that a processor has registers for.
 const MATVEC_WARPS: usize = 16;
 
 /// Bytes of a line of weights.
@@ -144,8 +146,10 @@ pub(in super::super) fn matvec_cut(map: &FewRows, card: Card) -> MatvecCut {
 }
 
 /// How many of a call's panels its first blocks read, those that are on the card at once.
-pub(super) fn panels_at_once(cut: MatvecCut, panels: usize, processors: usize) -> usize {
-    let blocks = processors * MATVEC_WARPS / cut.warps as usize;
+pub(super) fn panels_at_once(cut: MatvecCut, panels: usize, card: Card) -> usize {
+    let bytes = (cut.warps * cut.ring + cut.room) as usize;
+    let have_room = (card.shared() << 10) / bytes;
+    let blocks = card.processors * (MATVEC_WARPS / cut.warps as usize).min(have_room.max(1));
     (blocks * cut.columns as usize / PANEL).min(panels)
 }
 
@@ -323,10 +327,11 @@ pub(in super::super) fn matvec_cuts(
         3 * processors + 1,
     ];
     let mut cuts: Vec<MatvecCut> = Vec::new();
-    for (panels, inputs, gated) in panels.into_iter().flat_map(|panels| {
-        [(LONG_ROW, false), (LONG_ROW, true), (LONG_ROW + 1, false)]
-            .map(|(inputs, gated)| (panels, inputs, gated))
-    }) {
+    let maps = panels.into_iter().flat_map(|panels| {
+        let inputs = [LONG_ROW, LONG_ROW + 1];
+        inputs.map(|inputs| [(panels, inputs, false), (panels, inputs, true)])
+    });
+    for (panels, inputs, gated) in maps.flatten() {
         let map = FewRows {
             rows,
             weights,
@@ -363,6 +368,38 @@ mod tests {
                         let size = if weights == WeightType::F32 { 4 } else { 2 };
                         let halves = if cut.gated { 2 } else { 1 };
                         assert!(cut.ring >= halves * 32 * cut.columns * size, "{cut:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn cuts_of_all_maps_are_among_those_that_are_compiled_ahead() {
+        for capability in [75, 80, 86, 90, 120] {
+            let card = Card {
+                processors: 132,
+                capability,
+            };
+            for weights in WeightType::ALL {
+                for rows in [1, 2, 4, 8] {
+                    let known = matvec_cuts(rows, weights, card);
+                    for panels in [
+                        1, 16, 32, 33, 66, 67, 96, 132, 133, 264, 288, 396, 397, 4096,
+                    ] {
+                        for (inputs, gated) in
+                            [(64, false), (64, true), (9216, false), (9216, true)]
+                        {
+                            let map = FewRows {
+                                rows,
+                                weights,
+                                panels,
+                                inputs,
+                                gated,
+                            };
+                            let cut = matvec_cut(&map, card);
+                            assert!(known.contains(&cut), "{map:?} {cut:?}");
+                        }
                     }
                 }
             }

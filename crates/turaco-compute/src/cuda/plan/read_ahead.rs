@@ -8,8 +8,8 @@ use super::super::params::{Ahead, LinearParams};
 use super::Planner;
 use super::grids::{LINE, panels_at_once};
 
-/// The weights of a call.
-pub(super) struct Call {
+/// The weights that a call reads.
+pub(super) struct Reading {
     /// Where it is among the calls of the plan.
     launch: usize,
     /// Where they begin, and where those of the other half do of a call that has two.
@@ -28,9 +28,9 @@ impl Planner<'_> {
         let Some(launch) = self.launches.len().checked_sub(1) else {
             return;
         };
-        let at_once = panels_at_once(cut, panels, self.context.card().processors);
+        let at_once = panels_at_once(cut, panels, self.context.card());
         let half = panels as u64 * params.panel_bytes;
-        self.read_ahead.push(Call {
+        self.read_ahead.push(Reading {
             launch,
             parts: [
                 Some(params.weights),
@@ -51,7 +51,7 @@ impl Planner<'_> {
         let Some(last) = calls.len().checked_sub(1) else {
             return;
         };
-        // The run begins with what the one before it brought.
+        // The run begins with what the one before it brought: its last call most of it, and the one before that what is left.
         for nth in std::iter::once(last).chain(0..last) {
             let ahead = bring(&mut calls, nth, room);
             if let Some(launch) = self.launches.get_mut(calls[nth].launch) {
@@ -64,13 +64,12 @@ impl Planner<'_> {
 }
 
 /// What call `nth` brings, so that `room` bytes behind its own weights are near.
-fn bring(calls: &mut [Call], nth: usize, mut room: usize) -> [Ahead; 4] {
+fn bring(calls: &mut [Reading], nth: usize, mut room: usize) -> [Ahead; 4] {
     let mut ahead = [Ahead::default(); 4];
     let mut free = ahead.iter_mut();
     // The two calls that follow.
     for behind in 1..=2.min(calls.len() - 1) {
         let at = (nth + behind) % calls.len();
-        // A run ends with its last call: what it brings for two of the next run is near when that begins.
         let call = &mut calls[at];
         let whole = call.panel_bytes as usize / LINE * LINE;
         let each = call.panels * call.parts.iter().flatten().count();
@@ -101,12 +100,12 @@ mod tests {
     use super::*;
 
     /// Calls of so many panels of so many bytes, all read at once.
-    fn calls(sizes: &[(usize, u64, bool)]) -> Vec<Call> {
+    fn calls(sizes: &[(usize, u64, bool)]) -> Vec<Reading> {
         let mut at = 0;
         let mut make = |&(panels, panel_bytes, gated): &(usize, u64, bool)| {
             let begin = at;
             at += 1 << 40;
-            Call {
+            Reading {
                 launch: 0,
                 parts: [
                     Some(begin),
@@ -147,17 +146,43 @@ mod tests {
 
     #[test]
     fn nothing_is_brought_twice_or_from_beyond_a_panel() {
-        let mut calls = calls(&[(3, 1088, false), (5, 640 * 7, true), (1, 64, false)]);
-        for nth in [2, 0, 1] {
-            for ahead in bring(&mut calls, nth, 1 << 30) {
-                assert!(u64::from(ahead.bytes) <= ahead.panel_bytes);
-                assert_eq!(ahead.bytes % 128, 0);
+        let sizes = [(3, 1088, false), (5, 640 * 7, true), (1, 64, false)];
+        for room in [1 << 30, 9000, 0] {
+            let mut calls = calls(&sizes);
+            let mut seen: Vec<(u64, u64)> = Vec::new();
+            for nth in [2, 0, 1] {
+                for ahead in bring(&mut calls, nth, room) {
+                    assert_eq!(ahead.bytes % 128, 0);
+                    for panel in 0..u64::from(ahead.panels) {
+                        let begin = ahead.at + panel * ahead.panel_bytes;
+                        seen.push((begin, begin + u64::from(ahead.bytes)));
+                    }
+                }
+            }
+            seen.retain(|(begin, end)| begin < end);
+            seen.sort_unstable();
+            for pair in seen.windows(2) {
+                assert!(pair[0].1 <= pair[1].0, "{room}: {seen:?}");
+            }
+            for &(begin, end) in &seen {
+                let (nth, at) = ((begin >> 40) as usize, begin & ((1 << 40) - 1));
+                let (panels, panel_bytes, gated) = sizes[nth];
+                let panels = panels as u64 * if gated { 2 } else { 1 };
+                assert!(at / panel_bytes < panels);
+                assert!(end - begin <= panel_bytes - at % panel_bytes);
+            }
+            if room == 1 << 30 {
+                let near: Vec<_> = calls.iter().map(|call| call.near).collect();
+                assert_eq!(near, [1024, 640 * 7, 0]);
             }
         }
-        assert_eq!(
-            calls.iter().map(|call| call.near).collect::<Vec<_>>(),
-            [1024, 640 * 7, 0]
-        );
+    }
+
+    #[test]
+    fn nothing_comes_behind_a_call_whose_first_blocks_do_not_read_all() {
+        let mut calls = calls(&[(4, 1024, false), (4, 1024, false), (4, 1024, false)]);
+        calls[1].is_all = false;
+        assert_eq!(bytes(&bring(&mut calls, 0, 1 << 20)), 4096);
     }
 
     #[test]
