@@ -7,7 +7,7 @@ use turaco_compute::{
 };
 use turaco_cuda_emulator::{Behaviour, Order};
 
-use super::{Card, open};
+use super::{Card, numbers, open};
 
 /// How queries and keys are rotated.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,12 +51,6 @@ const CAPACITY: usize = 1000;
 
 /// Runs that follow each other.
 const STEPS: usize = 3;
-
-/// Numbers between -1 and 1 that are the same everywhere.
-fn numbers(len: usize, seed: usize) -> Vec<f32> {
-    let number = |i: usize| (i * 7919 + seed * 104_729 + i * i % 911) % 2003;
-    (0..len).map(|i| number(i) as f32 / 1001.0 - 1.0).collect()
-}
 
 impl Case {
     fn kv_dim(&self) -> usize {

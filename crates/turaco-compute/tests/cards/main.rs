@@ -70,6 +70,12 @@ fn open() -> Device {
     Device::cuda(&CudaOptions::default()).unwrap()
 }
 
+/// Numbers between -1 and 1 that are the same everywhere.
+fn numbers(len: usize, seed: usize) -> Vec<f32> {
+    let number = |i: usize| (i * 7919 + seed * 104_729 + i * i % 911) % 2003;
+    (0..len).map(|i| number(i) as f32 / 1001.0 - 1.0).collect()
+}
+
 fn matrix(device: &Device, rows: usize, cols: usize) -> Result<Arc<Matrix>> {
     let value = |i| (i * 37 % 101) as f32 * 0.01 - 0.5;
     let values: Vec<f32> = (0..rows * cols).map(value).collect();

@@ -3,13 +3,7 @@
 
 use turaco_compute::{Bindings, CpuOptions, Device, Epilogue, StepBuilder, WeightType};
 
-use super::{Behaviour, Card, matrix_of, open};
-
-/// Numbers between -1 and 1 that are the same everywhere.
-fn numbers(len: usize, seed: usize) -> Vec<f32> {
-    let number = |i: usize| (i * 7919 + seed * 104_729 + i * i % 911) % 2003;
-    (0..len).map(|i| number(i) as f32 / 1001.0 - 1.0).collect()
-}
+use super::{Behaviour, Card, matrix_of, numbers, open};
 
 /// What the weights stand for, row by row.
 fn weights(shape: (usize, usize), weight_type: WeightType) -> Vec<f64> {

@@ -62,18 +62,12 @@ impl Card {
     /// Bytes of weights that a warp of `matvec.cu` asks for ahead: as many as the blocks that are to be on a processor at once have
     /// room for, and at least those of a step.
     fn ring(self, map: &FewRows, warps: u32, blocks_each: usize) -> usize {
-        let is_wide = map.weights == WeightType::F32;
-        // Steps of a warp are 4 KiB.
+        // Steps of a warp are 4 KiB, as far as they are not of f32.
         let is_large = map.gated && matches!(map.weights, WeightType::F16 | WeightType::Bf16);
         match warps {
-            _ if is_wide => 8 << 10,
-            _ if self.shared() < 200 => {
-                if is_large {
-                    8 << 10
-                } else {
-                    4 << 10
-                }
-            }
+            _ if map.weights == WeightType::F32 => 8 << 10,
+            _ if self.shared() < 200 && is_large => 8 << 10,
+            _ if self.shared() < 200 => 4 << 10,
             4 if blocks_each <= 3 || is_large => 12 << 10,
             4 => 6 << 10,
             // Two blocks of one call, or of two, that begin one beside the other.
@@ -327,24 +321,35 @@ pub(in super::super) fn matvec_cuts(
         3 * processors + 1,
     ];
     let mut cuts: Vec<MatvecCut> = Vec::new();
-    let maps = panels.into_iter().flat_map(|panels| {
-        let inputs = [LONG_ROW, LONG_ROW + 1];
-        inputs.map(|inputs| [(panels, inputs, false), (panels, inputs, true)])
-    });
-    for (panels, inputs, gated) in maps.flatten() {
-        let map = FewRows {
-            rows,
-            weights,
-            panels,
-            inputs,
-            gated,
-        };
+    for map in maps(rows, weights, &panels, &[LONG_ROW, LONG_ROW + 1]) {
         let cut = matvec_cut(&map, card);
         if !cuts.contains(&cut) {
             cuts.push(cut);
         }
     }
     cuts
+}
+
+/// Maps of so many rows, with all of these numbers of panels and of inputs, gated and not.
+fn maps(
+    rows: usize,
+    weights: WeightType,
+    panels: &[usize],
+    inputs: &[usize],
+) -> impl Iterator<Item = FewRows> {
+    let each = move |panels| {
+        let of = move |inputs| {
+            [false, true].map(|gated| FewRows {
+                rows,
+                weights,
+                panels,
+                inputs,
+                gated,
+            })
+        };
+        inputs.iter().copied().flat_map(of)
+    };
+    panels.iter().copied().flat_map(each)
 }
 
 #[cfg(test)]
@@ -376,6 +381,9 @@ mod tests {
 
     #[test]
     fn cuts_of_all_maps_are_among_those_that_are_compiled_ahead() {
+        const PANELS: [usize; 14] = [
+            1, 16, 32, 33, 66, 67, 96, 132, 133, 264, 288, 396, 397, 4096,
+        ];
         for capability in [75, 80, 86, 90, 120] {
             let card = Card {
                 processors: 132,
@@ -384,22 +392,9 @@ mod tests {
             for weights in WeightType::ALL {
                 for rows in [1, 2, 4, 8] {
                     let known = matvec_cuts(rows, weights, card);
-                    for panels in [
-                        1, 16, 32, 33, 66, 67, 96, 132, 133, 264, 288, 396, 397, 4096,
-                    ] {
-                        for (inputs, gated) in
-                            [(64, false), (64, true), (9216, false), (9216, true)]
-                        {
-                            let map = FewRows {
-                                rows,
-                                weights,
-                                panels,
-                                inputs,
-                                gated,
-                            };
-                            let cut = matvec_cut(&map, card);
-                            assert!(known.contains(&cut), "{map:?} {cut:?}");
-                        }
+                    for map in maps(rows, weights, &PANELS, &[64, 9216]) {
+                        let cut = matvec_cut(&map, card);
+                        assert!(known.contains(&cut), "{map:?} {cut:?}");
                     }
                 }
             }
